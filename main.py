@@ -1,0 +1,47 @@
+"""Train SqueezeNet with BN-ReLU-Conv Fire modules, or one of its baselines, on CIFAR-10.
+
+Records go to results/<run>/, loss and accuracy curves beside the baselines' to img/.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import trainer
+from squeeze_net import BASELINES, NETWORKS
+from trainer import cli, datasets, report
+from trainer.augmentation import Sizes
+
+
+def main() -> int:
+    config = cli.parse(NETWORKS, description=__doc__)
+
+    data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=Sizes.of(config.size).side_max)
+    print(f'{data.source}: {len(data.train.labels):,} training and {len(data.test.labels):,} test images')
+
+    np.random.seed(config.seed)  # Chainer's initializers draw from NumPy's global generator
+    options = {} if config.dropout is None else {'dropout': config.dropout}
+    model = NETWORKS[config.model](data.n_class, config.size, **options)
+    print(f'{config.model}: {model.count_params():,} parameters')
+
+    outcome = trainer.train(model, data, config, baselines=BASELINES)
+
+    if outcome.exit_code:
+        print(f'interrupted; go on with\n    {cli.resume_command()}')
+        return outcome.exit_code
+    summary = outcome.summary
+    print(report.format_confusion(summary['classes'], np.array(summary['confusion'])))
+    for name in ('last', 'best'):
+        print(f'{name} epoch {summary[name]["epoch"]}: test accuracy {summary[name]["test_accuracy"]:.2%}')
+    print(f'records: {outcome.folder}   plots: {Path(config.save_path) / "img"}')
+    if not any(run.model in BASELINES for run in [report.read_run(outcome.folder), *report.peers(outcome.folder)]):
+        print('a baseline to plot beside it: the same command with --model alexnet')
+    return 0
+
+
+if __name__ == '__main__':
+    with trainer.exit_on_input_error('main.py'):
+        sys.exit(main())

@@ -1,0 +1,43 @@
+"""The Fire module: squeeze with 1x1 convolutions, then expand with 1x1 and 3x3 ones side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chainer
+
+import trainer.functions as F
+import trainer.links as L
+
+
+class PreActivationFire(chainer.Chain):
+    """A Fire of three BN-ReLU-Conv layers, with a simple bypass if asked.
+
+    s = conv1x1(relu(bn(x)));  y = concat(conv1x1(relu(bn(s))), conv3x3(relu(bn(s))));  with bypass y + x
+
+    Args:
+        in_channels: channels of x.
+        squeeze: channels of s (s1x1 in the paper).
+        expand1x1, expand3x3: channels of the two halves of y (e1x1, e3x3).
+        bypass: add x to y; in_channels must be expand1x1 + expand3x3.
+
+    x: (N, in_channels, H, W); y: (N, expand1x1 + expand3x3, H, W).
+
+    Source: Iandola et al., "SqueezeNet" (2016), sections 3.2 and 6, whose Fire puts ReLU after the convolutions and has
+    no batch normalisation; the order BN-ReLU-Conv is that of He et al., "Identity mappings" (2016).
+    """
+
+    def __init__(self, in_channels: int, squeeze: int, expand1x1: int, expand3x3: int, bypass: bool = False) -> None:
+        if bypass and in_channels != expand1x1 + expand3x3:
+            raise ValueError(f'a bypass adds {in_channels} channels to {expand1x1} + {expand3x3}: they must be as many')
+        super().__init__()
+        self.bypass = bypass
+        with self.init_scope():
+            self.squeeze1x1 = L.BNReLUConv(in_channels, squeeze, ksize=1)
+            self.expand1x1 = L.BNReLUConv(squeeze, expand1x1, ksize=1)
+            self.expand3x3 = L.BNReLUConv(squeeze, expand3x3, ksize=3, pad=1)
+
+    def forward(self, x: Any) -> chainer.Variable:
+        s = self.squeeze1x1(x)
+        y = F.concat((self.expand1x1(s), self.expand3x3(s)))
+        return y + x if self.bypass else y

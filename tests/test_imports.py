@@ -1,0 +1,42 @@
+"""Who may import whom: main -> squeeze_net -> trainer; functions and links -> nothing else of ours."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [
+    path for folder in ('squeeze_net', 'trainer') for path in (ROOT / folder).rglob('*.py') if 'tests' not in path.parts
+]
+LAZY = ('matplotlib', 'PIL', 'cupy')  # imported where used, so that `import trainer` works without them
+
+
+def imports(path, top_level_only=False):
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{path} imports relatively'
+            yield node.module
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows(path):
+    module = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+    for name in imports(path):
+        if module.startswith('trainer'):
+            assert name.split('.')[0] not in ('squeeze_net', 'main'), f'{module} imports {name}'
+        if module.startswith('trainer.functions'):
+            assert not name.startswith('trainer') or name.startswith(('trainer.functions', 'trainer.engine')), (
+                f'{module} imports {name}'
+            )
+        if module.startswith('trainer.links'):
+            assert not name.startswith('trainer') or name.startswith(('trainer.functions', 'trainer.links')), (
+                f'{module} imports {name}'
+            )
+        if module.startswith('squeeze_net'):
+            assert name.split('.')[0] != 'main'
+    for name in imports(path, top_level_only=True):
+        assert name.split('.')[0] not in LAZY, f'{module} imports {name} at its top'

@@ -1,0 +1,127 @@
+"""The experiment's command line, run as a user runs it: in a process of its own, on drawn shapes at 32 px."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+QUICK = '--dataset shapes --size 32 --limit 10 --epoch 2 --batch 20 --run r'.split()
+
+
+def command(folder, *flags):
+    return [sys.executable, str(ROOT / 'main.py'), *QUICK, '-p', str(folder), *flags]
+
+
+def run(folder, *flags):
+    return subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=300)
+
+
+def read_log(folder):
+    return [json.loads(line) for line in (folder / 'results/r/log.jsonl').read_text().splitlines()]
+
+
+def weights(folder):
+    with np.load(folder / 'results/r/weights_last.npz') as arrays:
+        return dict(arrays)
+
+
+def assert_same_weights(a, b):
+    a, b = weights(a), weights(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A finished run and what it printed."""
+    folder = tmp_path_factory.mktemp('finished')
+    done = run(folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_runs_end_to_end(finished):
+    folder, done = finished
+    assert done.stderr == ''
+    assert 'squeezenet: 747,146 parameters' in done.stdout
+    assert len(re.findall(r'^epoch \d/2 ', done.stdout, re.MULTILINE)) == 2
+    assert '--model alexnet' in done.stdout  # how to get a baseline
+    assert [entry['epoch'] for entry in read_log(folder)] == [1, 2]
+    summary = json.loads((folder / 'results/r/summary.json').read_text())
+    assert summary['finished'] and np.sum(summary['confusion']) == 100
+    assert {path.name for path in (folder / 'img').iterdir()} == {'loss.png', 'accuracy.png', 'confusion.png'}
+
+
+def test_repeats_to_the_bit_from_its_config(finished, tmp_path):
+    folder, _ = finished
+    done = run(tmp_path, '--config', str(folder / 'results/r/config.yaml'))
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(folder, tmp_path)
+
+
+@pytest.mark.parametrize('kill', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_and_resumed_equals_unbroken_to_the_bit(finished, tmp_path, kill):
+    """Killed within the second epoch, some iterations after the last checkpoint."""
+    with subprocess.Popen(
+        command(tmp_path, '--checkpoint_minutes', '0.002'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout:
+            if line.startswith('epoch 1/2'):
+                break
+        time.sleep(0.3)
+        process.send_signal(kill)
+        rest, errors = process.communicate(timeout=60)
+    if kill == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + kill
+        assert errors.strip() == f'{kill.name}: finishing the iteration, then saving (again: quit at once)'
+        assert rest.rstrip().endswith('--resume')
+    assert len(read_log(tmp_path)) == 1
+    done = run(tmp_path, '--resume')
+    assert done.returncode == 0, done.stderr
+    assert 'resumed' in done.stdout
+    assert_same_weights(finished[0], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--batch', '0'], r'--batch is 0'),
+        (['--batch', '101'], r'a batch of 101 needs at least as many training images; there are 100'),
+        (['--size', '2000'], r'2000'),
+        (['--dataset', 'folder', '--data', 'nowhere'], r'nowhere'),
+        (['--dataset', 'cifar10', '--data', 'nowhere'], r'nowhere'),
+        (['-m', 'nowhere.npz'], r'nowhere\.npz does not exist'),
+        (['--config', 'nowhere.yaml'], r'nowhere\.yaml'),
+        (['--model', 'alexnet', '--size', '20'], r'AlexNet needs 29 px or more'),
+        (['-p', '/dev/null'], r'/dev/null'),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_exit_code_2(tmp_path, flags, message):
+    done = run(tmp_path, *flags)
+    assert done.returncode == 2
+    assert re.search(message, done.stderr)
+    assert 'Traceback' not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_missing_gpu_is_said_in_one_sentence(tmp_path):
+    done = subprocess.run(
+        command(tmp_path, '-g', '0'),
+        capture_output=True,
+        text=True,
+        env=os.environ | {'CUDA_VISIBLE_DEVICES': ''},
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r'main\.py: error: -g 0.*-g -1, the CPU\n', done.stderr)

@@ -1,0 +1,11 @@
+"""Trains any `chainer.Chain` on images.  Import it before Chainer: it makes Chainer run on today's NumPy and CuPy."""
+
+from trainer import compat
+
+compat.install()
+
+from trainer.config import Config  # noqa: E402  (Chainer can be imported from here on)
+from trainer.errors import InputError, TrainingError, exit_on_input_error  # noqa: E402
+from trainer.loop import Outcome, train  # noqa: E402
+
+__all__ = ['Config', 'InputError', 'Outcome', 'TrainingError', 'exit_on_input_error', 'train']

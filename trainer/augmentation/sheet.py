@@ -1,0 +1,135 @@
+"""A contact sheet: rows of pictures with captions, under headings, as one image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFont
+
+WHITE, INK, GREY = '#ffffff', '#222222', '#666666'
+MARGIN_PX, GAP_PX, GROUP_GAP_PX = 28, 18, 46
+FONT_PX, TITLE_PX, LINE_PX = 15, 22, 21
+CELL_PX = 256  # pictures are magnified to about this
+MIN_COLUMN_PX = 210  # room for the longest caption
+STDS_SHOWN = 3  # black and white are so many standard deviations from the mean
+
+
+class Cell(NamedTuple):
+    """A picture and what stands below it."""
+
+    picture: np.ndarray  # (height, width, 3) uint8, RGB
+    caption: tuple[str, str]  # two lines, the second paler
+    fills: bool = False  # magnified as far as there is room, instead of as much as all the others
+
+
+def to_picture(x: Any) -> np.ndarray:
+    """A normalised image as one can look at it: 0 as mid-grey, -3 as black, 3 as white.
+
+    Args:
+        x: (3, H, W) floats of mean 0 and standard deviation 1, on the CPU.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    levels = 127.5 + 127.5 / STDS_SHOWN * np.asarray(x, np.float32).transpose(1, 2, 0)
+    return np.rint(levels.clip(0, 255)).astype(np.uint8)
+
+
+def draw_sheet(
+    title: str,
+    notes: Sequence[str],
+    headings: Sequence[tuple[int, str]],
+    rows: Sequence[Sequence[Cell | None]],
+    view_px: int,
+) -> Image.Image:
+    """Lay out the rows below the title and the headings, and the notes below the rows.
+
+    Pictures are magnified by whole numbers, so that their pixels stay what they are.
+
+    Args:
+        title: one line.
+        notes: lines for the foot.
+        headings: (first column, heading) of each group of columns; groups stand apart.
+        rows: of equally many cells each; None leaves a gap.
+        view_px: the side of the largest view.
+    """
+    from PIL import Image, ImageDraw
+
+    zoom = max(1, round(CELL_PX / view_px))
+    box = view_px * zoom
+    width = max(box, MIN_COLUMN_PX)
+    regular, bold, large = _font(FONT_PX), _font(FONT_PX, '-Bold'), _font(TITLE_PX)
+    lefts = _column_lefts(len(rows[0]), width, [column for column, _ in headings])
+    row_height = box + 8 + 2 * LINE_PX + GAP_PX
+    top = MARGIN_PX + TITLE_PX + 22 + LINE_PX + 8
+    sheet_width = lefts[-1] + width + MARGIN_PX
+    notes = [line for note in notes for line in _wrap(note, regular, sheet_width - 2 * MARGIN_PX)]
+    sheet = Image.new('RGB', (sheet_width, top + len(rows) * row_height + len(notes) * LINE_PX + MARGIN_PX), WHITE)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((MARGIN_PX, MARGIN_PX), _cut(title, large, sheet_width - 2 * MARGIN_PX), INK, large)
+    for column, heading in headings:
+        pen.text((lefts[column], top - LINE_PX - 8), heading, INK, bold)
+    for y, row in zip(range(top, sheet.height, row_height), rows, strict=False):
+        for x, cell in zip(lefts, row, strict=True):
+            if cell is None:
+                continue
+            sheet.paste(_magnify(cell.picture, box, None if cell.fills else zoom), (x, y))
+            for line, (text, colour) in enumerate(zip(cell.caption, (INK, GREY), strict=True)):
+                pen.text((x, y + box + 6 + line * LINE_PX), _cut(text, regular, width), colour, regular)
+    for line, note in enumerate(notes):
+        pen.text((MARGIN_PX, top + len(rows) * row_height + line * LINE_PX), note, GREY, regular)
+    return sheet
+
+
+def _column_lefts(n_columns: int, width: int, group_starts: Sequence[int]) -> list[int]:
+    lefts, x = [], MARGIN_PX
+    for column in range(n_columns):
+        if column:
+            x += width + (GROUP_GAP_PX if column in group_starts else GAP_PX)
+        lefts.append(x)
+    return lefts
+
+
+def _magnify(picture: np.ndarray, box: int, zoom: int | None) -> Image.Image:
+    """The picture, `zoom` times as large; None: as large as goes into a square of `box` px, or shrunk to that."""
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    zoom = zoom or box // max(image.size)
+    if zoom == 0:
+        image.thumbnail((box, box), Image.Resampling.LANCZOS)
+        return image
+    return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+
+
+def _font(size_px: int, weight: str = '') -> ImageFont.FreeTypeFont:
+    """The font of the plots, which comes with matplotlib and, unlike Pillow's own, holds × and accents."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), 'fonts', 'ttf', f'DejaVuSans{weight}.ttf'), size_px)
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
+    """The text, its end replaced by '…' where it is too long."""
+    text = ''.join(c if c.isprintable() else '?' for c in text)
+    if font.getlength(text) <= width_px:
+        return text
+    while text and font.getlength(text + '…') > width_px:
+        text = text[:-1]
+    return text + '…'
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:
+    lines = ['']
+    for word in text.split():
+        longer = f'{lines[-1]} {word}'.strip()
+        if font.getlength(longer) <= width_px:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

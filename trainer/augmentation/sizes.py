@@ -1,0 +1,42 @@
+"""The side lengths of an experiment: all follow from the size of the crop that the network is fed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trainer.errors import InputError
+
+SMALLEST, LARGEST = 8, 1024
+
+
+class Sizes(NamedTuple):
+    """Side lengths, px, of square images.
+
+    Attributes:
+        crop: what the network sees in training.
+        side_min: a training image is resized to a side from side_min ...
+        side_max: ... to side_max (both included) before it is cropped.
+        test: a test image is resized to this.
+        test_crop: the part of the test image, about its centre, that the network sees.
+    """
+
+    crop: int
+    side_min: int
+    side_max: int
+    test: int
+    test_crop: int
+
+    @classmethod
+    def of(cls, crop: int = 122, fixed_size: bool = False) -> Sizes:
+        """The sizes that belong to `--size CROP`.
+
+        Args:
+            crop: 8 .. 1024 px; 32 is the small set, which does not shrink or enlarge its test images.
+            fixed_size: the network takes images of the crop's size alone, so its test view is cut to that.
+        Raises:
+            InputError: `crop` is outside its range.
+        """
+        if not SMALLEST <= crop <= LARGEST:
+            raise InputError(f'size {crop} is outside {SMALLEST} .. {LARGEST} px')
+        side_min, side_max, test = (32, 36, 32) if crop == 32 else (crop + 2, crop + 10, crop + 6)
+        return cls(crop, side_min, side_max, test, crop if fixed_size else test)

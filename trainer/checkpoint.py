@@ -1,0 +1,195 @@
+"""Checkpoints: the whole state of a training in one npz, whole or absent, read without running code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from chainer.serializers import DictionarySerializer, NpzDeserializer
+from chainer.training import Extension
+
+from trainer.config import Config
+from trainer.errors import InputError, TrainingError
+from trainer.files import atomic_write, link_or_copy
+
+MODEL = 'updater/model:main/'
+OPTIMIZER = 'updater/optimizer:main/'
+HEADER_BYTES = 4096  # more than an array's header in an npz ever takes
+
+
+class Checkpoint(Extension):
+    """Saves `checkpoint_last.npz` and `weights_last.npz` at the end of every epoch, and the best epoch's beside them.
+
+    Between epochs it saves `checkpoint_last.npz` every `minutes` and when a stop is requested.
+
+    Args:
+        folder: of the run.
+        config: goes into the checkpoint, so that a resumed run can be checked against it.
+        recorder: its entries tell when an epoch has ended and whether it is the best.
+        stop: a `StopRequest`.
+        minutes: 0 for none between epochs.
+    """
+
+    priority = -100  # after everything else: its state has to be complete
+    trigger = 1, 'iteration'
+
+    def __init__(self, folder: Path, config: Config, recorder: Any, stop: Any, minutes: float) -> None:
+        self.folder, self.config, self.recorder, self.stop = folder, config, recorder, stop
+        self.interval_s = minutes * 60 if minutes > 0 else float('inf')
+        self._saved_at = time.monotonic()
+        self._saved_epochs = 0
+
+    def initialize(self, trainer: Any) -> None:
+        """A resumed run may just have closed the epoch that was pending."""
+        if trainer.updater.iteration > 0 and len(self.recorder.entries) > self._saved_epochs:
+            self(trainer)
+
+    def __call__(self, trainer: Any) -> None:
+        is_epoch_end = len(self.recorder.entries) > self._saved_epochs
+        is_due = time.monotonic() - self._saved_at > self.interval_s
+        if not (is_epoch_end or is_due or self.stop.requested):
+            return
+        self._saved_at = time.monotonic()
+        self._saved_epochs = len(self.recorder.entries)
+        last = self.folder / 'checkpoint_last.npz'
+        save(last, trainer, self.config)
+        if not is_epoch_end:
+            return
+        save_weights(self.folder / 'weights_last.npz', trainer.updater.get_optimizer('main').target)
+        if self.recorder.best is self.recorder.entries[-1]:
+            link_or_copy(last, self.folder / 'checkpoint_best.npz')
+            link_or_copy(self.folder / 'weights_last.npz', self.folder / 'weights_best.npz')
+
+    def serialize(self, serializer: Any) -> None:
+        self._saved_epochs = serializer('saved_epochs', self._saved_epochs)
+
+
+def save(path: Path, trainer: Any, config: Config) -> None:
+    """Write all that a resumed run needs: weights, statistics, momentum, epoch and position, log, configuration."""
+    serializer = DictionarySerializer()
+    serializer.save(trainer)
+    _write_npz(path, serializer.target | {'config': json.dumps(config.as_dict())})
+
+
+def save_weights(path: Path, model: Any) -> None:
+    """Write the parameters and statistics of a model under Chainer's names, for `chainer.serializers.load_npz`."""
+    serializer = DictionarySerializer()
+    serializer.save(model)
+    _write_npz(path, serializer.target)
+
+
+def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
+    try:
+        with atomic_write(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise TrainingError(
+            f'{path} cannot be written ({error.strerror}); the checkpoint before it is still whole'
+        ) from error
+
+
+def resume(path: Path, trainer: Any, config: Config) -> None:
+    """Bring a freshly built trainer to the state in a checkpoint.
+
+    Raises:
+        InputError: not a checkpoint, or one of another experiment.
+    """
+    with _open_npz(path) as arrays:
+        if 'config' not in arrays:
+            raise InputError(f'{path} holds no training state; weights alone are loaded with --load_model')
+        config.check_resumes(json.loads(str(arrays['config'])), path)
+        _check_shapes(arrays, path, MODEL, trainer.updater.get_optimizer('main').target)
+        NpzDeserializer(arrays).load(trainer)
+
+
+def load_model(path: Path, model: Any) -> None:
+    """Load weights and statistics from a weight file or a checkpoint.
+
+    Raises:
+        InputError: not such a file, or of another network; names what is missing, extra or of another shape.
+    """
+    with _open_npz(path) as arrays:
+        prefix = MODEL if 'config' in arrays else ''
+        _check_shapes(arrays, path, prefix, model)
+        NpzDeserializer(arrays, prefix).load(model)
+
+
+def load_optimizer(path: Path, optimizer: Any) -> None:
+    """Load the optimizer's state (momentum) from a checkpoint.
+
+    Raises:
+        InputError: not a checkpoint, or of another network or optimizer.
+    """
+    with _open_npz(path) as arrays:
+        if 'config' not in arrays:
+            raise InputError(f'{path} holds no optimizer state; --load_optimizer takes a checkpoint_*.npz')
+        _check_shapes(arrays, path, MODEL, optimizer.target)
+        NpzDeserializer(arrays, OPTIMIZER).load(optimizer)
+
+
+@contextmanager
+def _open_npz(path: Path) -> Iterator[Any]:
+    try:
+        if path.exists() and not zipfile.is_zipfile(path):  # np.load would try other formats
+            raise InputError(f'{path} is not an .npz, or is cut short; expected weights or a checkpoint')
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f'{path} does not exist; expected an .npz of weights or a checkpoint') from None
+    except KeyError as error:
+        raise InputError(f'{path} lacks {error.args[0]}: it comes from another network or optimizer') from None
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        raise InputError(f'{path} cannot be read as an .npz ({" ".join(str(error).split())[:200]})') from None
+
+
+def _check_shapes(arrays: Any, path: Path, prefix: str, model: Any) -> None:
+    """Compare names and shapes before anything is loaded: NumPy would broadcast a mismatch silently."""
+    serializer = DictionarySerializer()
+    serializer.save(model)
+    expected = {prefix + name: np.asarray(value) for name, value in serializer.target.items()}
+    found = {name for name in arrays.files if name.startswith(prefix)}
+    faults = [f'{name} is missing' for name in sorted(expected.keys() - found)]
+    faults += [f'{name} has no place' for name in sorted(found - expected.keys())]
+    for name in sorted(expected.keys() & found):
+        if arrays.zip.getinfo(f'{name}.npy').file_size > 2 * expected[name].nbytes + HEADER_BYTES:
+            faults.append(f'{name} is larger than {expected[name].shape}')  # not read: it may be a zip bomb
+        elif arrays[name].shape != expected[name].shape:
+            faults.append(f'{name} has shape {arrays[name].shape}, not {expected[name].shape}')
+    if faults:
+        shown = '; '.join(faults[:3]) + (f'; and {len(faults) - 3} more' if len(faults) > 3 else '')
+        raise InputError(f'{path} does not fit the network: {shown}')
+
+
+def prepare_folder(folder: Path, n_bytes: int) -> None:
+    """Find out before the first epoch whether checkpoints can be written.
+
+    Args:
+        folder: of the run; created.
+        n_bytes: what its files will need.
+    Raises:
+        InputError: the folder cannot be written, or its disk has less room; names both figures.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / 'probe') as file:
+            file.write(b'\0' * 65536)
+        (folder / 'probe').unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise InputError(f'the disk of {folder} is full: checkpoints need {n_bytes / 1e6:.0f} MB') from None
+        raise InputError(f'{folder} cannot be written ({error.strerror}); choose another --save_path') from None
+    if free < n_bytes:
+        raise InputError(
+            f'the disk of {folder} has {free / 1e6:.0f} MB left, but checkpoints need {n_bytes / 1e6:.0f} MB'
+        )

@@ -1,0 +1,205 @@
+"""The flags: command line over YAML file over the network's own recipe over the defaults of `Config`."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from trainer import datasets
+from trainer.config import NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, Config
+from trainer.errors import InputError
+
+EPILOG = """\
+A first look, without a download:    python main.py --dataset shapes --size 32 -e 10
+The experiment, on a GPU:            python main.py -p ./ -e 300 -b 64 -g 0
+The same, after an interruption:     python main.py -p ./ -e 300 -b 64 -g 0 --resume
+A baseline to plot it against:       python main.py -p ./ -e 300 -b 64 -g 0 --model alexnet
+DenseNet's own optimisation:         python main.py -g 0 --optimizer nesterov --dropout 0
+"""
+
+
+def parse(networks: Mapping[str, Any], argv: Sequence[str] | None = None, description: str | None = None) -> Config:
+    """The configuration that the command line asks for.
+
+    Args:
+        networks: name -> class; a class may carry `recipe`, the flags that suit it where the defaults do not.
+        argv: arguments without the program's name; those of the process by default.
+        description: what the program does, the first lines of `--help`.
+    Raises:
+        InputError: a value out of range, or a YAML file with an unknown key.
+    """
+    parser = make_parser(networks, description)
+    given = vars(parser.parse_args(split_glued(sys.argv[1:] if argv is None else argv)))
+    config_file = given.pop('config', None)
+    if config_file is not None:
+        given = read_yaml(Path(config_file), parser) | given
+    model = given.setdefault('model', next(iter(networks)))
+    return Config(**(getattr(networks[model], 'recipe', {}) | given))
+
+
+def split_glued(argv: Sequence[str]) -> list[str]:
+    """`-lr0.5`, `-trb2`, `-teb2` -> flag and value; argparse itself would read the first as `-l r0.5`."""
+    glued = re.compile(r'(-lr|-trb|-teb)=?([\d.].*)')
+    matches = [(glued.fullmatch(word), word) for word in argv]
+    return [part for match, word in matches for part in (match.groups() if match else (word,))]
+
+
+def read_yaml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Flags from a YAML mapping of their long names, checked by the parser as if they stood on the command line."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f'--config {path} cannot be read: {" ".join(str(error).split())}') from None
+    if not isinstance(values, dict):
+        raise InputError(f'--config {path} has to hold lines `flag: value`, not a {type(values).__name__}')
+    argv = []
+    for key, value in values.items():
+        if key not in NAMES:
+            close = difflib.get_close_matches(str(key), NAMES, n=1)
+            hint = f'; did you mean {close[0]!r}?' if close else ''
+            raise InputError(f'--config {path} has the unknown key {key!r}{hint}')
+        if isinstance(value, dict) or (isinstance(value, list) and key != 'milestones'):
+            raise InputError(f'--config {path}: {key} takes one value, not {value!r}')
+        if isinstance(value, list):
+            value = ','.join(map(str, value))
+        if isinstance(value, bool) and key == 'overwrite':
+            argv += [f'--{key}'] if value else []
+        elif value is not None:
+            argv.append(f'--{key}={value}')
+
+    def fail(message: str) -> NoReturn:
+        raise InputError(f'--config {path}: {message}')
+
+    parser.error = fail  # type: ignore[method-assign]
+    return vars(parser.parse_args(argv))
+
+
+def resume_command(argv: Sequence[str] | None = None) -> str:
+    """The command line that goes on where this one was interrupted."""
+    words = [word for word in (sys.argv if argv is None else argv) if word != '--overwrite']
+    if '--resume' in words:
+        at = words.index('--resume')
+        has_path = at + 1 < len(words) and not words[at + 1].startswith('-')
+        del words[at : at + 1 + has_path]
+    return shlex.join(['python', *(word for word in words if not word.startswith('--resume=')), '--resume'])
+
+
+def milestones(text: str) -> tuple[int, ...]:
+    """`150,225` -> (150, 225); rising, from 1 on."""
+    epochs = tuple(int(word) for word in text.split(',') if word.strip())
+    if list(epochs) != sorted(set(epochs)) or (epochs and epochs[0] < 1):
+        raise ValueError
+    return epochs
+
+
+INT = {'type': int, 'metavar': 'N'}
+NUMBER = {'type': float, 'metavar': 'X'}
+FILE = {'metavar': 'FILE'}
+
+
+def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, Any], str]]]:
+    """The table of flags: group -> rows of (names, type, help)."""
+    return {
+        'what to train': [
+            ('--model', {'choices': list(networks)}, f'default: {next(iter(networks))}'),
+            (
+                '--dataset',
+                {'choices': list(datasets.DATASETS)},
+                'default: cifar10; shapes are drawn, not downloaded; folder is train/<class>/*, test/<class>/*',
+            ),
+            (
+                '--data',
+                {'metavar': 'DIR'},
+                'where the dataset is: its folder or its archive (default: a cache, filled by downloading)',
+            ),
+            ('--limit', INT, 'only the first N images of each class, in training and in the test'),
+            (
+                '--size',
+                {'type': int, 'metavar': 'PX'},
+                'training crop, cut from 2 to 10 px more; tested at 6 px more (default: 122; 32 is small and fast)',
+            ),
+            ('--dropout', NUMBER, "ratio of the network's dropout; 0 turns it off (default: the network's own, 0.5)"),
+        ],
+        'how to train': [
+            ('-e --epoch', INT, 'last epoch (default: 300)'),
+            ('-b --batch', INT, 'images an update (default: 64)'),
+            ('-lr --lr', NUMBER, "learning rate at the start (default: 0.1, or the network's own)"),
+            (
+                '--schedule',
+                {'choices': SCHEDULES},
+                'step divides the rate by 10 at each milestone, cosine takes it to 0 (default: step)',
+            ),
+            (
+                '--milestones',
+                {'type': milestones, 'metavar': 'A,B'},
+                'epochs after which the rate drops (default: half and three quarters of --epoch)',
+            ),
+            ('--warmup', NUMBER, 'raise the rate from 0 over so many epochs (default: 0)'),
+            ('--optimizer', {'choices': OPTIMIZERS}, 'default: momentum'),
+            ('--momentum', NUMBER, 'default: 0.9'),
+            ('--weight_decay', NUMBER, "on all parameters (default: 1e-4, or the network's own)"),
+            ('--seed', INT, 'of weights, order, augmentation and dropout (default: 0)'),
+            (
+                '-s --start_epoch',
+                INT,
+                'first epoch: -s 100 -e 300 runs epochs 100 to 300 at the rates of those epochs (default: 1)',
+            ),
+        ],
+        'where and how to compute': [
+            ('-g --gpu', {'type': int, 'metavar': 'ID'}, 'GPU by number; -1 is the CPU (default: -1)'),
+            ('--precision', {'choices': PRECISIONS}, 'default: float32'),
+            (
+                '-trb --train_batch_divide',
+                INT,
+                'compute a training batch in N parts, to need less memory; still one update a batch (default: 1)',
+            ),
+            ('-teb --test_batch_divide', INT, 'the same for test batches (default: 1)'),
+        ],
+        'what to keep and what to start from': [
+            (
+                '-p --save_path',
+                {'metavar': 'DIR'},
+                'everything is written below it, into results/<run>/ and img/ (default: .)',
+            ),
+            ('--run', {'metavar': 'NAME'}, 'name of the run (default: <model>_<dataset>_<size>px)'),
+            ('--overwrite', {'action': 'store_true'}, 'replace a run of the same name'),
+            (
+                '--resume',
+                {'nargs': '?', 'const': 'auto', 'metavar': 'auto|PATH'},
+                'go on from a checkpoint: PATH, or the last one of this run (auto; starts afresh without one)',
+            ),
+            ('--checkpoint_minutes', NUMBER, 'also save within an epoch, this often; 0 for never (default: 10)'),
+            ('-m --load_model', FILE, 'start from the weights in an .npz, of weights or a checkpoint'),
+            ('-o --load_optimizer', FILE, 'start from the momentum in a checkpoint'),
+            ('-l --load_log', FILE, 'begin the log with the epochs before --start_epoch of an earlier log.jsonl'),
+            (
+                '--config',
+                {'metavar': 'FILE.yaml'},
+                'read flags from lines `flag: value`, by their long names; flags given here win',
+            ),
+        ],
+    }
+
+
+def make_parser(networks: Mapping[str, Any], description: str | None) -> argparse.ArgumentParser:
+    """A parser that returns only the flags given, so that the defaults stay in `Config`."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for title, rows in flags(networks).items():
+        group = parser.add_argument_group(title)
+        for names, options, help_text in rows:
+            group.add_argument(*names.split(), **options, help=help_text)
+    return parser

@@ -1,0 +1,155 @@
+"""Everything a run depends on, in one flat record: the flags, the keys of a YAML file, and `config.yaml` of a run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from trainer.errors import InputError
+from trainer.files import atomic_write
+from trainer.schedule import Schedule, constant, cosine, default_milestones, step, warm_up
+
+OPTIMIZERS = ('momentum', 'nesterov', 'adam')
+SCHEDULES = ('step', 'cosine', 'constant')
+PRECISIONS = ('float32', 'float64')
+
+# What may differ between a checkpoint and the run that resumes it: where and how to compute, how far, and what to keep.
+FREE_ON_RESUME = frozenset(
+    [
+        'save_path',
+        'data',
+        'epoch',
+        'gpu',
+        'train_batch_divide',
+        'test_batch_divide',
+        'load_model',
+        'load_optimizer',
+        'load_log',
+        'resume',
+        'overwrite',
+        'checkpoint_minutes',
+        'run',
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The flags of a run; see `python main.py --help` for what each means. Units: epochs, px, images."""
+
+    model: str = 'model'
+    dataset: str = 'cifar10'
+    data: str | None = None
+    limit: int | None = None
+    size: int = 122
+    epoch: int = 300
+    batch: int = 64
+    start_epoch: int = 1
+    lr: float = 0.1
+    optimizer: str = 'momentum'
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: str = 'step'
+    milestones: tuple[int, ...] | None = None
+    warmup: float = 0.0
+    dropout: float | None = None
+    seed: int = 0
+    precision: str = 'float32'
+    gpu: int = -1
+    train_batch_divide: int = 1
+    test_batch_divide: int = 1
+    save_path: str = '.'
+    run: str | None = None
+    overwrite: bool = False
+    resume: str | None = None
+    load_model: str | None = None
+    load_optimizer: str | None = None
+    load_log: str | None = None
+    checkpoint_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        at_least = {
+            'limit': 1,
+            'epoch': 1,
+            'batch': 1,
+            'start_epoch': 1,
+            'gpu': -1,
+            'lr': 0,
+            'momentum': 0,
+            'seed': 0,
+        }
+        at_least |= {'weight_decay': 0, 'warmup': 0, 'dropout': 0, 'checkpoint_minutes': 0}
+        at_least |= {'train_batch_divide': 1, 'test_batch_divide': 1}
+        for name, bound in at_least.items():
+            value = getattr(self, name)
+            if value is not None and not bound <= value < float('inf'):  # NaN fails, too
+                raise InputError(f'--{name} is {value}, but has to be a number of at least {bound}')
+        for name in ('momentum', 'dropout'):
+            if getattr(self, name) is not None and getattr(self, name) >= 1:
+                raise InputError(f'--{name} is {getattr(self, name)}, but has to be below 1')
+        if self.seed >= 2**32:
+            raise InputError(f'--seed is {self.seed}, but has to be below 2**32')
+        if self.start_epoch > self.epoch:
+            raise InputError(f'--start_epoch {self.start_epoch} comes after the last epoch, --epoch {self.epoch}')
+        for name in ('train_batch_divide', 'test_batch_divide'):
+            if getattr(self, name) > self.batch:
+                raise InputError(f'--{name} {getattr(self, name)} cuts a batch of {self.batch} into empty parts')
+        for name, choices in (('optimizer', OPTIMIZERS), ('schedule', SCHEDULES), ('precision', PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise InputError(f'--{name} is {getattr(self, name)!r}, but has to be one of {", ".join(choices)}')
+        if self.run is not None and (not self.run or self.run != Path(self.run).name):
+            raise InputError(f'--run is {self.run!r}, but has to be the name of a folder below results/')
+
+    @property
+    def run_name(self) -> str:
+        return self.run or f'{self.model}_{self.dataset}_{self.size}px'
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.save_path) / 'results' / self.run_name
+
+    @property
+    def dtype(self) -> Any:
+        return np.dtype(self.precision)
+
+    def make_schedule(self) -> Schedule:
+        if self.schedule == 'step':
+            milestones = default_milestones(self.epoch) if self.milestones is None else self.milestones
+            rate = step(self.lr, milestones)
+        elif self.schedule == 'cosine':
+            rate = cosine(self.lr, self.epoch)
+        else:
+            rate = constant(self.lr)
+        return warm_up(rate, self.warmup)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as YAML and JSON hold them."""
+        values = asdict(self)
+        if self.milestones is not None:
+            values['milestones'] = list(self.milestones)
+        return values
+
+    def write(self, path: Path) -> None:
+        with atomic_write(path, 'w') as file:
+            file.write('# The flags of this run; `python main.py --config` on this file repeats it.\n')
+            yaml.safe_dump(self.as_dict(), file, sort_keys=False)
+
+    def check_resumes(self, saved: dict[str, Any], path: Path) -> None:
+        """Refuse to resume a checkpoint of another experiment.
+
+        Raises:
+            InputError: a flag that shapes the result has another value than in the checkpoint; names flag and values.
+        """
+        for name, value in self.as_dict().items():
+            if name not in FREE_ON_RESUME and name in saved and saved[name] != value:
+                raise InputError(
+                    f'{path} was trained with --{name} {saved[name]}, not {value}: '
+                    'resume it with the same flags, or start another run with --run NAME'
+                )
+
+
+NAMES = tuple(field.name for field in fields(Config))

@@ -1,0 +1,74 @@
+"""What every data set is once read: two splits of uint8 images in memory, and where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from trainer.errors import InputError
+
+
+class Split(NamedTuple):
+    images: np.ndarray  # (N, 3, H, W) uint8, RGB
+    labels: np.ndarray  # (N,) int32, 0 .. n_class - 1
+
+    def limited(self, n: int) -> Split:
+        """The first `n` images of every class, in their order."""
+        order = np.argsort(self.labels, kind='stable')
+        sorted_labels = self.labels[order]
+        rank = np.arange(len(order)) - np.searchsorted(sorted_labels, sorted_labels)  # among those of its class
+        kept = np.sort(order[rank < n])
+        return Split(self.images[kept], self.labels[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set of two splits.
+
+    Attributes:
+        name: what messages and records call it, 'cifar10'.
+        train, test: the splits, of one image size.
+        classes: the name of each label.
+        source: one line that says where the pixels come from; belongs beside every accuracy measured on them.
+        is_jpeg: whether the pixels went through JPEG, which costs accuracy against the lossless originals.
+    Raises:
+        InputError: at construction, when the arrays are not what Split says; names the data set and the fault.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    source: str
+    is_jpeg: bool
+
+    def __post_init__(self) -> None:
+        for split_name, split in ('train', self.train), ('test', self.test):
+            if fault := _fault(split, len(self.classes)):
+                raise InputError(f'{self.name}, {split_name} split: {fault}')
+        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+            sizes = [' × '.join(map(str, split.images.shape[2:])) for split in (self.train, self.test)]
+            raise InputError(f'{self.name}: the train images have {sizes[0]} px, the test images {sizes[1]}')
+
+    @property
+    def n_class(self) -> int:
+        return len(self.classes)
+
+    def limited(self, n: int) -> Data:
+        """The same with only the first `n` images of every class in both splits."""
+        return replace(self, train=self.train.limited(n), test=self.test.limited(n))
+
+
+def _fault(split: Split, n_class: int) -> str | None:
+    images, labels = split
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.uint8:
+        return f'images are {images.dtype} {images.shape}, expected uint8 (N, 3, H, W)'
+    if len(images) == 0:
+        return 'holds no image'
+    if labels.shape != (len(images),) or labels.dtype != np.int32:
+        return f'labels are {labels.dtype} {labels.shape}, expected int32 ({len(images)},)'
+    if labels.min() < 0 or labels.max() >= n_class:
+        return f'labels are {labels.min()}..{labels.max()}, expected 0..{n_class - 1}'
+    return None

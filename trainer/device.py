@@ -1,0 +1,63 @@
+"""The device to compute on, opened with a clear word if it cannot be, and described for the records."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import chainer
+import numpy as np
+
+from trainer.errors import InputError
+
+
+def open_device(gpu: int) -> Any:
+    """The Chainer device of `-g`: NumPy for -1, else CuPy on that GPU, made current.
+
+    Raises:
+        InputError: CuPy is missing or finds no such GPU; says what to do.
+    """
+    if gpu < 0:
+        return chainer.get_device('@numpy')
+    try:
+        import cupy
+    except ImportError as error:
+        raise InputError(
+            f'-g {gpu} needs CuPy ({error}): install the extra cuda12 or cuda13, whichever your driver supports, '
+            'or use -g -1, the CPU'
+        ) from None
+    try:
+        n_gpu = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise InputError(f'-g {gpu}: CuPy {cupy.__version__} finds no GPU ({error}); use -g -1, the CPU') from None
+    if gpu >= n_gpu:
+        raise InputError(f'-g {gpu}: there are {n_gpu} GPUs, numbered from 0')
+    if not chainer.backends.cuda.available:
+        reason = chainer.backends.cuda._resolution_error
+        raise InputError(f'-g {gpu}: CuPy {cupy.__version__} cannot compute on the GPU: {reason}')
+    device = chainer.get_device(f'@cupy:{gpu}')
+    device.use()
+    return device
+
+
+def describe(device: Any) -> str:
+    """One line for the records: the processor and its threads, or the GPU."""
+    if device.xp is not np:
+        name = device.xp.cuda.runtime.getDeviceProperties(device.device.id)['name'].decode()
+        return f'GPU, {name}, plain Chainer on CuPy {device.xp.__version__}'
+    cpu_info = Path('/proc/cpuinfo')
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    n_core = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    threads = os.environ.get('OMP_NUM_THREADS', n_core)
+    return f'CPU, {names[0] if names else platform.machine()}, {threads} threads, plain Chainer on NumPy'
+
+
+def versions(device: Any) -> dict[str, str]:
+    """Versions of what computes, by name."""
+    found = {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__}
+    if device.xp is not np:
+        found['cupy'] = device.xp.__version__
+    return found

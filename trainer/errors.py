@@ -1,0 +1,25 @@
+"""What goes wrong and how it is told: one sentence that names the value and what was expected, and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class InputError(ValueError):
+    """A flag, a file or a folder that cannot be used as given; the message is one sentence for the user."""
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on (a loss that is not finite, no memory, a full disk); one sentence for the user."""
+
+
+@contextmanager
+def exit_on_input_error(command: str) -> Iterator[None]:
+    """Turn an error of the block into `COMMAND: error: SENTENCE` on stderr and exit code 2; 1 for TrainingError."""
+    try:
+        yield
+    except (InputError, TrainingError) as error:
+        print(f'{command}: error: {error}', file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)

@@ -1,0 +1,60 @@
+"""Test-mode loss, accuracy and confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chainer
+import chainer.functions as F
+import numpy as np
+
+
+class Evaluation(NamedTuple):
+    """What a network makes of a set of images."""
+
+    loss: float  # mean softmax cross entropy
+    confusion: np.ndarray  # (n_class, n_class) int64 images; rows: the true class, columns: the predicted one
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+    @property
+    def per_class_accuracy(self) -> list[float]:
+        """A fraction a class; NaN for a class without images."""
+        n_image = self.confusion.sum(axis=1)
+        correct = np.diag(self.confusion)
+        return [float(c / n) if n else float('nan') for c, n in zip(correct, n_image, strict=True)]
+
+
+def evaluate(
+    model: chainer.Chain,
+    view: Any,
+    n: int,
+    n_class: int,
+    batch: int,
+    device: Any,
+    progress: Callable[[int], Any] = lambda n_done: None,
+) -> Evaluation:
+    """Score images 0 .. n - 1 in test mode, each exactly once.
+
+    Args:
+        model: maps images to logits (N, n_class).
+        view: converter, (indices (B,) int64, device) -> (x, t).
+        n, n_class, batch: number of images, of classes, and of images a pass.
+        device: where the model is.
+        progress: told the number of images of each pass after it; may raise to break off.
+    """
+    host = chainer.get_device('@numpy')
+    loss = 0.0
+    confusion = np.zeros((n_class, n_class), np.int64)
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        for start in range(0, n, batch):
+            index = np.arange(start, min(start + batch, n))
+            x, t = view(index, device)
+            y = model(x)
+            loss += float(F.softmax_cross_entropy(y, t).array) * len(index)
+            np.add.at(confusion, (host.send(t), host.send(y.array.argmax(axis=1))), 1)
+            progress(len(index))
+    return Evaluation(loss / n, confusion)

@@ -1,0 +1,61 @@
+"""SIGINT and SIGTERM as a request to stop in good order."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """Raised inside a long evaluation when a stop is requested."""
+
+
+class StopRequest:
+    """Within its block, the first SIGINT or SIGTERM is remembered; a second one acts as usual, at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        try:
+            self._previous = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        except ValueError:  # not in the main thread: whoever runs us there handles signals
+            self._previous = {}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._restore()
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+        name = signal.Signals(number).name
+        print(
+            f'\n{name}: finishing the iteration, then saving (again: quit at once)',
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    @property
+    def requested(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal, as shells have it; 0 without one."""
+        return 0 if self.signal is None else 128 + self.signal
+
+    def check(self, *_: Any) -> None:
+        """Raise `Stopped` if a stop is requested."""
+        if self.requested:
+            raise Stopped

@@ -1,0 +1,97 @@
+"""What a run shows while it goes: bars on a terminal, a line an epoch everywhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from chainer.training import Extension
+from tqdm import tqdm
+
+
+class Progress(Extension):
+    """Two bars, of the run and of the epoch, with images/s and time left; and a line for every epoch that ends.
+
+    Bars go to stderr and only to a terminal; lines go to stdout.
+
+    Args:
+        recorder: its entries are the lines.
+        n: training images an epoch.
+        n_epoch: last epoch of the run.
+    """
+
+    priority = -50  # after the record, before the checkpoint
+    trigger = 1, 'iteration'
+
+    def __init__(self, recorder: Any, n: int, n_epoch: int) -> None:
+        self.recorder, self.n, self.n_epoch = recorder, n, n_epoch
+        self.run: Any = None
+        self.epoch: Any = None
+        self.shown = len(recorder.entries)
+
+    def initialize(self, trainer: Any) -> None:
+        options: dict[str, Any] = {
+            'unit': ' images',
+            'leave': False,
+            'dynamic_ncols': True,
+            'disable': not sys.stderr.isatty(),
+        }
+        position = trainer.updater.epoch_detail
+        self.run = tqdm(
+            total=self.n * self.n_epoch,
+            initial=int(position * self.n),
+            desc='run',
+            position=1,
+            smoothing=0.02,
+            **options,
+        )
+        self.epoch = tqdm(total=self.n, position=0, **options)
+        self._begin_epoch(trainer)
+        self._show_entries()  # a resumed run may just have closed the epoch that was pending
+
+    def _begin_epoch(self, trainer: Any) -> None:
+        position = trainer.updater.epoch_detail
+        self.epoch.reset(total=self.n)
+        self.epoch.set_description(f'epoch {int(position) + 1}/{self.n_epoch}')
+        self.epoch.update(round((position - int(position)) * self.n))
+
+    def __call__(self, trainer: Any) -> None:
+        n = len(trainer.updater.batch.index)
+        self.run.update(n)
+        self.epoch.update(n)
+        if trainer.updater.is_new_epoch:
+            self._begin_epoch(trainer)
+        self._show_entries()
+
+    def _show_entries(self) -> None:
+        for entry in self.recorder.entries[self.shown :]:
+            tqdm.write(format_entry(entry, self.n_epoch))
+            sys.stdout.flush()
+        self.shown = len(self.recorder.entries)
+
+    def serialize(self, serializer: Any) -> None:
+        self.shown = serializer('shown', self.shown)
+
+    def begin_test(self, n: int) -> None:
+        """The epoch's bar turns to the evaluation of n images."""
+        if self.epoch is not None:
+            self.epoch.reset(total=n)
+            self.epoch.set_description('testing')
+
+    def advance_test(self, n: int) -> None:
+        if self.epoch is not None:
+            self.epoch.update(n)
+
+    def finalize(self) -> None:
+        for bar in (self.epoch, self.run):
+            if bar is not None:
+                bar.close()
+
+
+def format_entry(entry: dict[str, Any], n_epoch: int) -> str:
+    return (
+        f'epoch {entry["epoch"]:>{len(str(n_epoch))}}/{n_epoch}  lr {entry["lr"]:<7.3g} '
+        f'train {entry["train_loss"]:.4f} {entry["train_accuracy"]:7.2%}   '
+        f'test {entry["test_loss"]:.4f} {entry["test_accuracy"]:7.2%}   '
+        f'{entry["images_per_s"]:,.0f} images/s  {entry["seconds"]:,.1f} s'
+    )

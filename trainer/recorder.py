@@ -1,0 +1,114 @@
+"""The end of an epoch: evaluate, then one entry for `log.jsonl` and a new `summary.json`."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from chainer.training import Extension, extension
+
+from trainer.evaluate import Evaluation
+from trainer.interrupt import Stopped
+from trainer.records import strict_json, write_log, write_summary
+from trainer.schedule import Schedule
+
+SUMS = ('loss', 'accuracy', 'seconds', 'images')
+
+
+class Recorder(Extension):
+    """Sums what the updater reports, and closes each epoch with an evaluation and an entry.
+
+    A stop requested during the evaluation leaves the epoch `pending`: its sums are in the checkpoint, and a resumed run
+    evaluates before it trains on.
+
+    Args:
+        folder: of the run.
+        evaluate: (model) -> Evaluation; may raise `Stopped`.
+        schedule: gives the learning rate that an epoch began with.
+        facts: what `summary.json` holds besides the entries.
+        entries: epochs of an earlier run to begin the log with.
+    """
+
+    priority = extension.PRIORITY_READER
+    trigger = 1, 'iteration'
+
+    def __init__(
+        self, folder: Any, evaluate: Any, schedule: Schedule, facts: dict[str, Any], entries: list[dict]
+    ) -> None:
+        self.folder, self.evaluate, self.schedule, self.facts = folder, evaluate, schedule, facts
+        self.entries: list[dict[str, Any]] = list(entries)
+        self.evaluation: Evaluation | None = None  # of the last epoch
+        self.pending = False
+        self.sums = dict.fromkeys(SUMS, 0.0)
+        self.elapsed_s = 0.0  # of the epoch under way, before a resume
+        self._resumed_at = time.monotonic()
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The entry of the highest test accuracy, the first of equal ones."""
+        return max(self.entries, key=lambda entry: entry['test_accuracy'] or 0.0)
+
+    def initialize(self, trainer: Any) -> None:
+        self._resumed_at = time.monotonic()
+        if self.pending:
+            self._close_epoch(trainer)
+
+    def __call__(self, trainer: Any) -> None:
+        n = len(trainer.updater.batch.index)
+        self.sums['loss'] += trainer.observation['train/loss'] * n
+        self.sums['accuracy'] += trainer.observation['train/accuracy'] * n
+        self.sums['seconds'] += trainer.observation['train/seconds']
+        self.sums['images'] += n
+        if trainer.updater.is_new_epoch:
+            self._close_epoch(trainer)
+
+    def _close_epoch(self, trainer: Any) -> None:
+        self.pending = True
+        try:
+            self.evaluation = self.evaluate(trainer.updater.get_optimizer('main').target)
+        except Stopped:
+            return
+        self.pending = False
+        epoch = trainer.updater.epoch
+        self.entries.append(
+            {
+                'epoch': epoch,
+                'lr': self.schedule(epoch - 1),
+                'train_loss': self.sums['loss'] / self.sums['images'],
+                'train_accuracy': self.sums['accuracy'] / self.sums['images'],
+                'test_loss': self.evaluation.loss,
+                'test_accuracy': self.evaluation.accuracy,
+                'per_class_accuracy': self.evaluation.per_class_accuracy,
+                'seconds': round(self._epoch_seconds(), 3),
+                'images_per_s': round(self.sums['images'] / self.sums['seconds'], 1),
+            }
+        )
+        self.sums = dict.fromkeys(SUMS, 0.0)
+        self.elapsed_s, self._resumed_at = 0.0, time.monotonic()
+        self.write(finished=False)
+
+    def _epoch_seconds(self) -> float:
+        return self.elapsed_s + time.monotonic() - self._resumed_at
+
+    def write(self, finished: bool) -> None:
+        """Write `log.jsonl` and `summary.json`; nothing before the first epoch has ended."""
+        if self.evaluation is None:
+            return
+        write_log(self.folder, self.entries)
+        write_summary(
+            self.folder,
+            self.facts
+            | {
+                'last': self.entries[-1],
+                'best': self.best,
+                'confusion': self.evaluation.confusion,
+                'seconds': round(sum(entry['seconds'] for entry in self.entries), 1),
+                'finished': finished,
+            },
+        )
+
+    def serialize(self, serializer: Any) -> None:
+        state = strict_json([self.entries, self.sums, self.pending, self._epoch_seconds()])
+        entries, sums, pending, elapsed_s = json.loads(serializer('state', state))
+        self.entries, self.sums, self.pending, self.elapsed_s = entries, sums, pending, elapsed_s

@@ -1,0 +1,279 @@
+"""The records of a run: written by the training loop, read back with every value checked.
+
+A run is a folder: `config.yaml` (the flags), `log.jsonl` (one JSON object an epoch), `summary.json` (the state
+after the last epoch).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from trainer.errors import InputError
+from trainer.files import atomic_write
+
+CONFIG, LOG, SUMMARY = 'config.yaml', 'log.jsonl', 'summary.json'
+MAX_BYTES = 64 << 20
+MAX_CONFIG_BYTES = 1 << 20  # PyYAML reads some 0.1 MB a second
+
+
+def strict_json(obj: Any) -> str:
+    """One line of JSON that every reader takes: NaN and infinities as null, NumPy scalars and arrays as plain values.
+
+    Raises:
+        TypeError: `obj` holds something JSON has no form for.
+    """
+    return json.dumps(_plain(obj), allow_nan=False, ensure_ascii=False)
+
+
+def _plain(obj: Any) -> Any:
+    if isinstance(obj, np.ndarray):
+        return _plain(obj.tolist())
+    if isinstance(obj, np.bool_):
+        return bool(obj)
+    if isinstance(obj, np.integer):
+        return int(obj)
+    if isinstance(obj, (float, np.floating)):
+        return float(obj) if math.isfinite(obj) else None
+    if isinstance(obj, Mapping):
+        return {key: _plain(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [_plain(value) for value in obj]
+    return obj
+
+
+def write_log(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Write `log.jsonl` anew, one line an epoch; a reader sees the old file or the new one."""
+    with atomic_write(Path(folder) / LOG, 'w') as file:
+        file.writelines(strict_json(entry) + '\n' for entry in entries)
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write `summary.json`, one line a key; a reader sees the old file or the new one."""
+    lines = ',\n'.join(f'  {strict_json(key)}: {strict_json(value)}' for key, value in summary.items())
+    with atomic_write(Path(folder) / SUMMARY, 'w') as file:
+        file.write(f'{{\n{lines}\n}}\n')
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder says.
+
+    Attributes:
+        path, name: the folder and its name.
+        config: the flags by their long names.
+        log: one dict an epoch, by rising `epoch`; values may be missing or None.
+        summary: of the last epoch; None before the first epoch has ended.
+    """
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    log: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+
+    @property
+    def model(self) -> str:
+        return str(self.config.get('model') or (self.summary or {}).get('model') or self.name)
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """The summary's `dataset`: name, source, is_jpeg, n_train, n_test; {} before the first epoch ended."""
+        return (self.summary or {}).get('dataset') or {}
+
+    @property
+    def dataset_label(self) -> str:
+        """What the images are; says JPEG where they are, as accuracies on re-encoded images are not comparable."""
+        label = str(
+            self.dataset.get('source') or self.dataset.get('name') or self.config.get('dataset') or 'unknown data'
+        )
+        return f'JPEG {label}' if self.dataset.get('is_jpeg') and 'jpeg' not in label.lower() else label
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last epoch's entry, {} if there is none."""
+        return self.log[-1] if self.log else (self.summary or {}).get('last') or {}
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The entry of the (first) highest test accuracy, {} if none was measured."""
+        tested = [entry for entry in self.log if entry.get('test_accuracy') is not None]
+        if tested:
+            return max(tested, key=lambda entry: entry['test_accuracy'])
+        return {} if self.log else (self.summary or {}).get('best') or {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e39  # float32's range
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _is_fraction(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+IS_KIND: dict[str, Callable[[Any], bool]] = {
+    'a text': lambda value: isinstance(value, str),
+    'true or false': lambda value: isinstance(value, bool),
+    'a number': _is_number,
+    'a count': _is_count,
+    'a fraction 0..1': _is_fraction,
+    'a list of texts': lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
+    'a list of fractions 0..1': lambda value: (
+        isinstance(value, list) and all(v is None or _is_fraction(v) for v in value)
+    ),
+    'a square matrix of counts': lambda value: (
+        isinstance(value, list)
+        and all(isinstance(row, list) and len(row) == len(value) and all(map(_is_count, row)) for row in value)
+    ),
+}
+ENTRY_FIELDS = {
+    'epoch': 'a count',
+    'lr': 'a number',
+    'train_loss': 'a number',
+    'train_accuracy': 'a fraction 0..1',
+    'test_loss': 'a number',
+    'test_accuracy': 'a fraction 0..1',
+    'per_class_accuracy': 'a list of fractions 0..1',
+    'seconds': 'a number',
+    'images_per_s': 'a number',
+}
+SUMMARY_FIELDS = {
+    'run': 'a text',
+    'model': 'a text',
+    'n_parameters': 'a count',
+    'confusion': 'a square matrix of counts',
+    'classes': 'a list of texts',
+    'device': 'a text',
+    'seconds': 'a number',
+    'finished': 'true or false',
+}
+DATASET_FIELDS = {
+    'name': 'a text',
+    'source': 'a text',
+    'is_jpeg': 'true or false',
+    'n_train': 'a count',
+    'n_test': 'a count',
+}
+
+
+def _check(record: Any, fields: dict[str, str], where: str) -> None:
+    """Raise an InputError unless `record` is a dict whose `fields` are of their kind, null or absent."""
+    if not isinstance(record, dict):
+        raise InputError(f'{where}: {reprlib.repr(record)} is not an object, expected {{"{next(iter(fields))}": ...}}')
+    for key, kind in fields.items():
+        value = record.get(key)
+        if value is not None and not IS_KIND[kind](value):
+            raise InputError(f'{where}: {key} is {reprlib.repr(value)}, expected {kind}')
+
+
+def read_run(path: Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        InputError: the folder is no run (it has no config.yaml), or a file in it is malformed or too large;
+            the message names the file, the line where there is one, and the fault.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f'{path} is not a folder, expected the folder of a run, with {CONFIG} and {LOG}')
+    config, log, summary = path / CONFIG, path / LOG, path / SUMMARY
+    return Run(
+        path=path,
+        name=path.resolve().name,
+        config=_read_config(config),
+        log=read_log(log) if log.exists() else [],
+        summary=_read_summary(summary) if summary.exists() else None,
+    )
+
+
+def _read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
+    try:
+        if not path.is_file():
+            raise InputError(f'{path} is missing or not a file')
+        with path.open('rb') as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise InputError(f'{path} cannot be read: {error.strerror}') from error
+    if len(data) > max_bytes:
+        raise InputError(f'{path} is larger than {max_bytes >> 20} MiB, the most that is read')
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b'\n', 0, error.start) + 1
+        raise InputError(f'{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8') from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    text = _read_text(path, MAX_CONFIG_BYTES)
+    try:
+        # Aliases are refused: a few of them, nested, ask for any amount of memory.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise InputError(f'{path} holds a YAML alias (*name), expected plain values')
+        config = yaml.safe_load(text) or {}
+    except yaml.MarkedYAMLError as error:
+        line = f', line {error.problem_mark.line + 1}' if error.problem_mark else ''
+        raise InputError(f'{path}{line}: {error.problem}') from error
+    except RecursionError as error:
+        raise InputError(f'{path} is nested too deeply, expected lines such as "model: NAME"') from error
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # a control character; a date such as 2000-99-99
+        raise InputError(f'{path} is not YAML: {str(error).splitlines()[0]}') from error
+    if not isinstance(config, dict):
+        raise InputError(f'{path}: {reprlib.repr(config)} is not a mapping, expected lines such as "model: NAME"')
+    return {str(key): value for key, value in config.items()}
+
+
+def _parse_json(text: str, where: Callable[[int], str]) -> Any:
+    """`json.loads` without NaN and without surprises; `where` names a line of the text."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise InputError(f'{where(error.lineno)}: not JSON: {error.msg} at column {error.colno}') from error
+    except RecursionError as error:
+        raise InputError(f'{where(1)}: nested too deeply') from error
+    except ValueError as error:
+        raise InputError(f'{where(1)}: {error}') from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f'{name} is not JSON, expected null')
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    log: list[dict[str, Any]] = []
+    for number, line in enumerate(_read_text(path).split('\n'), 1):
+        if not line.strip():
+            continue
+        where = f'{path}, line {number}'
+        entry = _parse_json(line, lambda _, where=where: where)  # type: ignore[misc]
+        _check(entry, ENTRY_FIELDS, where)
+        before = log[-1]['epoch'] if log else 0
+        if entry.get('epoch') is None or entry['epoch'] <= before:
+            raise InputError(f'{where}: epoch is {entry.get("epoch")}, expected more than {before}')
+        log.append(entry)
+    return log
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    summary = _parse_json(_read_text(path), lambda line: f'{path}, line {line}')
+    _check(summary, SUMMARY_FIELDS, str(path))
+    for key, fields in (('last', ENTRY_FIELDS), ('best', ENTRY_FIELDS), ('dataset', DATASET_FIELDS)):
+        if summary.get(key) is not None:
+            _check(summary[key], fields, f'{path}, {key}')
+    n_rows, n_class = len(summary.get('confusion') or []), len(summary.get('classes') or [])
+    if n_rows not in (0, n_class):
+        raise InputError(f'{path}: confusion has {n_rows} rows, expected one for each of {n_class} classes')
+    return summary

@@ -1,0 +1,20 @@
+"""Random numbers as pure functions of (seed, epoch): NumPy's counter-based Philox, one key an epoch and purpose.
+
+Whatever draws from here needs no state in a checkpoint beyond seed, epoch and position.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+ORDER, AUGMENTATION = 0, 1
+
+
+def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
+    """The generator of one epoch's `purpose` (ORDER or AUGMENTATION).
+
+    Args:
+        seed: 0 .. 2**64 - 1.
+        epoch: completed epochs before this one, 0 .. 2**32 - 1.
+    """
+    return np.random.Generator(np.random.Philox(key=[seed, purpose << 32 | epoch]))

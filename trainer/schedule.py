@@ -1,0 +1,68 @@
+"""The learning rate as a pure function of progress, and the extension that sets it.
+
+Progress is counted in completed epochs, with a fraction within an epoch.  Nothing here has a state: whatever epoch a
+run starts or resumes at, it has the rate that this epoch has in an unbroken run.  (Chainer's own `MultistepShift` does
+not: it starts from the initial rate again.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from chainer.training import Extension, extension
+
+Schedule = Callable[[float], float]
+
+DIVISOR = 10
+
+
+def step(lr: float, milestones: Sequence[int]) -> Schedule:
+    """`lr`, divided by 10 after each of the epochs `milestones`."""
+    return lambda epoch: lr / DIVISOR ** sum(epoch >= milestone for milestone in milestones)
+
+
+def cosine(lr: float, n_epoch: int) -> Schedule:
+    """Half a cosine from `lr` down to 0 after `n_epoch` epochs (Loshchilov and Hutter, "SGDR", 2017, one period)."""
+    return lambda epoch: lr * 0.5 * (1 + math.cos(math.pi * min(epoch / n_epoch, 1.0)))
+
+
+def constant(lr: float) -> Schedule:
+    return lambda epoch: lr
+
+
+def warm_up(schedule: Schedule, n_epoch: float) -> Schedule:
+    """`schedule`, scaled up linearly from 0 over the first `n_epoch` epochs (Goyal et al., 2017, section 2.2)."""
+    return lambda epoch: schedule(epoch) * (min(epoch / n_epoch, 1.0) if n_epoch > 0 else 1.0)
+
+
+def default_milestones(n_epoch: int) -> tuple[int, int]:
+    """After half and three quarters of the epochs, as in DenseNet's CIFAR recipe (Huang et al., 2017, section 4.2)."""
+    return n_epoch // 2, 3 * n_epoch // 4
+
+
+class SetLearningRate(Extension):
+    """Gives the optimizer the schedule's rate, before the first iteration and after each one."""
+
+    priority = extension.PRIORITY_EDITOR
+    trigger = 1, 'iteration'
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def initialize(self, trainer: Any) -> None:
+        self(trainer)
+
+    def __call__(self, trainer: Any) -> None:
+        optimizer = trainer.updater.get_optimizer('main')
+        setattr(optimizer, _rate_name(optimizer), self.schedule(trainer.updater.epoch_detail))
+
+
+def get_rate(optimizer: Any) -> float:
+    return getattr(optimizer, _rate_name(optimizer))
+
+
+def _rate_name(optimizer: Any) -> str:
+    """Adam's step size is `alpha` in Chainer; its `lr` is computed from that."""
+    return 'alpha' if hasattr(optimizer, 'alpha') else 'lr'

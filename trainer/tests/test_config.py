@@ -1,0 +1,35 @@
+import pytest
+from trainer import Config, InputError
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        ({'batch': 0}, r'--batch is 0, but has to be a number of at least 1'),
+        ({'epoch': -3}, r'--epoch is -3'),
+        ({'lr': float('nan')}, r'--lr is nan'),
+        ({'dropout': 1.0}, r'--dropout is 1.0, but has to be below 1'),
+        ({'seed': 2**32}, r'--seed'),
+        ({'start_epoch': 11, 'epoch': 10}, r'--start_epoch 11 comes after the last epoch, --epoch 10'),
+        ({'train_batch_divide': 65}, r'--train_batch_divide 65 cuts a batch of 64 into empty parts'),
+        ({'schedule': 'linear'}, r"--schedule is 'linear', but has to be one of step, cosine, constant"),
+        ({'run': '../elsewhere'}, r'--run'),
+    ],
+)
+def test_bad_values_are_named(flags, message):
+    with pytest.raises(InputError, match=message):
+        Config(**flags)
+
+
+def test_default_recipe_is_the_experiments():
+    rate = Config().make_schedule()
+    assert [round(rate(epoch), 6) for epoch in (0, 149, 150, 224, 225, 299)] == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    rate = Config(epoch=10, milestones=(3,), warmup=1).make_schedule()
+    assert [round(rate(epoch), 6) for epoch in (0, 0.5, 1, 2.9, 3)] == [0, 0.05, 0.1, 0.1, 0.01]
+
+
+def test_resuming_another_experiment_is_refused(tmp_path):
+    saved = Config(batch=64, epoch=10).as_dict()
+    Config(batch=64, epoch=20, gpu=0, train_batch_divide=4).check_resumes(saved, tmp_path)
+    with pytest.raises(InputError, match=r'was trained with --batch 64, not 32'):
+        Config(batch=32).check_resumes(saved, tmp_path)

@@ -1,0 +1,72 @@
+"""One update a batch, computed whole or in parts."""
+
+from __future__ import annotations
+
+import math
+import time
+from itertools import pairwise
+from typing import Any
+
+import chainer
+import chainer.functions as F
+import numpy as np
+from chainer.training.updaters import StandardUpdater
+
+from trainer.errors import TrainingError
+from trainer.functions import DropoutKey
+from trainer.iterator import Batch
+from trainer.schedule import get_rate
+
+
+class Updater(StandardUpdater):
+    """Softmax cross entropy, its gradient accumulated over `divide` parts of the batch, then one update.
+
+    The gradient is that of the undivided batch but for batch normalisation, whose statistics are those of each part.
+    Reports the batch's mean loss and accuracy and its time as `train/loss`, `train/accuracy` and `train/seconds`.
+
+    Args:
+        iterator: of `Batch`es.
+        optimizer: of a chain that maps images to logits.
+        converter: (batch, device) -> (x, t).
+        device: where to compute.
+        seed: of the dropout masks.
+        divide: number of parts.
+    """
+
+    def __init__(self, iterator: Any, optimizer: Any, converter: Any, device: Any, seed: int, divide: int = 1) -> None:
+        super().__init__(iterator, optimizer, converter=converter, device=device, auto_new_epoch=False)
+        self.seed = seed
+        self.divide = divide
+        self.batch = Batch(np.empty(0, np.int64), np.empty(0, np.int64))  # the last one
+
+    def update_core(self) -> None:
+        started = time.perf_counter()
+        epoch = int(self.epoch_detail) + 1
+        self.batch = batch = self.get_iterator('main').next()
+        optimizer = self.get_optimizer('main')
+        optimizer.target.cleargrads()
+        n = len(batch.index)
+        bounds = np.linspace(0, n, self.divide + 1).astype(int).tolist()
+        loss = accuracy = 0.0
+        for start, stop in pairwise(bounds):
+            part_loss, part_accuracy = self._add_gradient(batch.rows(start, stop), start, share=(stop - start) / n)
+            loss += part_loss
+            accuracy += part_accuracy
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f'the loss is {loss} in iteration {self.iteration + 1} (epoch {epoch}, '
+                f'lr {get_rate(optimizer):g}): try a lower --lr, or --warmup 1'
+            )
+        optimizer.update()
+        seconds = time.perf_counter() - started
+        chainer.report({'train/loss': loss, 'train/accuracy': accuracy, 'train/seconds': seconds})
+
+    def _add_gradient(self, part: Batch, first_row: int, share: float) -> tuple[float, float]:
+        """Accumulate the gradient of one part; its local variables free the part's activations on return."""
+        x, t = self.converter(part, self.device)
+        key = DropoutKey(self.seed, self.iteration, first_row)
+        with chainer.using_config('dropout_key', key):
+            y = self.get_optimizer('main').target(x)
+        loss = F.softmax_cross_entropy(y, t) * share
+        loss.backward()
+        return float(loss.array), float(F.accuracy(y, t).array) * share
