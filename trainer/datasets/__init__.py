@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from trainer.datasets.cifar import CIFAR10, CIFAR100, read_cifar
+from trainer.datasets.cifar import CIFAR10, CIFAR100, Edition, read_cifar
 from trainer.datasets.data import Data, Split
+from trainer.datasets.folder import read_folder
 from trainer.datasets.shapes import make_shapes
 from trainer.errors import InputError
 
-DATASETS = ('cifar10', 'cifar100', 'shapes')
-
-__all__ = ['DATASETS', 'Data', 'Split', 'load', 'make_shapes', 'read_cifar']
+__all__ = ['DATASETS', 'Data', 'Split', 'load', 'make_shapes', 'read_cifar', 'read_folder']
 
 
 def load(
-    name: str,
-    directory: str | Path | None = None,
-    *,
-    limit: int | None = None,
-    seed: int = 0,
-    max_side: int | None = None,
+    name: str, directory: str | Path | None = None, *, limit: int | None = None, max_side: int | None = None
 ) -> Data:
-    """A data set by its name."""
-    if name == 'shapes':
-        return make_shapes(seed, limit or 500, min(limit or 100, 100))
+    """Load a data set by name, from `directory` or from wherever it is at home.
+
+    Args:
+        name: one of `DATASETS`.
+        directory: its folder or archive; None for the cache of downloads.
+        limit: only the first `limit` images of each class, in both splits.
+        max_side: px; larger images, and those of several sizes, are squashed to a square of this.
+    Raises:
+        InputError: an unknown name, or data that cannot be found or read.
+    """
     if name not in DATASETS:
-        raise InputError(f'{name!r} is no data set, expected one of {", ".join(DATASETS)}')
-    data = read_cifar(CIFAR10 if name == 'cifar10' else CIFAR100, Path(directory) if directory else None)
-    return data if limit is None else data.limited(limit)
+        raise InputError(f'{name!r} is no data set; expected one of {", ".join(DATASETS)}')
+    return DATASETS[name](Path(directory) if directory is not None else None, limit, max_side)
+
+
+def _load_cifar(edition: Edition) -> Callable[[Path | None, int | None, int | None], Data]:
+    def read(directory: Path | None, limit: int | None, max_side: int | None) -> Data:
+        data = read_cifar(edition, directory)
+        return data if limit is None else data.limited(limit)
+
+    return read
+
+
+def _load_shapes(directory: Path | None, limit: int | None, max_side: int | None) -> Data:
+    if directory is not None:
+        raise InputError(f'the data set shapes is drawn, so --data {directory} has no place')
+    return make_shapes() if limit is None else make_shapes(n_train=limit, n_test=min(limit, 100))
+
+
+DATASETS = {
+    'cifar10': _load_cifar(CIFAR10),
+    'cifar100': _load_cifar(CIFAR100),
+    'folder': read_folder,
+    'shapes': _load_shapes,
+}

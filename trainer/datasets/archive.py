@@ -40,13 +40,17 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple
     """
     opener = next(opener for suffix, opener in _OPENERS.items() if path.name.endswith(suffix))
     try:
-        with opener(path, 'rb') as file, tarfile.open(fileobj=_BoundedReads(file, path), mode='r:') as archive:
+        with opener(path, 'rb') as file, _open_tar(_BoundedReads(file, path)) as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # it would remember all, a kilobyte each
+                archive.members = []  # it would remember all, a kilobyte each
                 if member.isfile() and is_wanted(member.name):
                     yield member.name, _contents(archive, member, path)
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f'{path} cannot be read as a tar archive: {error}') from None
+
+
+def _open_tar(file: Any) -> tarfile.TarFile:
+    return tarfile.open(fileobj=file, mode='r:')
 
 
 def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:

@@ -180,7 +180,7 @@ def _read_batch(edition: Edition, raw: bytes, name: str) -> tuple[Split, bool]:
     except (TypeError, OverflowError):
         raise InputError(f'{name}: {edition.label_key} is no list of whole numbers') from None
     if not len(data) == len(labels) >= 1:
-        raise InputError(f'{name} holds {len(data)} images and {len(labels)} {edition.label_key}, expected as many, 1 or more')
+        raise InputError(f'{name} holds {len(data)} images and {len(labels)} {edition.label_key}, expected as many')
     if labels.min() < 0 or labels.max() >= edition.n_class:
         raise InputError(
             f'{name}: {edition.label_key} are {labels.min()}..{labels.max()}, expected 0..{edition.n_class - 1}'

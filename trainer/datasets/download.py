@@ -65,7 +65,7 @@ def _transfer(url: str, part: Path) -> None:
 
 
 def _receive(url: str, part: Path) -> int | None:
-    """Receive what `part` lacks over one connection; returns the size of the whole file, None if the server tells none."""
+    """Receive what `part` lacks over one connection; returns the size of the whole file if the server tells it."""
     from tqdm import tqdm
 
     n_part = _size(part)

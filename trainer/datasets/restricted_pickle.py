@@ -1,8 +1,8 @@
 """Pickles of NumPy arrays read as data: nothing they name is imported or called.
 
-`pickle.load` runs whatever its file says.  Here `pickletools` splits the file into opcodes, and the few that containers,
-strings, numbers and plain arrays are made of are interpreted below; any other opcode or name is refused.  A hostile
-file can neither run code nor allocate more than a small multiple of its own size.
+`pickle.load` runs whatever its file says.  Here `pickletools` splits the file into opcodes, and the few that
+containers, strings, numbers and plain arrays are made of are interpreted below; any other opcode or name is refused.
+A hostile file can neither run code nor allocate more than a small multiple of its own size.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class _Interpreter:
                 target.__setstate__((3, _text(order), None, None, None, -1, -1, 0))  # type: ignore[attr-defined]
             case np.ndarray(), (1, tuple() as shape, np.dtype() as dtype, is_fortran, bytes() as data):
                 self.check_size(data, dtype, shape)
-                target.__setstate__((1, shape, dtype, bool(is_fortran), data))
+                target.__setstate__((1, shape, dtype, bool(is_fortran), data))  # type: ignore[arg-type]
             case _:
                 raise ValueError('it sets a state no plain array has')
 

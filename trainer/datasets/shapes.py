@@ -1,8 +1,9 @@
 """Ten classes of drawn shapes: a data set for trying things out that needs no download.
 
-Every shape is a signed distance field, evaluated for all images of a class at once: d(u, v) is the distance of a pixel to the outline,
-negative inside, in coordinates in which the shape is centred, upright and about one unit in radius.  Where the distance
-in pixels crosses zero, the coverage of the pixel goes from 1 to 0, which is the anti-aliasing.
+Every shape is a signed distance field, evaluated for all images of a class at once: d(u, v) is the distance of a
+pixel to the outline, negative inside, in coordinates in which the shape is centred, upright and about one unit in
+radius.  Where the distance in pixels crosses zero, the coverage of the pixel goes from 1 to 0, which is the
+anti-aliasing.
 """
 
 from __future__ import annotations

@@ -153,7 +153,9 @@ def test_stopped_and_resumed_equals_unbroken_to_the_bit(tmp_path, optimizer):
     _, unbroken = run(tmp_path / 'unbroken', **flags)
     n_stop = 0
     for call in (1, 3, 2, 4, 1):
-        outcome, model = run(tmp_path / 'broken', Net(seed=9 * n_stop, on_forward=stop_at(call)), resume='auto', **flags)
+        outcome, model = run(
+            tmp_path / 'broken', Net(seed=9 * n_stop, on_forward=stop_at(call)), resume='auto', **flags
+        )
         n_stop += outcome.exit_code == 128 + signal.SIGTERM
     assert n_stop == 5
     outcome, model = run(tmp_path / 'broken', Net(seed=9), resume='auto', **flags)

@@ -143,5 +143,5 @@ def test_views_follow_the_device(split):
     x, _ = view(batch)
     x_gpu, t_gpu = view(batch, device)
     assert isinstance(x_gpu, device.xp.ndarray) and isinstance(t_gpu, device.xp.ndarray)
-    np.testing.assert_allclose(device.xp.asnumpy(x_gpu), x, atol=1e-3)
+    np.testing.assert_allclose(x_gpu.get(), x, atol=1e-3)
     assert np.array_equal(view(batch)[0], x)

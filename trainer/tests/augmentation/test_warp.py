@@ -262,5 +262,5 @@ def test_gpu_shows_the_same_pictures(size):
         y_gpu = warp(images_gpu, draws_gpu, size, sides)
         assert isinstance(y_gpu, device.xp.ndarray) and y_gpu.dtype == np.float32
         y = warp(images, draws, size)
-        np.testing.assert_allclose(device.xp.asnumpy(y_gpu), y, rtol=0, atol=1e-2)
-        np.testing.assert_allclose(device.xp.asnumpy(normalise(y_gpu)), normalise(y), rtol=0, atol=1e-3)
+        np.testing.assert_allclose(y_gpu.get(), y, rtol=0, atol=1e-2)
+        np.testing.assert_allclose(normalise(y_gpu).get(), normalise(y), rtol=0, atol=1e-3)
