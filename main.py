@@ -12,8 +12,11 @@ import numpy as np
 
 import trainer
 from squeeze_net import BASELINES, NETWORKS
-from trainer import cli, datasets, report
+from trainer import cli, datasets
 from trainer.augmentation import Sizes
+from trainer.confusion import format_confusion
+from trainer.records import read_run
+from trainer.report import peers
 
 
 def main() -> int:
@@ -33,11 +36,11 @@ def main() -> int:
         print(f'interrupted; go on with\n    {cli.resume_command()}')
         return outcome.exit_code
     summary = outcome.summary
-    print(report.format_confusion(summary['classes'], np.array(summary['confusion'])))
+    print(format_confusion(summary['classes'], np.array(summary['confusion'])))
     for name in ('last', 'best'):
         print(f'{name} epoch {summary[name]["epoch"]}: test accuracy {summary[name]["test_accuracy"]:.2%}')
     print(f'records: {outcome.folder}   plots: {Path(config.save_path) / "img"}')
-    if not any(run.model in BASELINES for run in [report.read_run(outcome.folder), *report.peers(outcome.folder)]):
+    if not any(run.model in BASELINES for run in [read_run(outcome.folder), *peers(outcome.folder)]):
         print('a baseline to plot beside it: the same command with --model alexnet')
     return 0
 

@@ -1,7 +1,7 @@
 """`trainer` comes before the first `import chainer` of any test.
 
-With $CUPY_STANDIN, the folder of a module `standin` that runs CuPy's kernels on the CPU, the tests marked `gpu` exercise
-the GPU's code paths without a GPU.
+With $CUPY_STANDIN, the folder of a module `standin` that runs CuPy's kernels on the CPU, the tests marked `gpu`
+exercise the GPU's code paths without a GPU.
 """
 
 import os
@@ -14,4 +14,4 @@ if 'CUPY_STANDIN' in os.environ:
     standin.install()
     sys.modules['cupy'].cuda.runtime.getDeviceCount = lambda: 1
 
-import trainer  # noqa: E402, F401
+import trainer  # noqa: F401

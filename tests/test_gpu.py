@@ -3,6 +3,7 @@
 import chainer
 import numpy as np
 import pytest
+
 from squeeze_net import NETWORKS
 from trainer import Config
 from trainer.augmentation import Sizes, TestView, TrainView

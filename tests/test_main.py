@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-QUICK = '--dataset shapes --size 32 --limit 10 --epoch 2 --batch 20 --run r'.split()
+QUICK = ['--dataset', 'shapes', '--size', '32', '--limit', '10', '--epoch', '2', '--batch', '20', '--run', 'r']
 
 
 def command(folder, *flags):

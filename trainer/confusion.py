@@ -37,11 +37,13 @@ def draw_confusion(run: Run, folder: Path) -> None:
 
 
 def _confusion_figure(run: Run, classes: Sequence[str], confusion: np.ndarray) -> Figure:
+    from matplotlib import colormaps
+
     n_class = len(classes)
     percent = _row_percent(confusion)
     figure, axes = new_figure(*((10, 9) if n_class <= 10 else (13, 12)))
-    image = axes.imshow(percent, cmap='Blues', vmin=0, vmax=100, interpolation='nearest')
-    image.cmap.set_bad('0.9')
+    blues = colormaps['Blues'].with_extremes(bad='0.9')
+    image = axes.imshow(percent, cmap=blues, vmin=0, vmax=100, interpolation='nearest')
     size = LABEL if n_class <= 10 else NOTE if n_class <= MAX_CELL_TEXTS else 180 / n_class + 3
     if n_class <= MAX_CLASS_NAMES:
         names = [verbatim(name) for name in classes]

@@ -13,31 +13,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.confusion import draw_confusion, format_confusion
+from trainer.confusion import draw_confusion
 from trainer.errors import InputError, exit_on_input_error
 from trainer.files import atomic_write
 from trainer.plots import draw_curves
-from trainer.records import CONFIG, LOG, MAX_BYTES, Run, read_run, strict_json, write_log, write_summary
-
-__all__ = [
-    'Run',
-    'draw_confusion',
-    'draw_curves',
-    'format_confusion',
-    'peers',
-    'read_run',
-    'replace_between_markers',
-    'strict_json',
-    'table',
-    'write_log',
-    'write_summary',
-]
+from trainer.records import CONFIG, LOG, MAX_BYTES, Run, read_run
 
 BEGIN, END = '<!-- results -->', '<!-- /results -->'
 COLUMNS = (
-    ('run', 'network', 'dataset (training images)', 'size, px', 'epochs', 'parameters')
-    + ('test accuracy, last', 'test accuracy, best (epoch)', 'training images/s', 'time')
-)  # fmt: skip
+    'run',
+    'network',
+    'dataset (training images)',
+    'size, px',
+    'epochs',
+    'parameters',
+    'test accuracy, last',
+    'test accuracy, best (epoch)',
+    'training images/s',
+    'time',
+)
 
 
 def peers(run_folder: Path) -> list[Run]:

@@ -42,7 +42,7 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple
     try:
         with opener(path, 'rb') as file, _open_tar(_BoundedReads(file, path)) as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # it would remember all, a kilobyte each
+                archive.members = []  # type: ignore[attr-defined]  # it would remember all, a kilobyte each
                 if member.isfile() and is_wanted(member.name):
                     yield member.name, _contents(archive, member, path)
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:

@@ -5,6 +5,7 @@ import chainer
 import chainer.links as L
 import numpy as np
 import pytest
+
 from trainer import InputError
 from trainer.checkpoint import load_model, load_optimizer, prepare_folder, save_weights
 

@@ -1,5 +1,6 @@
 import pytest
 import yaml
+
 from trainer import Config, InputError, cli
 
 
@@ -8,7 +9,7 @@ class Plain:
 
 
 class Delicate:
-    recipe = {'lr': 0.01, 'weight_decay': 5e-4}  # noqa: RUF012
+    recipe = {'lr': 0.01, 'weight_decay': 5e-4}
 
 
 NETWORKS = {'plain': Plain, 'delicate': Delicate}

@@ -1,4 +1,5 @@
 import pytest
+
 from trainer import Config, InputError
 
 

@@ -10,6 +10,7 @@ import chainer.functions as F
 import chainer.links as L
 import numpy as np
 import pytest
+
 import trainer
 from trainer import Config, InputError, TrainingError, checkpoint
 from trainer.datasets import Data, Split
