@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?=# cuda12 or cuda13, whichever your driver supports
+INSTALLED = $(VENV)/.installed$(EXTRAS)
 RUN = $(VENV)/bin/python
 PIP = $(RUN) -m pip --disable-pip-version-check --quiet
 FIRST_LOOK = --dataset shapes --size 32 --limit 200 --epoch 10 --overwrite --save_path runs/first_look
@@ -11,24 +12,24 @@ FIRST_LOOK = --dataset shapes --size 32 --limit 200 --epoch 10 --overwrite --sav
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-run: $(VENV)/.installed  ## train AlexNet and SqueezeNet on drawn shapes, with plots (no download, five minutes)
+run: $(INSTALLED)  ## train AlexNet and SqueezeNet on drawn shapes, with plots (no download, five minutes)
 	$(RUN) main.py --model alexnet $(FIRST_LOOK)
 	$(RUN) main.py --model squeezenet $(FIRST_LOOK)
 	@echo 'The curves of both: runs/first_look/img/accuracy.png and loss.png'
 
-install: $(VENV)/.installed  ## set up .venv; EXTRAS=cuda12 or EXTRAS=cuda13 adds CuPy
+install: $(INSTALLED)  ## set up .venv; EXTRAS=cuda12 or EXTRAS=cuda13 adds CuPy
 
 # Chainer's sdist needs pkg_resources to build, which setuptools 82 removed; build isolation would fetch the newest.
-$(VENV)/.installed: pyproject.toml trainer/pyproject.toml constraints.txt Makefile
+$(INSTALLED): pyproject.toml trainer/pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	{ echo "$(PYTHON) is `$(PYTHON) --version`; this needs Python 3.11 to 3.13: make PYTHON=python3.12"; exit 2; }
 	@echo 'setting up $(VENV) (a minute or two)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt setuptools wheel
-	$(PIP) install --constraint constraints.txt --no-build-isolation -e './trainer[$(EXTRAS)]' -e .
+	$(PIP) install --constraint constraints.txt --no-build-isolation -e './trainer$(EXTRAS:%=[%])' -e .
 	@touch $@
 
-$(VENV)/.tools: $(VENV)/.installed
+$(VENV)/.tools: $(INSTALLED)
 	$(PIP) install --constraint constraints.txt --no-build-isolation -e './trainer[test]' -e '.[dev]'
 	@touch $@
 
@@ -47,7 +48,7 @@ test: $(VENV)/.tools  ## the tests that need no GPU
 gputest: $(VENV)/.tools  ## the tests that need an NVIDIA GPU; first: make install EXTRAS=cuda12
 	$(RUN) -m pytest -m gpu
 
-smoke: $(VENV)/.installed  ## two epochs on 500 images; fails unless the loss fell
+smoke: $(INSTALLED)  ## two epochs on 500 images; fails unless the loss fell
 	$(RUN) main.py --dataset shapes --size 32 --limit 50 --epoch 2 --run smoke --overwrite --save_path runs
 	@$(RUN) -c "import json; log = [json.loads(line)['train_loss'] for line in open('runs/results/smoke/log.jsonl')]; \
 	print('train loss', log); assert log[-1] < log[0], 'the loss did not fall'"

@@ -27,7 +27,10 @@ def main() -> int:
 
     np.random.seed(config.seed)  # Chainer's initializers draw from NumPy's global generator
     options = {} if config.dropout is None else {'dropout': config.dropout}
-    model = NETWORKS[config.model](data.n_class, config.size, **options)
+    try:
+        model = NETWORKS[config.model](data.n_class, config.size, **options)
+    except ValueError as error:  # a size that leaves no map
+        raise trainer.InputError(f'--model {config.model} --size {config.size}: {error}') from None
     print(f'{config.model}: {model.count_params():,} parameters')
 
     outcome = trainer.train(model, data, config, baselines=BASELINES)

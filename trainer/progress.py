@@ -83,7 +83,7 @@ class Progress(Extension):
             self.epoch.update(n)
 
     def finalize(self) -> None:
-        for bar in (self.epoch, self.run):
+        for bar in (self.run, self.epoch):  # the lower one first, or its line stays
             if bar is not None:
                 bar.close()
 
