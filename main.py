@@ -49,5 +49,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    with trainer.exit_on_input_error('main.py'):
+    with trainer.exit_with_message('main.py'):
         sys.exit(main())

@@ -5,7 +5,7 @@ from trainer import compat
 compat.install()
 
 from trainer.config import Config  # noqa: E402  (Chainer can be imported from here on)
-from trainer.errors import InputError, TrainingError, exit_on_input_error  # noqa: E402
+from trainer.errors import InputError, TrainingError, exit_with_message  # noqa: E402
 from trainer.loop import Outcome, train  # noqa: E402
 
-__all__ = ['Config', 'InputError', 'Outcome', 'TrainingError', 'exit_on_input_error', 'train']
+__all__ = ['Config', 'InputError', 'Outcome', 'TrainingError', 'exit_with_message', 'train']

@@ -17,7 +17,7 @@ from chainer.serializers import DictionarySerializer, NpzDeserializer
 from chainer.training import Extension
 
 from trainer.config import Config
-from trainer.errors import InputError, TrainingError
+from trainer.errors import InputError
 from trainer.files import atomic_write, link_or_copy
 
 MODEL = 'updater/model:main/'
@@ -87,13 +87,8 @@ def save_weights(path: Path, model: Any) -> None:
 
 
 def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    try:
-        with atomic_write(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise TrainingError(
-            f'{path} cannot be written ({error.strerror}); the checkpoint before it is still whole'
-        ) from error
+    with atomic_write(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def resume(path: Path, trainer: Any, config: Config) -> None:

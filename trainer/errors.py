@@ -16,10 +16,16 @@ class TrainingError(RuntimeError):
 
 
 @contextmanager
-def exit_on_input_error(command: str) -> Iterator[None]:
-    """Turn an error of the block into `COMMAND: error: SENTENCE` on stderr and exit code 2; 1 for TrainingError."""
+def exit_with_message(command: str) -> Iterator[None]:
+    """Turn an error of the block into `COMMAND: error: SENTENCE` on stderr and exit code 2; 1 for TrainingError.
+
+    Ctrl-C exits with 130 and no more than a word.
+    """
     try:
         yield
     except (InputError, TrainingError) as error:
         print(f'{command}: error: {error}', file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print(f'{command}: interrupted', file=sys.stderr)
+        sys.exit(130)

@@ -54,19 +54,20 @@ def train(model: chainer.Chain, data: Data, config: Config, baselines: Collectio
         recorder = trainer.get_extension('Recorder')
         try:
             trainer.run(show_loop_exception_msg=False)
+            recorder.write(finished=not stop.requested)
+            trainer.get_extension('Plots').draw()
         except TrainingError as error:
             raise TrainingError(f'{error}{_hint_at_checkpoint(config.run_folder)}') from error
-        except Exception as error:
-            if isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError':  # CuPy's own
-                raise TrainingError(
-                    f'out of memory at --batch {config.batch} --size {config.size}: compute the batch in parts '
-                    f'with -trb {2 * config.train_batch_divide} (and -teb {2 * config.test_batch_divide})'
-                    f'{_hint_at_checkpoint(config.run_folder)}'
-                ) from error
-            raise
-        recorder.write(finished=not stop.requested)
-        if recorder.entries:
-            trainer.get_extension('Plots').draw()
+        except MemoryError as error:  # CuPy's is one, too
+            raise TrainingError(
+                f'out of memory at --batch {config.batch} --size {config.size}: compute the batch in parts '
+                f'with -trb {2 * config.train_batch_divide} (and -teb {2 * config.test_batch_divide})'
+                f'{_hint_at_checkpoint(config.run_folder)}'
+            ) from error
+        except OSError as error:
+            raise TrainingError(
+                f'{error.filename} cannot be written ({error.strerror}){_hint_at_checkpoint(config.run_folder)}'
+            ) from error
         summary = json.loads((config.run_folder / 'summary.json').read_text()) if recorder.entries else {}
     return Outcome(config.run_folder, summary, stop.exit_code)
 
@@ -85,26 +86,25 @@ def build(
     if config.load_optimizer is not None:
         checkpoint.load_optimizer(Path(config.load_optimizer), optimizer)
 
+    n_train, n_test = len(data.train.labels), len(data.test.labels)
     sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))
-    iterator = EpochIterator(len(data.train.labels), config.batch, config.seed, epoch=config.start_epoch - 1)
-    view = TrainView(data.train, sizes, config.seed)
-    updater = Updater(iterator, optimizer, view, target, config.seed, divide=config.train_batch_divide)
+    iterator = EpochIterator(n_train, config.batch, config.seed, epoch=config.start_epoch - 1)
+    train_view, test_view = TrainView(data.train, sizes, config.seed), TestView(data.test, sizes)
+    updater = Updater(iterator, optimizer, train_view, target, config.seed, divide=config.train_batch_divide)
     schedule = config.make_schedule()
+    progress = Progress(n_train, config.epoch, shown_epoch=config.start_epoch - 1)
 
     def run_test(model: chainer.Chain) -> Evaluation:
         def advance(n: int) -> None:
             progress.advance_test(n)
             stop.check()
 
-        progress.begin_test(len(data.test.labels))
+        progress.begin_test(n_test)
         batch = -(-config.batch // config.test_batch_divide)
-        return evaluate(model, test_view, len(data.test.labels), data.n_class, batch, target, advance)
+        return evaluate(model, test_view, n_test, data.n_class, batch, target, advance)
 
-    test_view = TestView(data.test, sizes)
-    recorder = Recorder(
-        config.run_folder, run_test, schedule, _facts(model, data, config, target), _earlier_entries(config)
-    )
-    progress = Progress(recorder, len(data.train.labels), config.epoch)
+    facts, earlier = _facts(model, data, config, target), _earlier_entries(config)
+    recorder = Recorder(config.run_folder, run_test, schedule, facts, earlier)
     trainer = chainer.training.Trainer(
         updater,
         lambda trainer: stop.requested or trainer.updater.epoch >= config.epoch,
@@ -118,6 +118,9 @@ def build(
     if resume_from is not None:
         checkpoint.resume(resume_from, trainer, config)
         print(f'resumed {resume_from} at epoch {updater.epoch_detail:.2f}')
+    else:
+        for path in _earlier_run(config.run_folder):  # not sooner: what was loaded above may come from it
+            path.unlink()
     config.write(config.run_folder / 'config.yaml')
     return trainer
 
@@ -146,6 +149,8 @@ class Plots(Extension):
             self.draw()
 
     def draw(self) -> None:
+        if not self.recorder.entries:
+            return
         self._drawn_epochs, self._drawn_at = len(self.recorder.entries), time.monotonic()
         folder = Path(self.config.save_path) / 'img'
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,19 +171,19 @@ def _prepare_run(config: Config, model: chainer.Chain) -> Path | None:
         resume_from = Path(config.resume)
         if not resume_from.is_file():
             raise InputError(f'--resume {resume_from} is not a file; expected a checkpoint_*.npz, or auto')
-    # The last and the best checkpoint (weights and momentum), one being written; the same of weights alone.
-    n_bytes = 3 * 3 * 4 * model.count_params()
-    checkpoint.prepare_folder(config.run_folder, n_bytes)
-    if resume_from is None:
-        old = [path for pattern in ('*.npz', 'log.jsonl', 'summary.json') for path in config.run_folder.glob(pattern)]
-        if old and not config.overwrite:
-            raise InputError(
-                f'{config.run_folder} holds an earlier run: go on with it by --resume, replace it by --overwrite, '
-                'or keep both by --run NAME'
-            )
-        for path in old:
-            path.unlink()
+    # The last, the best, and the one being written: checkpoints (weights and up to two moments) and weights alone.
+    n_numbers = 3 * (3 + 1) * model.count_params()
+    checkpoint.prepare_folder(config.run_folder, n_numbers * config.dtype.itemsize)
+    if resume_from is None and _earlier_run(config.run_folder) and not config.overwrite:
+        raise InputError(
+            f'{config.run_folder} holds an earlier run: go on with it by --resume, replace it by --overwrite, '
+            'or keep both by --run NAME'
+        )
     return resume_from
+
+
+def _earlier_run(folder: Path) -> list[Path]:
+    return [path for pattern in ('*.npz', records.LOG, records.SUMMARY) for path in folder.glob(pattern)]
 
 
 def _earlier_entries(config: Config) -> list[dict[str, Any]]:

@@ -15,19 +15,18 @@ class Progress(Extension):
     Bars go to stderr and only to a terminal; lines go to stdout.
 
     Args:
-        recorder: its entries are the lines.
         n: training images an epoch.
         n_epoch: last epoch of the run.
+        shown_epoch: last epoch that needs no line.
     """
 
     priority = -50  # after the record, before the checkpoint
     trigger = 1, 'iteration'
 
-    def __init__(self, recorder: Any, n: int, n_epoch: int) -> None:
-        self.recorder, self.n, self.n_epoch = recorder, n, n_epoch
+    def __init__(self, n: int, n_epoch: int, shown_epoch: int) -> None:
+        self.n, self.n_epoch, self.shown_epoch = n, n_epoch, shown_epoch
         self.run: Any = None
         self.epoch: Any = None
-        self.shown = len(recorder.entries)
 
     def initialize(self, trainer: Any) -> None:
         options: dict[str, Any] = {
@@ -47,7 +46,7 @@ class Progress(Extension):
         )
         self.epoch = tqdm(total=self.n, position=0, **options)
         self._begin_epoch(trainer)
-        self._show_entries()  # a resumed run may just have closed the epoch that was pending
+        self._show_entries(trainer)  # a resumed run may just have closed the epoch that was pending
 
     def _begin_epoch(self, trainer: Any) -> None:
         position = trainer.updater.epoch_detail
@@ -61,16 +60,17 @@ class Progress(Extension):
         self.epoch.update(n)
         if trainer.updater.is_new_epoch:
             self._begin_epoch(trainer)
-        self._show_entries()
+        self._show_entries(trainer)
 
-    def _show_entries(self) -> None:
-        for entry in self.recorder.entries[self.shown :]:
-            tqdm.write(format_entry(entry, self.n_epoch))
-            sys.stdout.flush()
-        self.shown = len(self.recorder.entries)
+    def _show_entries(self, trainer: Any) -> None:
+        for entry in trainer.get_extension('Recorder').entries:
+            if entry['epoch'] > self.shown_epoch:
+                tqdm.write(format_entry(entry, self.n_epoch))
+                sys.stdout.flush()
+                self.shown_epoch = entry['epoch']
 
     def serialize(self, serializer: Any) -> None:
-        self.shown = serializer('shown', self.shown)
+        self.shown_epoch = serializer('shown_epoch', self.shown_epoch)
 
     def begin_test(self, n: int) -> None:
         """The epoch's bar turns to the evaluation of n images."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from chainer.training import Extension, extension
 
-from trainer.evaluate import Evaluation
 from trainer.interrupt import Stopped
 from trainer.records import strict_json, write_log, write_summary
 from trainer.schedule import Schedule
@@ -38,7 +37,7 @@ class Recorder(Extension):
     ) -> None:
         self.folder, self.evaluate, self.schedule, self.facts = folder, evaluate, schedule, facts
         self.entries: list[dict[str, Any]] = list(entries)
-        self.evaluation: Evaluation | None = None  # of the last epoch
+        self.confusion: list[list[int]] = []  # of the last epoch
         self.pending = False
         self.sums = dict.fromkeys(SUMS, 0.0)
         self.elapsed_s = 0.0  # of the epoch under way, before a resume
@@ -66,10 +65,11 @@ class Recorder(Extension):
     def _close_epoch(self, trainer: Any) -> None:
         self.pending = True
         try:
-            self.evaluation = self.evaluate(trainer.updater.get_optimizer('main').target)
+            evaluation = self.evaluate(trainer.updater.get_optimizer('main').target)
         except Stopped:
             return
         self.pending = False
+        self.confusion = evaluation.confusion.tolist()
         epoch = trainer.updater.epoch
         self.entries.append(
             {
@@ -77,9 +77,9 @@ class Recorder(Extension):
                 'lr': self.schedule(epoch - 1),
                 'train_loss': self.sums['loss'] / self.sums['images'],
                 'train_accuracy': self.sums['accuracy'] / self.sums['images'],
-                'test_loss': self.evaluation.loss,
-                'test_accuracy': self.evaluation.accuracy,
-                'per_class_accuracy': self.evaluation.per_class_accuracy,
+                'test_loss': evaluation.loss,
+                'test_accuracy': evaluation.accuracy,
+                'per_class_accuracy': evaluation.per_class_accuracy,
                 'seconds': round(self._epoch_seconds(), 3),
                 'images_per_s': round(self.sums['images'] / self.sums['seconds'], 1),
             }
@@ -93,7 +93,7 @@ class Recorder(Extension):
 
     def write(self, finished: bool) -> None:
         """Write `log.jsonl` and `summary.json`; nothing before the first epoch has ended."""
-        if self.evaluation is None:
+        if not self.entries:
             return
         write_log(self.folder, self.entries)
         write_summary(
@@ -102,13 +102,13 @@ class Recorder(Extension):
             | {
                 'last': self.entries[-1],
                 'best': self.best,
-                'confusion': self.evaluation.confusion,
+                'confusion': self.confusion,
                 'seconds': round(sum(entry['seconds'] for entry in self.entries), 1),
                 'finished': finished,
             },
         )
 
     def serialize(self, serializer: Any) -> None:
-        state = strict_json([self.entries, self.sums, self.pending, self._epoch_seconds()])
-        entries, sums, pending, elapsed_s = json.loads(serializer('state', state))
-        self.entries, self.sums, self.pending, self.elapsed_s = entries, sums, pending, elapsed_s
+        state = [self.entries, self.confusion, self.sums, self.pending, self._epoch_seconds()]
+        state = json.loads(serializer('state', strict_json(state)))
+        self.entries, self.confusion, self.sums, self.pending, self.elapsed_s = state

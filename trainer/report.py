@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.confusion import draw_confusion
-from trainer.errors import InputError, exit_on_input_error
+from trainer.errors import InputError, exit_with_message
 from trainer.files import atomic_write
 from trainer.plots import draw_curves
 from trainer.records import CONFIG, LOG, MAX_BYTES, Run, read_run
@@ -241,5 +241,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    with exit_on_input_error('trainer.report'):
+    with exit_with_message('trainer.report'):
         main()

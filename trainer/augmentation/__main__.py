@@ -16,7 +16,7 @@ from trainer.augmentation.sheet import STDS_SHOWN, Cell, draw_sheet, to_picture
 from trainer.augmentation.sizes import Sizes
 from trainer.augmentation.specimens import Specimens, read_dataset, read_image
 from trainer.augmentation.views import TestView, TrainView
-from trainer.errors import InputError, exit_on_input_error
+from trainer.errors import InputError, exit_with_message
 from trainer.files import atomic_write
 
 if TYPE_CHECKING:
@@ -118,5 +118,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    with exit_on_input_error('trainer.augmentation'):
+    with exit_with_message('trainer.augmentation'):
         main()
