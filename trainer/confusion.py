@@ -38,43 +38,38 @@ def draw_confusion(run: Run, folder: Path) -> None:
 
 def _confusion_figure(run: Run, classes: Sequence[str], confusion: np.ndarray) -> Figure:
     from matplotlib import colormaps
+    from matplotlib.colors import PowerNorm
 
     n_class = len(classes)
     percent = _row_percent(confusion)
-    figure, axes = new_figure(*((10, 9) if n_class <= 10 else (13, 12)))
+    figure, axes = new_figure(*((9.4, 9.2) if n_class <= 10 else (13, 12)))
     blues = colormaps['Blues'].with_extremes(bad='0.9')
-    image = axes.imshow(percent, cmap=blues, vmin=0, vmax=100, interpolation='nearest')
+    norm = PowerNorm(0.5, 0, 100)  # by the square root, so that confusions of a few per cent can be seen
+    image = axes.imshow(percent, cmap=blues, norm=norm, interpolation='nearest')
     size = LABEL if n_class <= 10 else NOTE if n_class <= MAX_CELL_TEXTS else 180 / n_class + 3
     if n_class <= MAX_CLASS_NAMES:
         names = [verbatim(name) for name in classes]
-        axes.set_xticks(range(n_class), names, fontsize=size, rotation=90 if n_class > 10 else 45)
+        angle = 90 if n_class > 10 else 45
+        axes.set_xticks(range(n_class), names, fontsize=size, rotation=angle, ha='right', va='center_baseline')
+        for label in axes.get_xticklabels():
+            label.set_rotation_mode('anchor')
         axes.set_yticks(range(n_class), names, fontsize=size)
     if n_class <= MAX_CELL_TEXTS:
         for i, j in np.argwhere(percent > 0):
-            colour = 'white' if percent[i, j] > 55 else 'black'
-            digits = 1 if i == j else 0
-            weight = 'bold' if i == j else 'normal'
-            axes.text(
-                j,
-                i,
-                f'{percent[i, j]:.{digits}f}',
-                ha='center',
-                va='center',
-                color=colour,
-                fontsize=size,
-                weight=weight,
-            )
+            colour = 'white' if norm(percent[i, j]) > 0.55 else 'black'
+            text, weight = (f'{percent[i, j]:.1f}', 'bold') if i == j else (f'{percent[i, j]:.0f}', 'normal')
+            axes.text(j, i, text, ha='center', va='center', color=colour, size=size, weight=weight)
     else:
         figure.colorbar(image, ax=axes, shrink=0.8).ax.tick_params(labelsize=NOTE)
     axes.set_xlabel('predicted class', fontsize=LABEL)
     axes.set_ylabel('true class (% of its images)', fontsize=LABEL)
     n_right, n_images = int(np.trace(confusion)), int(confusion.sum())
     epoch = f' after epoch {run.last["epoch"]}' if run.last else ''
+    share = f' ({100 * n_right / n_images:.1f} %)' if n_images else ''
     set_title(
         figure,
-        f'{run.model}{epoch}: {n_right:,} of {n_images:,} test images right'
-        f' ({100 * n_right / max(n_images, 1):.1f} %), {run.dataset_label}',
-        60,
+        f'{run.model}{epoch} on {run.dataset_label}',
+        f'{n_right:,} of {n_images:,} test images right{share}',
     )
     return figure
 
@@ -110,7 +105,7 @@ def format_confusion(classes: Sequence[str], confusion: Any) -> str:
 
 
 def _matrix_lines(names: Sequence[str], percent: np.ndarray) -> list[str]:
-    width = min(max(map(len, names)), 12 if len(names) <= 10 else 6)
+    width = min(max(map(len, names)), 12, 87 - 4 * len(names))
     lines = ['% of the true class (row) predicted as (column)']
     lines.append(' ' * (width + 4) + ''.join(f'{j:4}' for j in range(len(names))) + '   right')
     bar_length = min(20, 100 - len(lines[1]) - 2)

@@ -49,23 +49,23 @@ def draw_curves(runs: Sequence[Run], folder: Path, dashed: Collection[str] = ())
 def _curve_figure(runs: Sequence[Run], quantity: str, dashed: Collection[str]) -> Figure:
     from matplotlib.lines import Line2D
 
-    labels = _labels(runs)
-    n_columns = 2 if max(map(len, labels)) <= 22 else 1
+    texts = [f'{label} test{_figures(run, quantity)}' for run, label in zip(runs, _labels(runs), strict=True)]
+    n_columns = 2 if max(map(len, texts)) <= 42 else 1
     n_rows = -(-(len(runs) + 1) // n_columns)
-    figure, axes = new_figure(10, 5.5 + 0.3 * n_rows)
+    figure, axes = new_figure(10, 5.9 + 0.3 * n_rows)
     colours = _colours(len(runs))
     handles = []
-    for run, colour, label in zip(runs, colours, labels, strict=True):
+    for run, colour, text in zip(runs, colours, texts, strict=True):
         style: Literal['--', '-'] = '--' if run.model in dashed else '-'
         _draw_line(axes, run.log, f'train_{quantity}', color=colour, linestyle=style, linewidth=1.3, alpha=0.5)
-        _draw_line(axes, run.log, f'test_{quantity}', color=colour, linestyle=style, linewidth=2.6, zorder=3)
-        text = f'{label} test{_figures(run, quantity)}'
-        handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=2.6, label=text))
+        _draw_line(axes, run.log, f'test_{quantity}', color=colour, linestyle=style, linewidth=2.3, zorder=3)
+        text = textwrap.fill(text, 80)
+        handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=2.3, label=text))
     handles.append(Line2D([], [], color='gray', linewidth=1.3, label='thin lines: training'))
 
     first, last = min(run.log[0]['epoch'] for run in runs), max(run.log[-1]['epoch'] for run in runs)
     margin = max(0.02 * (last - first), 0.1 if last > first else 0.5)
-    axes.set_xlim(first - margin, last + margin)
+    axes.set_xlim(max(first - margin, 0.5), last + margin)  # there is no epoch 0
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # type: ignore[call-arg]
     axes.set_xlabel('epoch', fontsize=LABEL)
     (_scale_loss if quantity == 'loss' else _scale_accuracy)(axes, runs)
@@ -73,8 +73,8 @@ def _curve_figure(runs: Sequence[Run], quantity: str, dashed: Collection[str]) -
 
     data = runs[0].dataset
     counts = [f'{data[key]:,} {what}' for key, what in (('n_train', 'training'), ('n_test', 'test')) if data.get(key)]
-    images = f' ({" and ".join(counts)} images)' if counts else ''
-    set_title(figure, f'{quantity.capitalize()} on {runs[0].dataset_label}{images}', 70)
+    title = f'{quantity.capitalize()} on {runs[0].dataset_label}'
+    set_title(figure, title, f'{" and ".join(counts)} images' if counts else '')
     figure.legend(handles=handles, loc='outside lower center', ncols=n_columns, fontsize=LABEL - 1, frameon=False)
     return figure
 
@@ -97,7 +97,7 @@ def _draw_line(axes: Axes, log: Sequence[Mapping[str, Any]], key: str, **style: 
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """The models' names; with the run's where a model comes twice, with the data where not the first run's."""
+    """The models' names; with the run's where a model comes twice, with the data where they differ."""
     n_runs = Counter(run.model for run in runs)
     labels = []
     for run in runs:
@@ -117,24 +117,31 @@ def _figures(run: Run, quantity: str) -> str:
 
 
 def _scale_loss(axes: Axes, runs: Sequence[Run]) -> None:
-    """From 0 to the highest value, unless that flattens the rest; then the axis' label says where it is cut."""
+    """From 0 to the highest value, unless that flattens the rest; then the label says where it is cut."""
     keys = 'train_loss', 'test_loss'
     lines = [[entry[key] for entry in run.log if entry.get(key) is not None] for run in runs for key in keys]
     highest = max((max(line) for line in lines if line), default=1.0)
     lowest = min((min(line) for line in lines if line), default=0.0)
-    usual = np.percentile([value for line in lines for value in line[1:]] or [highest], 98)  # first epochs may be wild
-    top, label = highest, 'cross-entropy loss'
+    usual = max(map(_usual_peak, lines))
+    top, label = highest, 'loss'
     if highest > 2.5 * usual > 0:
         top = float(f'{1.5 * usual:.2g}')
         label = f'{label} (cut at {top:g}, highest {highest:.3g})'
-    axes.set_ylim(min(0, 1.05 * lowest), 1.05 * top if top == highest else top)
+    axes.set_ylim(min(0, 1.05 * lowest), top if top < highest else 1.05 * top or 1)
     axes.set_ylabel(label, fontsize=LABEL)
+
+
+def _usual_peak(line: Sequence[float]) -> float:
+    """The highest value past the first epoch, which may be wild, and past single spikes; 0 if there is none."""
+    rest = sorted(line[1:], reverse=True)
+    n_spikes = min(1 + len(rest) // 100, len(rest) // 5)
+    return rest[n_spikes] if rest else 0.0
 
 
 def _scale_accuracy(axes: Axes, runs: Sequence[Run]) -> None:
     keys = 'train_accuracy', 'test_accuracy'
     values = [entry[key] for run in runs for entry in run.log for key in keys if entry.get(key) is not None] or [0, 1]
-    low, high = 10 * np.floor(10 * min(values)), 10 * np.ceil(10 * max(values))
+    low, high = min(90, 10 * np.floor(10 * min(values))), 10 * np.ceil(10 * max(values))
     axes.set_ylim(low - 0.5, max(high, low + 10) + 0.5)  # half a point more, so that lines at the limits are whole
     axes.set_ylabel('accuracy, %', fontsize=LABEL)
 
@@ -169,7 +176,7 @@ def _mark_lr_drops(axes: Axes, run: Run, colour: str, span: float) -> None:
             color=colour,
             fontsize=NOTE,
         )
-        labelled_until = epoch + 0.1 * span
+        labelled_until = epoch + 0.085 * span
 
 
 def _colours(n_runs: int) -> list[str]:
@@ -193,8 +200,9 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def set_title(figure: Figure, text: str, width: int) -> None:
-    figure.suptitle(textwrap.fill(verbatim(text), width), fontsize=TITLE)
+def set_title(figure: Figure, *lines: str) -> None:
+    text = '\n'.join(textwrap.fill(verbatim(line), 70) for line in lines if line)
+    figure.suptitle(text, fontsize=TITLE)
 
 
 def verbatim(text: str) -> str:

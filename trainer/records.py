@@ -1,7 +1,7 @@
 """The records of a run: written by the training loop, read back with every value checked.
 
-A run is a folder: `config.yaml` (the flags), `log.jsonl` (one JSON object an epoch), `summary.json` (the state
-after the last epoch).
+A run is a folder: `config.yaml` (the flags), `log.jsonl` (one JSON object an epoch), `summary.json` (the
+state after the last epoch).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from trainer.files import atomic_write
 
 CONFIG, LOG, SUMMARY = 'config.yaml', 'log.jsonl', 'summary.json'
 MAX_BYTES = 64 << 20
-MAX_CONFIG_BYTES = 1 << 20  # PyYAML reads some 0.1 MB a second
+MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 64 << 10, 8  # PyYAML is slow, and takes the time of bytes * depth
 
 
 def strict_json(obj: Any) -> str:
-    """One line of JSON that every reader takes: NaN and infinities as null, NumPy scalars and arrays as plain values.
+    """One line of JSON that every reader takes: NaN and infinities as null, NumPy's values as plain ones.
 
     Raises:
         TypeError: `obj` holds something JSON has no form for.
@@ -86,12 +86,12 @@ class Run:
 
     @property
     def dataset(self) -> dict[str, Any]:
-        """The summary's `dataset`: name, source, is_jpeg, n_train, n_test; {} before the first epoch ended."""
+        """The summary's `dataset`: name, source, is_jpeg, n_train, n_test; {} if not yet known."""
         return (self.summary or {}).get('dataset') or {}
 
     @property
     def dataset_label(self) -> str:
-        """What the images are; says JPEG where they are, as accuracies on re-encoded images are not comparable."""
+        """What the images are; says JPEG where they are, as accuracies on those are not comparable."""
         label = str(
             self.dataset.get('source') or self.dataset.get('name') or self.config.get('dataset') or 'unknown data'
         )
@@ -189,13 +189,16 @@ def read_run(path: Path) -> Run:
     if not path.is_dir():
         raise InputError(f'{path} is not a folder, expected the folder of a run, with {CONFIG} and {LOG}')
     config, log, summary = path / CONFIG, path / LOG, path / SUMMARY
-    return Run(
-        path=path,
-        name=path.resolve().name,
-        config=_read_config(config),
-        log=read_log(log) if log.exists() else [],
-        summary=_read_summary(summary) if summary.exists() else None,
-    )
+    try:
+        return Run(
+            path=path,
+            name=path.resolve().name,
+            config=_read_config(config),
+            log=read_log(log) if log.exists() else [],
+            summary=_read_summary(summary) if summary.exists() else None,
+        )
+    except OSError as error:
+        raise InputError(f'{error.filename or path} cannot be read: {error.strerror}') from error
 
 
 def _read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
@@ -207,7 +210,7 @@ def _read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     except OSError as error:
         raise InputError(f'{path} cannot be read: {error.strerror}') from error
     if len(data) > max_bytes:
-        raise InputError(f'{path} is larger than {max_bytes >> 20} MiB, the most that is read')
+        raise InputError(f'{path} is larger than {max_bytes:,} bytes, the most that is read')
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -218,15 +221,11 @@ def _read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
 def _read_config(path: Path) -> dict[str, Any]:
     text = _read_text(path, MAX_CONFIG_BYTES)
     try:
-        # Aliases are refused: a few of them, nested, ask for any amount of memory.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise InputError(f'{path} holds a YAML alias (*name), expected plain values')
+        _check_yaml(path, text)
         config = yaml.safe_load(text) or {}
     except yaml.MarkedYAMLError as error:
         line = f', line {error.problem_mark.line + 1}' if error.problem_mark else ''
         raise InputError(f'{path}{line}: {error.problem}') from error
-    except RecursionError as error:
-        raise InputError(f'{path} is nested too deeply, expected lines such as "model: NAME"') from error
     except InputError:
         raise
     except (yaml.YAMLError, ValueError) as error:  # a control character; a date such as 2000-99-99
@@ -234,6 +233,16 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f'{path}: {reprlib.repr(config)} is not a mapping, expected lines such as "model: NAME"')
     return {str(key): value for key, value in config.items()}
+
+
+def _check_yaml(path: Path, text: str) -> None:
+    """Refuse what would take PyYAML any amount of memory (nested aliases) or of time (deep nesting)."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_CONFIG_DEPTH or isinstance(event, yaml.AliasEvent):
+            fault = 'an alias (*name)' if isinstance(event, yaml.AliasEvent) else 'too deep nesting'
+            raise InputError(f'{path} holds {fault}, expected lines such as "model: NAME"')
 
 
 def _parse_json(text: str, where: Callable[[int], str]) -> Any:
@@ -253,6 +262,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
+    """The entries of a `log.jsonl`, by rising `epoch`; raises InputError with file, line and fault."""
     log: list[dict[str, Any]] = []
     for number, line in enumerate(_read_text(path).split('\n'), 1):
         if not line.strip():
@@ -277,3 +287,36 @@ def _read_summary(path: Path) -> dict[str, Any]:
     if n_rows not in (0, n_class):
         raise InputError(f'{path}: confusion has {n_rows} rows, expected one for each of {n_class} classes')
     return summary
+
+
+def peers(run_folder: Path) -> list[Run]:
+    """The runs to compare a run with: of each other model, the newest beside it with the same data.
+
+    Args:
+        run_folder: has a summary.json, which says what the data are; without one there is nothing to compare.
+    Returns:
+        By model; folders that cannot be read are left out.
+    """
+    run_folder = Path(run_folder).resolve()
+    own = read_run(run_folder)
+    newest: dict[str, Run] = {}
+    logs = [path for path in run_folder.parent.glob(f'*/{LOG}') if path.parent != run_folder]
+    for log in sorted(logs, key=_modified_at, reverse=True):
+        try:
+            run = read_run(log.parent)
+        except InputError:
+            continue
+        if own.dataset and run.log and run.model != own.model and _data(run) == _data(own):
+            newest.setdefault(run.model, run)
+    return [newest[model] for model in sorted(newest)]
+
+
+def _modified_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # replaced or removed meanwhile
+        return 0.0
+
+
+def _data(run: Run) -> tuple[Any, ...]:
+    return tuple(run.dataset.get(key) for key in ('name', 'source', 'n_train', 'n_test'))

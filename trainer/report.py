@@ -1,7 +1,4 @@
-"""Runs side by side: their table, their pictures, and the command that redraws both.
-
-python -m trainer.report results/first results/second -o img
-"""
+"""Runs side by side: their table, their pictures, and the command that redraws both, `python -m trainer.report`."""
 
 from __future__ import annotations
 
@@ -17,7 +14,9 @@ from trainer.confusion import draw_confusion
 from trainer.errors import InputError, exit_with_message
 from trainer.files import atomic_write
 from trainer.plots import draw_curves
-from trainer.records import CONFIG, LOG, MAX_BYTES, Run, read_run
+from trainer.records import CONFIG, LOG, MAX_BYTES, Run, peers, read_run
+
+__all__ = ['main', 'peers', 'replace_between_markers', 'table']
 
 BEGIN, END = '<!-- results -->', '<!-- /results -->'
 COLUMNS = (
@@ -34,47 +33,19 @@ COLUMNS = (
 )
 
 
-def peers(run_folder: Path) -> list[Run]:
-    """The runs to compare a run with: of each other model, the newest one beside it that learned from the same data.
-
-    Args:
-        run_folder: has a summary.json, which says what the data are; without one there is nothing to compare.
-    Returns:
-        By model; folders that cannot be read are left out.
-    """
-    run_folder = Path(run_folder).resolve()
-    own = read_run(run_folder)
-    newest: dict[str, Run] = {}
-    logs = [path for path in run_folder.parent.glob(f'*/{LOG}') if path.parent != run_folder]
-    for log in sorted(logs, key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            run = read_run(log.parent)
-        except InputError:
-            continue
-        if own.dataset and run.log and run.model != own.model and _data(run) == _data(own):
-            newest.setdefault(run.model, run)
-    return [newest[model] for model in sorted(newest)]
-
-
-def _data(run: Run) -> tuple[Any, ...]:
-    return tuple(run.dataset.get(key) for key in ('name', 'source', 'n_train', 'n_test'))
-
-
 def table(runs: Sequence[Run]) -> str:
     """The runs as a Markdown table, a row each, with footnotes; what is not known is a dash."""
     notes: list[str] = []
     rows = [COLUMNS, tuple('---' if i < 3 else '---:' for i in range(len(COLUMNS)))]
     rows += [_row(run, notes) for run in runs]
     lines = [f'| {" | ".join(row)} |' for row in rows]
-    remarks = [
-        'Last is the accuracy after the last epoch; best is picked on the test images themselves and so flatters.'
-    ]
+    remarks = ['Last: after the last epoch.  Best: the epoch is picked on the test images themselves, which flatters.']
     remarks += [f'<sup>{number}</sup> {note}.' for number, note in enumerate(notes, 1)]
     return '\n'.join([*lines, '', '<br>\n'.join(remarks)]) + '\n'
 
 
 def _row(run: Run, notes: list[str]) -> tuple[str, ...]:
-    """The cells of a run; appends to `notes` what its footnotes say, and refers to those that stand there already."""
+    """The cells of a run; appends to `notes` what its footnotes say, where that is not there yet."""
     summary = run.summary or {}
 
     def mark(note: str) -> str:

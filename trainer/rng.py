@@ -17,4 +17,4 @@ def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
         seed: 0 .. 2**64 - 1.
         epoch: completed epochs before this one, 0 .. 2**32 - 1.
     """
-    return np.random.Generator(np.random.Philox(key=[seed, purpose << 32 | epoch]))
+    return np.random.Generator(np.random.Philox(key=np.array([seed, purpose << 32 | epoch], np.uint64)))

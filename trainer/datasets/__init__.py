@@ -11,7 +11,7 @@ from trainer.datasets.folder import read_folder
 from trainer.datasets.shapes import make_shapes
 from trainer.errors import InputError
 
-__all__ = ['DATASETS', 'Data', 'Split', 'load', 'make_shapes', 'read_cifar', 'read_folder']
+__all__ = ['CIFAR10', 'CIFAR100', 'DATASETS', 'Data', 'Split', 'load', 'make_shapes', 'read_cifar', 'read_folder']
 
 
 def load(

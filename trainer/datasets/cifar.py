@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from chainer.dataset import get_dataset_directory
@@ -92,7 +92,7 @@ def read_cifar(edition: Edition, directory: Path | None = None) -> Data:
     """
     place = _find(edition, directory) if directory else _find_or_download(edition)
     wanted = {*edition.batches, edition.meta}
-    files = {} if place is None else _read_files(edition, place, wanted)
+    files = _read_files(edition, place, wanted)
     if missing := sorted(wanted - files.keys()):
         raise InputError(f'{place} lacks {", ".join(missing)} of {edition.name}')
 
@@ -180,19 +180,22 @@ def _read_batch(edition: Edition, raw: bytes, name: str) -> tuple[Split, bool]:
     except (TypeError, OverflowError):
         raise InputError(f'{name}: {edition.label_key} is no list of whole numbers') from None
     if not len(data) == len(labels) >= 1:
-        raise InputError(f'{name} holds {len(data)} images and {len(labels)} {edition.label_key}, expected as many')
+        raise InputError(
+            f'{name} holds {len(data)} images and {len(labels)} {edition.label_key}, expected as many, at least 1'
+        )
     if labels.min() < 0 or labels.max() >= edition.n_class:
         raise InputError(
             f'{name}: {edition.label_key} are {labels.min()}..{labels.max()}, expected 0..{edition.n_class - 1}'
         )
     split = Split(data.reshape(-1, 3, 32, 32), labels.astype(np.int32))
     filenames = batch.get('filenames')
-    return split, isinstance(filenames, list) and any(_text(f).endswith(('.jpg', '.jpeg')) for f in filenames)
+    is_jpeg = _is_text_list(filenames) and any(_text(f).endswith(('.jpg', '.jpeg')) for f in filenames)
+    return split, is_jpeg
 
 
 def _read_classes(edition: Edition, raw: bytes, name: str) -> tuple[str, ...]:
     classes = _read_dict(raw, name).get(edition.class_key)
-    if not isinstance(classes, list) or len(classes) != edition.n_class:
+    if not _is_text_list(classes) or len(classes) != edition.n_class:
         raise InputError(f'{name}: {edition.class_key} is no list of {edition.n_class} names')
     return tuple(map(_text, classes))
 
@@ -207,6 +210,10 @@ def _read_dict(raw: bytes, name: str) -> dict[str, Any]:
 def _join(splits: Iterable[Split]) -> Split:
     images, labels = zip(*splits, strict=True)
     return Split(np.concatenate(images), np.concatenate(labels))
+
+
+def _is_text_list(value: Any) -> TypeGuard[list[str | bytes]]:
+    return isinstance(value, list) and all(isinstance(item, str | bytes) for item in value)
 
 
 def _text(value: Any) -> str:

@@ -16,6 +16,7 @@ from trainer.errors import InputError
 
 SPLITS = {'train': 'train', 'test': 'test', 'val': 'test'}
 JPEG = ('.jpg', '.jpeg')
+FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'PPM', 'TIFF')  # for PostScript Pillow would start another program
 SUFFIXES = (*JPEG, '.png', '.bmp', '.gif', '.webp', '.ppm', '.tif', '.tiff')
 MAX_PIXELS = 100_000_000
 
@@ -47,7 +48,7 @@ def read_folder(place: Path | None, limit: int | None = None, max_side: int | No
         raise InputError(f'{place} does not exist; expected a folder or tar archive of train/<class>/*, test/<class>/*')
     if place.is_file() and not is_archive(place):
         raise InputError(f'{place} is neither a folder nor a .tar, .tar.gz, .tgz or .tar.xz')
-    entries = _select(sorted(_list_directory(place) if place.is_dir() else _list_archive(place)), limit)
+    entries = _select(sorted(set(_list_directory(place) if place.is_dir() else _list_archive(place))), limit)
     classes = _classes(entries, place)
     contents = _read_directory(place, entries) if place.is_dir() else _read_archive(place, entries)
     images = {entry: _decode(raw, f'{place}: {entry.path}', max_side) for entry, raw in contents}
@@ -138,7 +139,7 @@ def _decode(raw: bytes, name: str, max_side: int | None) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(raw)) as image:
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InputError(f'{name} has {width} x {height} px, more than {MAX_PIXELS:,}')

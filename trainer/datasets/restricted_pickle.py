@@ -11,7 +11,7 @@ import math
 import pickletools
 import re
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,12 +47,14 @@ class _Global(Enum):
     NDARRAY = auto()
     DTYPE = auto()
     ENCODE = auto()
+    BYTES = auto()
 
 
 _GLOBALS = {
     ('numpy', 'ndarray'): _Global.NDARRAY,
     ('numpy', 'dtype'): _Global.DTYPE,
-    ('_codecs', 'encode'): _Global.ENCODE,  # how Python 3 writes bytes for Python 2
+    ('_codecs', 'encode'): _Global.ENCODE,  # how Python 3 writes bytes for Python 2 ...
+    ('__builtin__', 'bytes'): _Global.BYTES,  # ... and b''
 }
 for _core in 'numpy.core', 'numpy._core':  # before and since NumPy 2
     _GLOBALS[f'{_core}.multiarray', '_reconstruct'] = _Global.RECONSTRUCT
@@ -152,29 +154,38 @@ class _Interpreter:
             case _Global.RECONSTRUCT, (_Global.NDARRAY, (0,), 'b' | b'b'):
                 return np.empty(0, np.int8)  # set_state fills it
             case _Global.DTYPE, (str() | bytes() as code, *_):
-                return _plain_dtype(code)
+                return _Dtype(_text(code))
             case _Global.ENCODE, (str() as text, 'latin1' | 'latin-1'):
                 self.spend(len(text))
                 return text.encode('latin-1')
-            case _Global.SCALAR, (np.dtype() as dtype, bytes() as data):
-                return self.array(data, dtype, ())[()]
-            case _Global.FROMBUFFER, (bytes() | bytearray() as data, np.dtype() as dtype, tuple() as shape, 'C'):
-                return self.array(data, dtype, shape)
+            case _Global.BYTES, ():
+                return b''
+            case _Global.SCALAR, (_Dtype(plain=dtype), bytes() as data):
+                return self.array(data, dtype, (), 'C')[()]
+            case _Global.FROMBUFFER, (
+                bytes() | bytearray() as data,
+                _Dtype(plain=dtype),
+                tuple() as shape,
+                'C' | 'F' as order,
+            ):
+                return self.array(data, dtype, shape, order)
         raise ValueError('it calls something with arguments no plain array has')
 
     def set_state(self, target: Any, state: Any) -> None:
         match target, state:
-            case np.dtype(), (3, '|' | '<' | '>' | b'|' | b'<' | b'>' as order, None, None, None, -1, -1, 0):
-                target.__setstate__((3, _text(order), None, None, None, -1, -1, 0))  # type: ignore[attr-defined]
-            case np.ndarray(), (1, tuple() as shape, np.dtype() as dtype, is_fortran, bytes() as data):
+            case _Dtype(), (3, '|' | '<' | '>' | b'|' | b'<' | b'>' as order, None, None, None, -1, -1, 0):
+                target.plain = target.plain.newbyteorder(_text(order))  # type: ignore[arg-type]
+            case np.ndarray(), (1, tuple() as shape, _Dtype(plain=dtype), is_fortran, bytes() as data):
                 self.check_size(data, dtype, shape)
                 target.__setstate__((1, shape, dtype, bool(is_fortran), data))  # type: ignore[arg-type]
             case _:
                 raise ValueError('it sets a state no plain array has')
 
-    def array(self, data: bytes | bytearray, dtype: np.dtype, shape: tuple[Any, ...]) -> np.ndarray:
+    def array(
+        self, data: bytes | bytearray, dtype: np.dtype, shape: tuple[Any, ...], order: Literal['C', 'F']
+    ) -> np.ndarray:
         self.check_size(data, dtype, shape)
-        return np.frombuffer(data, dtype).reshape(shape)
+        return np.frombuffer(data, dtype).reshape(shape, order=order)
 
     def check_size(self, data: bytes | bytearray, dtype: np.dtype, shape: tuple[Any, ...]) -> None:
         """A declared shape allocates nothing before the bytes at hand are found to fill it exactly."""
@@ -194,10 +205,13 @@ def _admitted(module: Any, name: Any) -> _Global:
     return admitted
 
 
-def _plain_dtype(code: str | bytes) -> np.dtype:
-    if not _PLAIN_DTYPE.fullmatch(_text(code)):
-        raise ValueError(f'dtype {_text(code)!r} is not a plain number')
-    return np.dtype(_text(code), copy=True)  # a copy, as set_state may change its byte order
+class _Dtype:
+    """A dtype under construction: its byte order comes after it, and NumPy's own are immutable."""
+
+    def __init__(self, code: str) -> None:
+        if not _PLAIN_DTYPE.fullmatch(code):
+            raise ValueError(f'dtype {code!r} is not a plain number')
+        self.plain = np.dtype(code)
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:

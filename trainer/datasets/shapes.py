@@ -15,7 +15,7 @@ import numpy as np
 from trainer.datasets.data import Data, Split
 
 SIDE_PX = 32
-N_STROKES = 5  # distractors in an image; the last lies in front of the shape
+N_STROKES = 4  # distractors in an image; the last lies in front of the shape
 N_DRAWS = 14 + 9 * N_STROKES  # uniform numbers that an image takes
 
 Field = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -53,14 +53,16 @@ def _draw_split(seed: int, split: int, n: int) -> Split:
 
 def _stream(seed: int, split: int, label: int, part: int) -> np.random.Generator:
     """A stream of its own for every split, class and part; the high bit keeps them apart from those of trainer.rng."""
-    return np.random.Generator(np.random.Philox(key=[seed, 1 << 63 | split << 16 | label << 8 | part]))
+    # As uint64: of a plain list NumPy would make float64, which loses the low bits.
+    key = np.array([seed, 1 << 63 | split << 16 | label << 8 | part], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def _draw_class(field: Field, draws: np.random.Generator, noise: np.random.Generator, n: int) -> np.ndarray:
     """(n, 3, 32, 32) uint8: a shaded background, strokes, the shape, one more stroke, noise."""
     shape, strokes = np.split(draws.random((n, N_DRAWS)).astype(np.float32), [14], axis=1)
     background, contrast, corner = 0.15 + 0.7 * shape[:, :3], shape[:, 3:4], shape[:, 4:7] < 0.5
-    colour = background + (0.3 + 0.6 * contrast) * (corner - background)  # towards a corner of the colour cube
+    colour = background + (0.4 + 0.6 * contrast) * (corner - background)  # towards a corner of the colour cube
 
     y, x = np.mgrid[:SIDE_PX, :SIDE_PX].astype(np.float32)[:, None] + 0.5  # (1, 32, 32), px
     slope = 0.3 * (shape[:, 7:9] - 0.5)
@@ -70,7 +72,7 @@ def _draw_class(field: Field, draws: np.random.Generator, noise: np.random.Gener
     strokes = strokes.reshape(n, N_STROKES, 9)
     for k in range(N_STROKES - 1):
         image = _paint(image, _stroke_distance(x, y, strokes[:, k]), strokes[:, k, 6:])
-    radius = 7 + 6 * shape[:, 9]
+    radius = 9 + 5 * shape[:, 9]
     centre = SIDE_PX / 2 + (SIDE_PX / 2 - 0.85 * radius[:, None]) * (2 * shape[:, 10:12] - 1)
     turn = 2 * np.pi * shape[:, 12]
     dx, dy = (x - _column(centre[:, 0])) / _column(radius), (y - _column(centre[:, 1])) / _column(radius)
@@ -78,7 +80,7 @@ def _draw_class(field: Field, draws: np.random.Generator, noise: np.random.Gener
     image = _paint(image, field(cos * dx + sin * dy, cos * dy - sin * dx) * _column(radius), colour)
     image = _paint(image, _stroke_distance(x, y, strokes[:, -1]), strokes[:, -1, 6:])
 
-    sigma = 0.02 + 0.08 * shape[:, 13]
+    sigma = 0.01 + 0.05 * shape[:, 13]
     image += sigma[:, None, None, None] * noise.standard_normal(image.shape, np.float32)
     return np.clip(255 * image + 0.5, 0, 255).astype(np.uint8)
 
@@ -91,7 +93,7 @@ def _paint(image: np.ndarray, distance_px: np.ndarray, colour: np.ndarray) -> np
 
 def _stroke_distance(x: np.ndarray, y: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Distance to a short line with round ends, px; the shortest are blobs."""
-    length, width = 9 * draws[:, 2], 0.6 + 0.9 * draws[:, 3]
+    length, width = 7 * draws[:, 2], 0.5 + 0.6 * draws[:, 3]
     turn = 2 * np.pi * draws[:, 4]
     cos, sin = _column(np.cos(turn)), _column(np.sin(turn))
     dx, dy = x - SIDE_PX * _column(draws[:, 0]), y - SIDE_PX * _column(draws[:, 1])

@@ -153,3 +153,19 @@ def test_the_public_jpeg_copy_of_cifar10():
     assert data.train.images.shape == data.test.images.shape == (30, 3, 32, 32)
     assert data.classes[:2] == ('airplane', 'automobile')
     assert data.is_jpeg
+
+
+def test_other_kinds_of_files_are_not_handed_to_their_decoders(tmp_path):
+    """For PostScript, Pillow would start an interpreter."""
+    page = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n'
+    with pytest.raises(InputError, match=r'train/cat/a\.png cannot be read as an image'):
+        read_folder(write(tmp_path, FILES | {'train/cat/a.png': page}))
+
+
+def test_a_file_that_an_archive_holds_twice_counts_once(tmp_path):
+    with tarfile.open(tmp_path / 'pets.tar', 'w') as archive:
+        for name, content in [('train/cat/a.png', picture(9)), *FILES.items()]:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert_is_the_set(read_folder(tmp_path / 'pets.tar'))
