@@ -15,8 +15,7 @@ from squeeze_net import BASELINES, NETWORKS
 from trainer import cli, datasets
 from trainer.augmentation import Sizes
 from trainer.confusion import format_confusion
-from trainer.records import read_run
-from trainer.report import peers
+from trainer.records import peers, read_run
 
 
 def main() -> int:

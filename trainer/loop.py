@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import chainer
 from chainer.training import Extension
 
-from trainer import checkpoint, confusion, device, plots, records, report
+from trainer import checkpoint, confusion, device, plots, records
 from trainer.augmentation import Sizes, TestView, TrainView
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
@@ -156,7 +156,7 @@ class Plots(Extension):
         folder.mkdir(parents=True, exist_ok=True)
         run = records.read_run(self.config.run_folder)
         # The experiment's own network comes first, also when it is the baseline that is being trained.
-        runs = sorted([run, *report.peers(run.path)], key=lambda run: run.model in self.baselines)
+        runs = sorted([run, *records.peers(run.path)], key=lambda run: run.model in self.baselines)
         plots.draw_curves(runs, folder, dashed=self.baselines)
         confusion.draw_confusion(runs[0], folder)
 

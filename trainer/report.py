@@ -14,9 +14,7 @@ from trainer.confusion import draw_confusion
 from trainer.errors import InputError, exit_with_message
 from trainer.files import atomic_write
 from trainer.plots import draw_curves
-from trainer.records import CONFIG, LOG, MAX_BYTES, Run, peers, read_run
-
-__all__ = ['main', 'peers', 'replace_between_markers', 'table']
+from trainer.records import CONFIG, LOG, MAX_BYTES, Run, read_run
 
 BEGIN, END = '<!-- results -->', '<!-- /results -->'
 COLUMNS = (
