@@ -5,7 +5,8 @@ EXTRAS ?=# cuda12 or cuda13, whichever your driver supports
 INSTALLED = $(VENV)/.installed$(EXTRAS)
 RUN = $(VENV)/bin/python
 PIP = $(RUN) -m pip --disable-pip-version-check --quiet
-FIRST_LOOK = --dataset shapes --size 32 --limit 200 --epoch 10 --overwrite --save_path runs/first_look
+FIRST_LOOK = --dataset shapes --size 32 --limit 200 --epoch 10 --batch 32 --schedule cosine \
+  --overwrite --save_path runs/first_look
 
 .PHONY: help run install format lint test gputest smoke clean
 
@@ -14,7 +15,7 @@ help:  ## list the targets
 
 run: $(INSTALLED)  ## train AlexNet and SqueezeNet on drawn shapes, with plots (no download, five minutes)
 	$(RUN) main.py --model alexnet $(FIRST_LOOK)
-	$(RUN) main.py --model squeezenet $(FIRST_LOOK)
+	$(RUN) main.py --model squeezenet --lr 0.05 $(FIRST_LOOK)
 	@echo 'The curves of both: runs/first_look/img/accuracy.png and loss.png'
 
 install: $(INSTALLED)  ## set up .venv; EXTRAS=cuda12 or EXTRAS=cuda13 adds CuPy

@@ -90,7 +90,7 @@ class Progress(Extension):
 
 def format_entry(entry: dict[str, Any], n_epoch: int) -> str:
     return (
-        f'epoch {entry["epoch"]:>{len(str(n_epoch))}}/{n_epoch}  lr {entry["lr"]:<7.3g} '
+        f'epoch {entry["epoch"]:>{len(str(n_epoch))}}/{n_epoch}  lr {entry["lr"]:<8.3g} '
         f'train {entry["train_loss"]:.4f} {entry["train_accuracy"]:7.2%}   '
         f'test {entry["test_loss"]:.4f} {entry["test_accuracy"]:7.2%}   '
         f'{entry["images_per_s"]:,.0f} images/s  {entry["seconds"]:,.1f} s'

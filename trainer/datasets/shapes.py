@@ -74,7 +74,7 @@ def _draw_class(field: Field, draws: np.random.Generator, noise: np.random.Gener
         image = _paint(image, _stroke_distance(x, y, strokes[:, k]), strokes[:, k, 6:])
     radius = 9 + 5 * shape[:, 9]
     centre = SIDE_PX / 2 + (SIDE_PX / 2 - 0.85 * radius[:, None]) * (2 * shape[:, 10:12] - 1)
-    turn = 2 * np.pi * shape[:, 12]
+    turn = np.pi / 6 * (2 * shape[:, 12] - 1)
     dx, dy = (x - _column(centre[:, 0])) / _column(radius), (y - _column(centre[:, 1])) / _column(radius)
     cos, sin = _column(np.cos(turn)), _column(np.sin(turn))
     image = _paint(image, field(cos * dx + sin * dy, cos * dy - sin * dx) * _column(radius), colour)
