@@ -50,7 +50,8 @@ gputest: $(VENV)/.tools  ## the tests that need an NVIDIA GPU; first: make insta
 	$(RUN) -m pytest -m gpu
 
 smoke: $(INSTALLED)  ## two epochs on 500 images; fails unless the loss fell
-	$(RUN) main.py --dataset shapes --size 32 --limit 50 --epoch 2 --run smoke --overwrite --save_path runs
+	$(RUN) main.py --dataset shapes --size 32 --limit 50 --epoch 2 --batch 16 --lr 0.002 --schedule cosine --dropout 0 \
+	  --run smoke --overwrite --save_path runs
 	@$(RUN) -c "import json; log = [json.loads(line)['train_loss'] for line in open('runs/results/smoke/log.jsonl')]; \
 	print('train loss', log); assert log[-1] < log[0], 'the loss did not fall'"
 

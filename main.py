@@ -17,9 +17,17 @@ from trainer.augmentation import Sizes
 from trainer.confusion import format_confusion
 from trainer.records import peers, read_run
 
+EXAMPLES = """\
+A first look, without a download:    python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10
+The experiment, on a GPU:            python main.py -p ./ -e 300 -b 64 -g 0
+The same, after an interruption:     python main.py -p ./ -e 300 -b 64 -g 0 --resume
+A baseline to plot it against:       python main.py -p ./ -e 300 -b 64 -g 0 --model alexnet
+DenseNet's own optimisation:         python main.py -g 0 --optimizer nesterov --dropout 0
+"""
+
 
 def main() -> int:
-    config = cli.parse(NETWORKS, description=__doc__)
+    config = cli.parse(NETWORKS, description=__doc__, epilog=EXAMPLES)
 
     data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=Sizes.of(config.size).side_max)
     print(f'{data.source}: {len(data.train.labels):,} training and {len(data.test.labels):,} test images')
@@ -27,7 +35,8 @@ def main() -> int:
     np.random.seed(config.seed)  # Chainer's initializers draw from NumPy's global generator
     options = {} if config.dropout is None else {'dropout': config.dropout}
     try:
-        model = NETWORKS[config.model](data.n_class, config.size, **options)
+        with config.using_precision():
+            model = NETWORKS[config.model](data.n_class, config.size, **options)
     except ValueError as error:  # a size that leaves no map
         raise trainer.InputError(f'--model {config.model} --size {config.size}: {error}') from None
     print(f'{config.model}: {model.count_params():,} parameters')

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -70,14 +69,13 @@ def test_repeats_to_the_bit_from_its_config(finished, tmp_path):
 
 @pytest.mark.parametrize('kill', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_and_resumed_equals_unbroken_to_the_bit(finished, tmp_path, kill):
-    """Killed within the second epoch, some iterations after the last checkpoint."""
+    """Killed at the end of the first epoch, about when its checkpoint is written."""
     with subprocess.Popen(
         command(tmp_path, '--checkpoint_minutes', '0.002'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         for line in process.stdout:
             if line.startswith('epoch 1/2'):
                 break
-        time.sleep(0.3)
         process.send_signal(kill)
         rest, errors = process.communicate(timeout=60)
     if kill == signal.SIGKILL:
@@ -93,12 +91,29 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(finished, tmp_path, kill)
     assert_same_weights(finished[0], tmp_path)
 
 
+def test_float64(tmp_path):
+    done = run(tmp_path, '--precision', 'float64', '--epoch', '1')
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / 'results/r/weights_last.npz') as arrays:
+        assert arrays['conv1/W'].dtype == np.float64
+
+
+def test_reader_of_the_output_may_go_away(tmp_path):
+    with subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 141
+    assert errors == ''
+
+
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
         (['--batch', '0'], r'--batch is 0'),
         (['--batch', '101'], r'a batch of 101 needs at least as many training images; there are 100'),
         (['--size', '2000'], r'2000'),
+        (['--limit', '1000000000'], r'--limit 1000000000'),
         (['--dataset', 'folder', '--data', 'nowhere'], r'nowhere'),
         (['--dataset', 'cifar10', '--data', 'nowhere'], r'nowhere'),
         (['-m', 'nowhere.npz'], r'nowhere\.npz does not exist'),

@@ -17,7 +17,7 @@ from chainer.serializers import DictionarySerializer, NpzDeserializer
 from chainer.training import Extension
 
 from trainer.config import Config
-from trainer.errors import InputError
+from trainer.errors import InputError, TrainingError
 from trainer.files import atomic_write, link_or_copy
 
 MODEL = 'updater/model:main/'
@@ -45,31 +45,53 @@ class Checkpoint(Extension):
         self.folder, self.config, self.recorder, self.stop = folder, config, recorder, stop
         self.interval_s = minutes * 60 if minutes > 0 else float('inf')
         self._saved_at = time.monotonic()
-        self._saved_epochs = 0
+        self._saved_epochs = len(recorder.entries)
+        self._saved_iteration = -1
 
     def initialize(self, trainer: Any) -> None:
-        """A resumed run may just have closed the epoch that was pending."""
-        if trainer.updater.iteration > 0 and len(self.recorder.entries) > self._saved_epochs:
+        """A resumed run may just have closed the epoch that was pending, or have died before it kept its best."""
+        self._saved_iteration = trainer.updater.iteration
+        if len(self.recorder.entries) > self._saved_epochs:
             self(trainer)
+        elif trainer.updater.is_new_epoch and self.recorder.own_entries and not self.recorder.pending:
+            self._keep_epoch(trainer)
 
     def __call__(self, trainer: Any) -> None:
         is_epoch_end = len(self.recorder.entries) > self._saved_epochs
         is_due = time.monotonic() - self._saved_at > self.interval_s
-        if not (is_epoch_end or is_due or self.stop.requested):
-            return
-        self._saved_at = time.monotonic()
-        self._saved_epochs = len(self.recorder.entries)
+        if is_epoch_end or is_due or self.stop.requested:
+            self._saved_epochs = len(self.recorder.entries)
+            self._save(trainer)
+        if is_epoch_end:
+            self._keep_epoch(trainer)
+
+    def finish(self, trainer: Any) -> None:
+        """Save what a stop requested behind the last iteration left unsaved."""
+        if trainer.updater.iteration != self._saved_iteration:
+            self._save(trainer)
+
+    def _save(self, trainer: Any) -> None:
+        _check_finite(trainer.updater.get_optimizer('main').target, trainer.updater.iteration)
+        save(self.folder / 'checkpoint_last.npz', trainer, self.config)
+        self._saved_at, self._saved_iteration = time.monotonic(), trainer.updater.iteration
+
+    def _keep_epoch(self, trainer: Any) -> None:
         last = self.folder / 'checkpoint_last.npz'
-        save(last, trainer, self.config)
-        if not is_epoch_end:
-            return
         save_weights(self.folder / 'weights_last.npz', trainer.updater.get_optimizer('main').target)
         if self.recorder.best is self.recorder.entries[-1]:
-            link_or_copy(last, self.folder / 'checkpoint_best.npz')
             link_or_copy(self.folder / 'weights_last.npz', self.folder / 'weights_best.npz')
+            if last.exists():  # not in a run resumed from another one's
+                link_or_copy(last, self.folder / 'checkpoint_best.npz')
 
     def serialize(self, serializer: Any) -> None:
         self._saved_epochs = serializer('saved_epochs', self._saved_epochs)
+
+
+def _check_finite(model: Any, iteration: int) -> None:
+    """A checkpoint to go on from must not hold the NaN that the next iteration would stop at."""
+    for name, parameter in model.namedparams():
+        if not parameter.xp.isfinite(parameter.array).all():
+            raise TrainingError(f'{name} is not finite after iteration {iteration}: try a lower --lr, or --warmup 1')
 
 
 def save(path: Path, trainer: Any, config: Config) -> None:
@@ -176,6 +198,8 @@ def prepare_folder(folder: Path, n_bytes: int) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for part in folder.glob('.*.part'):  # of a process that was killed while it wrote
+            part.unlink()
         with atomic_write(folder / 'probe') as file:
             file.write(b'\0' * 65536)
         (folder / 'probe').unlink()

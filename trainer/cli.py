@@ -17,26 +17,23 @@ from trainer import datasets
 from trainer.config import NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, Config
 from trainer.errors import InputError
 
-EPILOG = """\
-A first look, without a download:    python main.py --dataset shapes --size 32 -e 10
-The experiment, on a GPU:            python main.py -p ./ -e 300 -b 64 -g 0
-The same, after an interruption:     python main.py -p ./ -e 300 -b 64 -g 0 --resume
-A baseline to plot it against:       python main.py -p ./ -e 300 -b 64 -g 0 --model alexnet
-DenseNet's own optimisation:         python main.py -g 0 --optimizer nesterov --dropout 0
-"""
 
-
-def parse(networks: Mapping[str, Any], argv: Sequence[str] | None = None, description: str | None = None) -> Config:
+def parse(
+    networks: Mapping[str, Any],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    epilog: str | None = None,
+) -> Config:
     """The configuration that the command line asks for.
 
     Args:
         networks: name -> class; a class may carry `recipe`, the flags that suit it where the defaults do not.
         argv: arguments without the program's name; those of the process by default.
-        description: what the program does, the first lines of `--help`.
+        description, epilog: what the program does, and examples: the first and the last lines of `--help`.
     Raises:
         InputError: a value out of range, or a YAML file with an unknown key.
     """
-    parser = make_parser(networks, description)
+    parser = make_parser(networks, description, epilog)
     given = vars(parser.parse_args(split_glued(sys.argv[1:] if argv is None else argv)))
     config_file = given.pop('config', None)
     if config_file is not None:
@@ -189,11 +186,13 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
     }
 
 
-def make_parser(networks: Mapping[str, Any], description: str | None) -> argparse.ArgumentParser:
+def make_parser(
+    networks: Mapping[str, Any], description: str | None = None, epilog: str | None = None
+) -> argparse.ArgumentParser:
     """A parser that returns only the flags given, so that the defaults stay in `Config`."""
     parser = argparse.ArgumentParser(
         description=description,
-        epilog=EPILOG,
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,

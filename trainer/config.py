@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import chainer
 import numpy as np
 import yaml
 
@@ -17,29 +18,17 @@ OPTIMIZERS = ('momentum', 'nesterov', 'adam')
 SCHEDULES = ('step', 'cosine', 'constant')
 PRECISIONS = ('float32', 'float64')
 
-# What may differ between a checkpoint and the run that resumes it: where and how to compute, how far, and what to keep.
+# What may differ between a checkpoint and the run that resumes it.
 FREE_ON_RESUME = frozenset(
-    [
-        'save_path',
-        'data',
-        'epoch',
-        'gpu',
-        'train_batch_divide',
-        'test_batch_divide',
-        'load_model',
-        'load_optimizer',
-        'load_log',
-        'resume',
-        'overwrite',
-        'checkpoint_minutes',
-        'run',
-    ]
+    {'save_path', 'run', 'overwrite', 'resume', 'data', 'load_model', 'load_optimizer', 'load_log'}  # where things are
+    | {'gpu', 'train_batch_divide', 'test_batch_divide', 'checkpoint_minutes'}  # how to compute
+    | {'epoch', 'milestones'}  # how far; the rates that follow from them are compared with the log's
 )
 
 
 @dataclass(frozen=True)
 class Config:
-    """The flags of a run; see `python main.py --help` for what each means. Units: epochs, px, images."""
+    """The flags of a run; `--help` and `trainer.cli.flags` say what each means. Units: epochs, px, images."""
 
     model: str = 'model'
     dataset: str = 'cifar10'
@@ -116,6 +105,10 @@ class Config:
     def dtype(self) -> Any:
         return np.dtype(self.precision)
 
+    def using_precision(self) -> Any:
+        """The context to build and run a network in: `chainer.config.dtype` is --precision."""
+        return chainer.using_config('dtype', self.dtype)
+
     def make_schedule(self) -> Schedule:
         if self.schedule == 'step':
             milestones = default_milestones(self.epoch) if self.milestones is None else self.milestones
@@ -135,15 +128,18 @@ class Config:
 
     def write(self, path: Path) -> None:
         with atomic_write(path, 'w') as file:
-            file.write('# The flags of this run; `python main.py --config` on this file repeats it.\n')
-            yaml.safe_dump(self.as_dict(), file, sort_keys=False)
+            values = {name: value for name, value in self.as_dict().items() if name not in ('resume', 'overwrite')}
+            file.write('# The flags of this run; --config on this file repeats it.\n')
+            yaml.safe_dump(values, file, sort_keys=False)
 
-    def check_resumes(self, saved: dict[str, Any], path: Path) -> None:
+    def check_resumes(self, saved: Any, path: Path) -> None:
         """Refuse to resume a checkpoint of another experiment.
 
         Raises:
             InputError: a flag that shapes the result has another value than in the checkpoint; names flag and values.
         """
+        if not isinstance(saved, dict):
+            raise InputError(f'{path} holds {saved!r} in the place of its configuration')
         for name, value in self.as_dict().items():
             if name not in FREE_ON_RESUME and name in saved and saved[name] != value:
                 raise InputError(

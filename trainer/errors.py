@@ -26,6 +26,9 @@ def exit_with_message(command: str) -> Iterator[None]:
     except (InputError, TrainingError) as error:
         print(f'{command}: error: {error}', file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except BrokenPipeError:  # whoever read our output has gone
+        sys.stdout = None  # nothing to flush at exit
+        sys.exit(141)  # as for SIGPIPE
     except KeyboardInterrupt:
         print(f'{command}: interrupted', file=sys.stderr)
         sys.exit(130)

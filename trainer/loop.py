@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -22,7 +23,7 @@ from trainer.interrupt import StopRequest
 from trainer.iterator import EpochIterator
 from trainer.progress import Progress
 from trainer.recorder import Recorder
-from trainer.schedule import SetLearningRate
+from trainer.schedule import Schedule, SetLearningRate
 from trainer.updater import Updater
 
 SECONDS_BETWEEN_PLOTS = 30
@@ -49,26 +50,32 @@ def train(model: chainer.Chain, data: Data, config: Config, baselines: Collectio
         InputError: flags, files or folders that do not fit, found before the first iteration.
         TrainingError: no memory, a full disk, a loss that is not finite.
     """
-    with StopRequest() as stop, chainer.using_config('dtype', config.dtype):
-        trainer = build(model, data, config, stop, baselines)
-        recorder = trainer.get_extension('Recorder')
+    with StopRequest() as stop, config.using_precision():
         try:
+            trainer = build(model, data, config, stop, baselines)
             trainer.run(show_loop_exception_msg=False)
+            recorder = trainer.get_extension('Recorder')
             recorder.write(finished=not stop.requested)
+            trainer.get_extension('Checkpoint').finish(trainer)
             trainer.get_extension('Plots').draw()
+        except BrokenPipeError:  # of our output, not of a file
+            raise
         except TrainingError as error:
             raise TrainingError(f'{error}{_hint_at_checkpoint(config.run_folder)}') from error
         except MemoryError as error:  # CuPy's is one, too
             raise TrainingError(
                 f'out of memory at --batch {config.batch} --size {config.size}: compute the batch in parts '
-                f'with -trb {2 * config.train_batch_divide} (and -teb {2 * config.test_batch_divide})'
+                f'with -trb {min(2 * config.train_batch_divide, config.batch)} '
+                f'(and -teb {min(2 * config.test_batch_divide, config.batch)})'
                 f'{_hint_at_checkpoint(config.run_folder)}'
             ) from error
         except OSError as error:
             raise TrainingError(
-                f'{error.filename} cannot be written ({error.strerror}){_hint_at_checkpoint(config.run_folder)}'
+                f'{error.filename or "a file"} cannot be written ({error.strerror})'
+                f'{_hint_at_checkpoint(config.run_folder)}'
             ) from error
-        summary = json.loads((config.run_folder / 'summary.json').read_text()) if recorder.entries else {}
+        path = config.run_folder / records.SUMMARY
+        summary = json.loads(path.read_text(encoding='utf-8')) if recorder.own_entries else {}
     return Outcome(config.run_folder, summary, stop.exit_code)
 
 
@@ -77,20 +84,32 @@ def build(
 ) -> chainer.training.Trainer:
     """The trainer of a run, ready to run, at its first iteration or where its checkpoint left off."""
     target = device.open_device(config.gpu)
-    resume_from = _prepare_run(config, model)
+    resume_from = _find_checkpoint(config)
     model.to_device(target)
     optimizer = make_optimizer(config).setup(model)
     optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(config.weight_decay))
-    if config.load_model is not None:
-        checkpoint.load_model(Path(config.load_model), model)
-    if config.load_optimizer is not None:
-        checkpoint.load_optimizer(Path(config.load_optimizer), optimizer)
+    earlier: list[dict[str, Any]] = []
+    if resume_from is None:  # a checkpoint holds all of this
+        if config.load_model is not None:
+            checkpoint.load_model(Path(config.load_model), model)
+        if config.load_optimizer is not None:
+            checkpoint.load_optimizer(Path(config.load_optimizer), optimizer)
+        if config.load_log is not None:
+            earlier = _read_earlier_log(Path(config.load_log), config.start_epoch)
 
     n_train, n_test = len(data.train.labels), len(data.test.labels)
     sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))
     iterator = EpochIterator(n_train, config.batch, config.seed, epoch=config.start_epoch - 1)
     train_view, test_view = TrainView(data.train, sizes, config.seed), TestView(data.test, sizes)
-    updater = Updater(iterator, optimizer, train_view, target, config.seed, divide=config.train_batch_divide)
+    updater = Updater(
+        iterator,
+        optimizer,
+        train_view,
+        target,
+        config.seed,
+        divide=config.train_batch_divide,
+        iteration=(config.start_epoch - 1) * n_train // config.batch,
+    )
     schedule = config.make_schedule()
     progress = Progress(n_train, config.epoch, shown_epoch=config.start_epoch - 1)
 
@@ -103,8 +122,7 @@ def build(
         batch = -(-config.batch // config.test_batch_divide)
         return evaluate(model, test_view, n_test, data.n_class, batch, target, advance)
 
-    facts, earlier = _facts(model, data, config, target), _earlier_entries(config)
-    recorder = Recorder(config.run_folder, run_test, schedule, facts, earlier)
+    recorder = Recorder(config.run_folder, run_test, schedule, _facts(model, data, config, target), earlier)
     trainer = chainer.training.Trainer(
         updater,
         lambda trainer: stop.requested or trainer.updater.epoch >= config.epoch,
@@ -115,8 +133,12 @@ def build(
     trainer.extend(progress)
     trainer.extend(Plots(recorder, config, baselines))
     trainer.extend(Checkpoint(config.run_folder, config, recorder, stop, config.checkpoint_minutes))
+    # The last, the best, and the one being written: checkpoints (weights and up to two moments) and weights alone.
+    n_numbers = 3 * (3 + 1) * model.count_params()
+    checkpoint.prepare_folder(config.run_folder, n_numbers * config.dtype.itemsize)
     if resume_from is not None:
         checkpoint.resume(resume_from, trainer, config)
+        _check_rates(recorder.own_entries, schedule, config)
         print(f'resumed {resume_from} at epoch {updater.epoch_detail:.2f}')
     else:
         for path in _earlier_run(config.run_folder):  # not sooner: what was loaded above may come from it
@@ -140,7 +162,7 @@ class Plots(Extension):
 
     def __init__(self, recorder: Recorder, config: Config, baselines: Collection[str]) -> None:
         self.recorder, self.config, self.baselines = recorder, config, baselines
-        self._drawn_epochs = 0
+        self._drawn_epochs = len(recorder.entries)
         self._drawn_at = time.monotonic()
 
     def __call__(self, trainer: Any) -> None:
@@ -149,7 +171,7 @@ class Plots(Extension):
             self.draw()
 
     def draw(self) -> None:
-        if not self.recorder.entries:
+        if not self.recorder.own_entries:
             return
         self._drawn_epochs, self._drawn_at = len(self.recorder.entries), time.monotonic()
         folder = Path(self.config.save_path) / 'img'
@@ -158,42 +180,53 @@ class Plots(Extension):
         # The experiment's own network comes first, also when it is the baseline that is being trained.
         runs = sorted([run, *records.peers(run.path)], key=lambda run: run.model in self.baselines)
         plots.draw_curves(runs, folder, dashed=self.baselines)
-        confusion.draw_confusion(runs[0], folder)
+        if (runs[0].summary or {}).get('confusion'):
+            confusion.draw_confusion(runs[0], folder)
 
 
-def _prepare_run(config: Config, model: chainer.Chain) -> Path | None:
-    """Make the run's folder and find the checkpoint to resume from, if any; never lose an earlier run."""
-    resume_from = None
+def _find_checkpoint(config: Config) -> Path | None:
+    """The checkpoint to resume from, if any; refuses to lose an earlier run."""
+    path = None
     if config.resume == 'auto':
         last = config.run_folder / 'checkpoint_last.npz'
-        resume_from = last if last.exists() else None
+        path = last if last.exists() else None
     elif config.resume is not None:
-        resume_from = Path(config.resume)
-        if not resume_from.is_file():
-            raise InputError(f'--resume {resume_from} is not a file; expected a checkpoint_*.npz, or auto')
-    # The last, the best, and the one being written: checkpoints (weights and up to two moments) and weights alone.
-    n_numbers = 3 * (3 + 1) * model.count_params()
-    checkpoint.prepare_folder(config.run_folder, n_numbers * config.dtype.itemsize)
-    if resume_from is None and _earlier_run(config.run_folder) and not config.overwrite:
+        path = Path(config.resume)
+        if not path.is_file():
+            raise InputError(f'--resume {path} is not a file; expected a checkpoint_*.npz, or auto')
+    goes_on = path is not None and path.resolve().parent == config.run_folder.resolve()
+    if _earlier_run(config.run_folder) and not goes_on and not config.overwrite:
+        has_checkpoint = (config.run_folder / 'checkpoint_last.npz').exists()
+        hint = 'go on with it by --resume' if has_checkpoint else 'it has no checkpoint to resume'
         raise InputError(
-            f'{config.run_folder} holds an earlier run: go on with it by --resume, replace it by --overwrite, '
-            'or keep both by --run NAME'
+            f'{config.run_folder} holds an earlier run ({hint}): replace it by --overwrite, or keep both by --run NAME'
         )
-    return resume_from
+    return path
+
+
+def _check_rates(entries: list[dict[str, Any]], schedule: Schedule, config: Config) -> None:
+    """A resumed run must not silently get other rates than it had: by default they follow from --epoch."""
+    for entry in entries:
+        rate = schedule(entry['epoch'] - 1)
+        if not math.isclose(rate, entry['lr'], rel_tol=1e-6):
+            raise InputError(
+                f'epoch {entry["epoch"]} of this run had the learning rate {entry["lr"]:g}, not the {rate:g} that '
+                f'--epoch {config.epoch} gives it: resume with the same --epoch, or give the --milestones it had'
+            )
 
 
 def _earlier_run(folder: Path) -> list[Path]:
     return [path for pattern in ('*.npz', records.LOG, records.SUMMARY) for path in folder.glob(pattern)]
 
 
-def _earlier_entries(config: Config) -> list[dict[str, Any]]:
+def _read_earlier_log(path: Path, start_epoch: int) -> list[dict[str, Any]]:
     """The epochs of `--load_log` before `--start_epoch`."""
-    if config.load_log is None:
-        return []
-    path = Path(config.load_log)
-    entries = [entry for entry in records.read_log(path) if entry['epoch'] < config.start_epoch]
+    entries = [entry for entry in records.read_log(path) if entry['epoch'] < start_epoch]
     if not entries:
-        raise InputError(f'--load_log {path} has no epoch before --start_epoch {config.start_epoch}')
+        raise InputError(f'--load_log {path} has no epoch before --start_epoch {start_epoch}')
+    for entry in entries:
+        if missing := records.ENTRY_FIELDS.keys() - entry.keys():
+            raise InputError(f'--load_log {path}: epoch {entry["epoch"]} lacks {", ".join(sorted(missing))}')
     return entries
 
 

@@ -26,17 +26,18 @@ class Recorder(Extension):
         evaluate: (model) -> Evaluation; may raise `Stopped`.
         schedule: gives the learning rate that an epoch began with.
         facts: what `summary.json` holds besides the entries.
-        entries: epochs of an earlier run to begin the log with.
+        earlier: entries of an earlier run, to begin the log with.
     """
 
     priority = extension.PRIORITY_READER
     trigger = 1, 'iteration'
 
     def __init__(
-        self, folder: Any, evaluate: Any, schedule: Schedule, facts: dict[str, Any], entries: list[dict]
+        self, folder: Any, evaluate: Any, schedule: Schedule, facts: dict[str, Any], earlier: list[dict]
     ) -> None:
         self.folder, self.evaluate, self.schedule, self.facts = folder, evaluate, schedule, facts
-        self.entries: list[dict[str, Any]] = list(entries)
+        self.entries: list[dict[str, Any]] = list(earlier)
+        self.n_earlier = len(earlier)
         self.confusion: list[list[int]] = []  # of the last epoch
         self.pending = False
         self.sums = dict.fromkeys(SUMS, 0.0)
@@ -44,9 +45,14 @@ class Recorder(Extension):
         self._resumed_at = time.monotonic()
 
     @property
+    def own_entries(self) -> list[dict[str, Any]]:
+        """Those of this run."""
+        return self.entries[self.n_earlier :]
+
+    @property
     def best(self) -> dict[str, Any]:
-        """The entry of the highest test accuracy, the first of equal ones."""
-        return max(self.entries, key=lambda entry: entry['test_accuracy'] or 0.0)
+        """This run's entry of the highest test accuracy, the first of equal ones."""
+        return max(self.own_entries, key=lambda entry: entry['test_accuracy'] or 0.0)
 
     def initialize(self, trainer: Any) -> None:
         self._resumed_at = time.monotonic()
@@ -93,7 +99,7 @@ class Recorder(Extension):
 
     def write(self, finished: bool) -> None:
         """Write `log.jsonl` and `summary.json`; nothing before the first epoch has ended."""
-        if not self.entries:
+        if not self.own_entries:
             return
         write_log(self.folder, self.entries)
         write_summary(
@@ -109,6 +115,6 @@ class Recorder(Extension):
         )
 
     def serialize(self, serializer: Any) -> None:
-        state = [self.entries, self.confusion, self.sums, self.pending, self._epoch_seconds()]
+        state = [self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self._epoch_seconds()]
         state = json.loads(serializer('state', strict_json(state)))
-        self.entries, self.confusion, self.sums, self.pending, self.elapsed_s = state
+        self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self.elapsed_s = state

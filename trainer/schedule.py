@@ -37,9 +37,9 @@ def warm_up(schedule: Schedule, n_epoch: float) -> Schedule:
     return lambda epoch: schedule(epoch) * (min(epoch / n_epoch, 1.0) if n_epoch > 0 else 1.0)
 
 
-def default_milestones(n_epoch: int) -> tuple[int, int]:
+def default_milestones(n_epoch: int) -> tuple[int, ...]:
     """After half and three quarters of the epochs, as in DenseNet's CIFAR recipe (Huang et al., 2017, section 4.2)."""
-    return n_epoch // 2, 3 * n_epoch // 4
+    return tuple(sorted({n_epoch // 2, 3 * n_epoch // 4} - {0}))
 
 
 class SetLearningRate(Extension):

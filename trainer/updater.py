@@ -31,12 +31,21 @@ class Updater(StandardUpdater):
         device: where to compute.
         seed: of the dropout masks.
         divide: number of parts.
+        iteration: updates to count as made at the start.
     """
 
-    def __init__(self, iterator: Any, optimizer: Any, converter: Any, device: Any, seed: int, divide: int = 1) -> None:
+    def __init__(
+        self,
+        iterator: Any,
+        optimizer: Any,
+        converter: Any,
+        device: Any,
+        seed: int,
+        divide: int = 1,
+        iteration: int = 0,
+    ) -> None:
         super().__init__(iterator, optimizer, converter=converter, device=device, auto_new_epoch=False)
-        self.seed = seed
-        self.divide = divide
+        self.seed, self.divide, self.iteration = seed, divide, iteration
         self.batch = Batch(np.empty(0, np.int64), np.empty(0, np.int64))  # the last one
 
     def update_core(self) -> None:

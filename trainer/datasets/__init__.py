@@ -13,6 +13,8 @@ from trainer.errors import InputError
 
 __all__ = ['CIFAR10', 'CIFAR100', 'DATASETS', 'Data', 'Split', 'load', 'make_shapes', 'read_cifar', 'read_folder']
 
+MAX_SHAPES = 10_000
+
 
 def load(
     name: str, directory: str | Path | None = None, *, limit: int | None = None, max_side: int | None = None
@@ -43,6 +45,8 @@ def _load_cifar(edition: Edition) -> Callable[[Path | None, int | None, int | No
 def _load_shapes(directory: Path | None, limit: int | None, max_side: int | None) -> Data:
     if directory is not None:
         raise InputError(f'the data set shapes is drawn, so --data {directory} has no place')
+    if limit is not None and limit > MAX_SHAPES:
+        raise InputError(f'--limit {limit} asks for more than the {MAX_SHAPES:,} images of a class that shapes has')
     return make_shapes() if limit is None else make_shapes(n_train=limit, n_test=min(limit, 100))
 
 

@@ -60,13 +60,13 @@ def read_folder(place: Path | None, limit: int | None = None, max_side: int | No
         labels = np.array([classes.index(entry.class_name) for entry in chosen], np.int32)
         return Split(np.stack([images[entry] for entry in chosen]), labels)
 
-    is_jpeg = all(entry.path.lower().endswith(JPEG) for entry in entries)
+    is_jpeg = any(entry.path.lower().endswith(JPEG) for entry in entries)
     return Data(
-        name=place.name,
+        name=place.resolve().name,
         train=stack('train'),
         test=stack('test'),
         classes=tuple(classes),
-        source=f'images of {place.name}' + (' (JPEG files)' if is_jpeg else ''),
+        source=f'images of {place.resolve().name}' + (' (JPEG files)' if is_jpeg else ''),
         is_jpeg=is_jpeg,
     )
 

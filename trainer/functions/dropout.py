@@ -38,7 +38,7 @@ class DropoutKey:
         )
         self.layer += 1
         words = xp.stack(philox4x32(counter, self.seed), axis=2)  # (N, n_counter, 4)
-        kept = words.reshape(n_row, -1)[:, :n_element] >= np.uint32(round(ratio * 2**32))
+        kept = words.reshape(n_row, -1)[:, :n_element] >= np.uint32(min(round(ratio * 2**32), 2**32 - 1))
         return kept.reshape(shape).astype(dtype) * dtype.type(1 / (1 - ratio))
 
 

@@ -97,11 +97,11 @@ def test_every_setting_has_a_flag_and_every_flag_a_setting():
     assert names - {'config'} == set(yaml.safe_load(yaml.safe_dump(Config().as_dict())))
 
 
-def test_help_fits_a_terminal_and_shows_the_experiment(capsys):
+def test_help_fits_a_terminal_and_ends_with_the_examples(capsys):
     with pytest.raises(SystemExit):
-        parse('--help')
+        cli.parse(NETWORKS, ['--help'], epilog='for example:\n  so  and  so\n')
     text = capsys.readouterr().out
-    assert 'python main.py -p ./ -e 300 -b 64 -g 0' in text
+    assert text.endswith('for example:\n  so  and  so\n')
     assert max(map(len, text.splitlines())) <= 100
 
 

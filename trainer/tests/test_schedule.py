@@ -13,7 +13,7 @@ def test_step_drops_after_the_milestones():
     )
 
 
-@pytest.mark.parametrize(('n_epoch', 'expected'), [(300, (150, 225)), (10, (5, 7)), (3, (1, 2)), (1, (0, 0))])
+@pytest.mark.parametrize(('n_epoch', 'expected'), [(300, (150, 225)), (10, (5, 7)), (3, (1, 2)), (2, (1,)), (1, ())])
 def test_default_milestones_are_the_floors(n_epoch, expected):
     assert schedule.default_milestones(n_epoch) == expected
 
