@@ -150,7 +150,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog='examples:\n'
         '  python -m trainer.report results/mine                        one run, pictures in img/\n'
         '  python -m trainer.report results/mine results/old -o /tmp    two runs side by side\n'
-        '  python -m trainer.report results --baseline MODEL            every run below results/, MODEL's dashed\n'
+        '  python -m trainer.report results --baseline MODEL            every run below results/, the MODELs dashed\n'
         '  python -m trainer.report results --readme README.md          and the table into README.md, between\n'
         f'                                                               the lines {BEGIN} and {END}',
     )
