@@ -129,7 +129,7 @@ class Config:
     def write(self, path: Path) -> None:
         with atomic_write(path, 'w') as file:
             values = {name: value for name, value in self.as_dict().items() if name not in ('resume', 'overwrite')}
-            file.write('# The flags of this run; --config on this file repeats it.\n')
+            file.write('# The flags of this run; --config on this file, with another --run, repeats it.\n')
             yaml.safe_dump(values, file, sort_keys=False)
 
     def check_resumes(self, saved: Any, path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any
 
 from chainer.training import Extension, extension
 
+from trainer.errors import TrainingError
 from trainer.interrupt import Stopped
 from trainer.records import strict_json, write_log, write_summary
 from trainer.schedule import Schedule
@@ -74,6 +76,11 @@ class Recorder(Extension):
             evaluation = self.evaluate(trainer.updater.get_optimizer('main').target)
         except Stopped:
             return
+        if not math.isfinite(evaluation.loss):
+            raise TrainingError(
+                f'the test loss is {evaluation.loss} after epoch {trainer.updater.epoch} '
+                f'(lr {self.schedule(trainer.updater.epoch - 1):g}): try a lower --lr, or --warmup 1'
+            )
         self.pending = False
         self.confusion = evaluation.confusion.tolist()
         epoch = trainer.updater.epoch

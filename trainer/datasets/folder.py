@@ -147,7 +147,7 @@ def _decode(raw: bytes, name: str, max_side: int | None) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # Pillow raises what its decoders raise: OSError, SyntaxError, ValueError, struct.error
-        raise InputError(f'{name} cannot be read as an image: {error}') from None
+        raise InputError(f'{name} cannot be read as an image: {str(error).partition(" <")[0]}') from None
     if max_side is not None and (width != height or width > max_side):
         rgb = rgb.resize((max_side, max_side), Image.Resampling.BICUBIC)
     return np.asarray(rgb).transpose(2, 0, 1)

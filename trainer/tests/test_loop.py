@@ -178,7 +178,7 @@ def test_stopped_in_an_evaluation_evaluates_before_it_trains_on(tmp_path):
     assert without_times(read_log(tmp_path / 'unbroken')) == without_times(read_log(tmp_path / 'broken'))
 
 
-def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+def test_a_test_loss_that_is_not_finite_stops_before_anything_is_saved(tmp_path):
     """An update that overflows shows in the weights before it shows in a loss."""
 
     def poison(is_training):
@@ -186,7 +186,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
             model.fc.W.array[...] = np.inf
 
     model = Net(on_forward=poison)
-    with pytest.raises(TrainingError, match=r'/fc/W is not finite after iteration 4'):
+    with pytest.raises(TrainingError, match=r'the test loss is nan after epoch 1 \(lr 0.05\): try a lower --lr'):
         run(tmp_path, model)
     assert not list((tmp_path / 'results/r').glob('*.npz'))
 
