@@ -21,7 +21,8 @@ class PreActivationFire(chainer.Chain):
         expand1x1, expand3x3: channels of the two halves of y (e1x1, e3x3).
         bypass: add x to y; in_channels must be expand1x1 + expand3x3.
 
-    x: (N, in_channels, H, W); y: (N, expand1x1 + expand3x3, H, W).
+    x: (N, in_channels, H, W); y: (N, expand1x1 + expand3x3, H, W). Each half of the bypass is added by the convolution
+    that writes that half of y, and where the engine serves, the halves stay apart (`trainer.functions.SideBySide`).
 
     Source: Iandola et al., "SqueezeNet" (2016), sections 3.2 and 6, whose Fire puts ReLU after the convolutions and has
     no batch normalisation; the order BN-ReLU-Conv is that of He et al., "Identity mappings" (2016).
@@ -31,13 +32,13 @@ class PreActivationFire(chainer.Chain):
         if bypass and in_channels != expand1x1 + expand3x3:
             raise ValueError(f'a bypass adds {in_channels} channels to {expand1x1} + {expand3x3}: they must be as many')
         super().__init__()
-        self.bypass = bypass
+        self.bypass, self.halves = bypass, (expand1x1, expand3x3)
         with self.init_scope():
             self.squeeze1x1 = L.BNReLUConv(in_channels, squeeze, ksize=1)
             self.expand1x1 = L.BNReLUConv(squeeze, expand1x1, ksize=1)
             self.expand3x3 = L.BNReLUConv(squeeze, expand3x3, ksize=3, pad=1)
 
-    def forward(self, x: Any) -> chainer.Variable:
+    def forward(self, x: Any) -> Any:
         s = self.squeeze1x1(x)
-        y = F.concat((self.expand1x1(s), self.expand3x3(s)))
-        return y + x if self.bypass else y
+        x1, x3 = F.split(x, self.halves) if self.bypass else (None, None)
+        return F.side_by_side([self.expand1x1(s, add=x1), self.expand3x3(s, add=x3)])

@@ -23,7 +23,7 @@ class ConvBNReLU(chainer.Chain):
             self.bn = L.BatchNormalization(out_channels)
 
     def forward(self, x: Any) -> chainer.Variable:
-        return F.relu(self.bn(self.conv(x)))
+        return self.bn(self.conv(x), relu=True)
 
 
 class VGGBN(chainer.Chain):
@@ -71,5 +71,5 @@ class VGGBN(chainer.Chain):
                     h = F.dropout(h, (0.6 if s == 1 else 0.8) * self.dropout)
                 h = self[f'conv{s}_{c}'](h)
             h = F.max_pooling_2d(h, 2, stride=2, cover_all=True)
-        h = F.relu(self.bn1(self.fc1(F.dropout(h, self.dropout))))
+        h = self.bn1(self.fc1(F.dropout(h, self.dropout)), relu=True)
         return self.fc2(F.dropout(h, self.dropout))

@@ -15,6 +15,7 @@ import yaml
 
 from trainer import datasets
 from trainer.config import NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, Config
+from trainer.engine import ENGINES
 from trainer.errors import InputError
 
 
@@ -152,7 +153,14 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
         ],
         'where and how to compute': [
             ('-g --gpu', {'type': int, 'metavar': 'ID'}, 'GPU by number; -1 is the CPU (default: -1)'),
-            ('--precision', {'choices': PRECISIONS}, 'default: float32'),
+            (
+                '--precision',
+                {'choices': PRECISIONS},
+                'bf16 computes maps in bfloat16 and keeps weights in float32: twice as fast on CPUs with AVX512-BF16 '
+                '(default: float32)',
+            ),
+            ('--engine', {'choices': ENGINES}, 'auto is the fastest there is, chainer is plain Chainer (default: auto)'),
+            ('--threads', INT, 'CPU threads (default: OMP_NUM_THREADS, or every core)'),
             (
                 '-trb --train_batch_divide',
                 INT,

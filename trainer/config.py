@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,21 @@ from typing import Any
 import chainer
 import numpy as np
 import yaml
+from ml_dtypes import bfloat16
 
+from trainer.engine import ENGINES
 from trainer.errors import InputError
 from trainer.files import atomic_write
 from trainer.schedule import Schedule, constant, cosine, default_milestones, step, warm_up
 
 OPTIMIZERS = ('momentum', 'nesterov', 'adam')
 SCHEDULES = ('step', 'cosine', 'constant')
-PRECISIONS = ('float32', 'float64')
+PRECISIONS = ('float32', 'bf16', 'float64')
 
 # What may differ between a checkpoint and the run that resumes it.
 FREE_ON_RESUME = frozenset(
     {'save_path', 'run', 'overwrite', 'resume', 'data', 'load_model', 'load_optimizer', 'load_log'}  # where things are
-    | {'gpu', 'train_batch_divide', 'test_batch_divide', 'checkpoint_minutes'}  # how to compute
+    | {'gpu', 'engine', 'threads', 'train_batch_divide', 'test_batch_divide', 'checkpoint_minutes'}  # how to compute
     | {'epoch', 'milestones'}  # how far; the rates that follow from them are compared with the log's
 )
 
@@ -49,6 +53,8 @@ class Config:
     seed: int = 0
     precision: str = 'float32'
     gpu: int = -1
+    engine: str = 'auto'
+    threads: int | None = None
     train_batch_divide: int = 1
     test_batch_divide: int = 1
     save_path: str = '.'
@@ -72,7 +78,7 @@ class Config:
             'seed': 0,
         }
         at_least |= {'weight_decay': 0, 'warmup': 0, 'dropout': 0, 'checkpoint_minutes': 0}
-        at_least |= {'train_batch_divide': 1, 'test_batch_divide': 1}
+        at_least |= {'train_batch_divide': 1, 'test_batch_divide': 1, 'threads': 1}
         for name, bound in at_least.items():
             value = getattr(self, name)
             if value is not None and not bound <= value < float('inf'):  # NaN fails, too
@@ -87,7 +93,7 @@ class Config:
         for name in ('train_batch_divide', 'test_batch_divide'):
             if getattr(self, name) > self.batch:
                 raise InputError(f'--{name} {getattr(self, name)} cuts a batch of {self.batch} into empty parts')
-        for name, choices in (('optimizer', OPTIMIZERS), ('schedule', SCHEDULES), ('precision', PRECISIONS)):
+        for name, choices in (('optimizer', OPTIMIZERS), ('schedule', SCHEDULES), ('precision', PRECISIONS), ('engine', ENGINES)):
             if getattr(self, name) not in choices:
                 raise InputError(f'--{name} is {getattr(self, name)!r}, but has to be one of {", ".join(choices)}')
         if self.run is not None and (not self.run or self.run != Path(self.run).name):
@@ -103,11 +109,19 @@ class Config:
 
     @property
     def dtype(self) -> Any:
-        return np.dtype(self.precision)
+        """Of parameters, statistics and images; bf16 is a matter of what is computed with them."""
+        return np.dtype('float32' if self.precision == 'bf16' else self.precision)
 
-    def using_precision(self) -> Any:
-        """The context to build and run a network in: `chainer.config.dtype` is --precision."""
-        return chainer.using_config('dtype', self.dtype)
+    @contextmanager
+    def using_precision(self) -> Iterator[None]:
+        """The context to build and run a network in: --precision and --engine in Chainer's configuration."""
+        compute_dtype = np.dtype(bfloat16) if self.precision == 'bf16' else None
+        with (
+            chainer.using_config('dtype', self.dtype),
+            chainer.using_config('compute_dtype', compute_dtype),
+            chainer.using_config('engine', self.engine),
+        ):
+            yield
 
     def make_schedule(self) -> Schedule:
         if self.schedule == 'step':

@@ -10,6 +10,7 @@ from typing import Any
 import chainer
 import numpy as np
 
+from trainer import engine
 from trainer.errors import InputError
 
 
@@ -42,6 +43,22 @@ def open_device(gpu: int) -> Any:
     return device
 
 
+def check_precision(device: Any, precision: str) -> None:
+    """Refuse a precision that the device or its engine does not compute in.
+
+    Raises:
+        InputError: says which part is missing.
+    """
+    if precision != 'bf16':
+        return
+    if device.xp is not np:
+        raise InputError('--precision bf16 is for the CPU so far: use float32 on a GPU')
+    if chainer.config.engine == 'chainer' or not engine.is_available():
+        raise InputError('--precision bf16 needs the CPU engine, oneDNN; plain Chainer computes in float32 or float64')
+    if not engine.has_bfloat16():
+        raise InputError('--precision bf16 needs a CPU with AVX512-BF16, which this one lacks: use float32')
+
+
 def describe(device: Any) -> str:
     """One line for the records: the processor and its threads, or the GPU."""
     if device.xp is not np:
@@ -52,7 +69,7 @@ def describe(device: Any) -> str:
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
     n_core = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     threads = os.environ.get('OMP_NUM_THREADS', n_core)
-    return f'CPU, {names[0] if names else platform.machine()}, {threads} threads, plain Chainer on NumPy'
+    return f'CPU, {names[0] if names else platform.machine()}, {threads} threads, {engine.describe()}'
 
 
 def versions(device: Any) -> dict[str, str]:
@@ -60,4 +77,6 @@ def versions(device: Any) -> dict[str, str]:
     found = {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__}
     if device.xp is not np:
         found['cupy'] = device.xp.__version__
+    elif (onednn := engine.version()) is not None:
+        found['onednn'] = onednn
     return found

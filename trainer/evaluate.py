@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chainer
-import chainer.functions as F
 import numpy as np
+
+import trainer.functions as F
 
 
 class Evaluation(NamedTuple):

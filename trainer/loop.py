@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import chainer
 from chainer.training import Extension
 
-from trainer import checkpoint, confusion, device, plots, records
+from trainer import checkpoint, confusion, device, engine, plots, records
 from trainer.augmentation import Sizes, TestView, TrainView
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
@@ -21,6 +21,7 @@ from trainer.errors import InputError, TrainingError
 from trainer.evaluate import Evaluation, evaluate
 from trainer.interrupt import StopRequest
 from trainer.iterator import EpochIterator
+from trainer.optimizer import make_optimizer
 from trainer.progress import Progress
 from trainer.recorder import Recorder
 from trainer.schedule import Schedule, SetLearningRate
@@ -84,6 +85,9 @@ def build(
 ) -> chainer.training.Trainer:
     """The trainer of a run, ready to run, at its first iteration or where its checkpoint left off."""
     target = device.open_device(config.gpu)
+    device.check_precision(target, config.precision)
+    if config.threads is not None:
+        engine.set_threads(config.threads)
     resume_from = _find_checkpoint(config)
     model.to_device(target)
     optimizer = make_optimizer(config).setup(model)
@@ -145,13 +149,6 @@ def build(
             path.unlink()
     config.write(config.run_folder / 'config.yaml')
     return trainer
-
-
-def make_optimizer(config: Config) -> chainer.Optimizer:
-    if config.optimizer == 'adam':
-        return chainer.optimizers.Adam(alpha=config.lr)
-    kind = {'momentum': chainer.optimizers.MomentumSGD, 'nesterov': chainer.optimizers.NesterovAG}[config.optimizer]
-    return kind(lr=config.lr, momentum=config.momentum)
 
 
 class Plots(Extension):

@@ -8,12 +8,11 @@ from itertools import pairwise
 from typing import Any
 
 import chainer
-import chainer.functions as F
 import numpy as np
 from chainer.training.updaters import StandardUpdater
 
+import trainer.functions as F
 from trainer.errors import TrainingError
-from trainer.functions import DropoutKey
 from trainer.iterator import Batch
 from trainer.schedule import get_rate
 
@@ -73,7 +72,7 @@ class Updater(StandardUpdater):
     def _add_gradient(self, part: Batch, first_row: int, share: float) -> tuple[float, float]:
         """Accumulate the gradient of one part; its local variables free the part's activations on return."""
         x, t = self.converter(part, self.device)
-        key = DropoutKey(self.seed, self.iteration, first_row)
+        key = F.DropoutKey(self.seed, self.iteration, first_row)
         with chainer.using_config('dropout_key', key):
             y = self.get_optimizer('main').target(x)
         loss = F.softmax_cross_entropy(y, t) * share

@@ -1,27 +1,33 @@
-"""Functions that networks are written with: Chainer's names and signatures, so that an engine can stand behind them."""
+"""Functions that networks are written with: Chainer's names and signatures, and the engine behind them where it serves."""
 
-from chainer.functions import (
-    accuracy,
-    average_pooling_2d,
-    concat,
-    local_response_normalization,
-    max_pooling_2d,
-    mean,
-    relu,
-    softmax_cross_entropy,
-)
-
+from trainer.functions.arithmetic import add, concat
+from trainer.functions.batch_normalization import batch_normalization, fixed_batch_normalization
+from trainer.functions.convolution_2d import convolution_2d
 from trainer.functions.dropout import DropoutKey, dropout
+from trainer.functions.linear import linear
+from trainer.functions.local_response_normalization import local_response_normalization
+from trainer.functions.loss import accuracy, softmax_cross_entropy
+from trainer.functions.pooling_2d import average_pooling_2d, max_pooling_2d, mean
+from trainer.functions.relu import relu
+from trainer.functions.side_by_side import SideBySide, side_by_side, split
 
 __all__ = [
     'DropoutKey',
+    'SideBySide',
     'accuracy',
+    'add',
     'average_pooling_2d',
+    'batch_normalization',
     'concat',
+    'convolution_2d',
     'dropout',
+    'fixed_batch_normalization',
+    'linear',
     'local_response_normalization',
     'max_pooling_2d',
     'mean',
     'relu',
+    'side_by_side',
     'softmax_cross_entropy',
+    'split',
 ]

@@ -1,7 +1,8 @@
-"""Links that networks are written with: Chainer's names and signatures, so that an engine can stand behind them."""
+"""Links that networks are written with: Chainer's names and signatures, computed by `trainer.functions`."""
 
-from chainer.links import BatchNormalization, Convolution2D, Linear
-
+from trainer.links.batch_normalization import BatchNormalization
 from trainer.links.bn_relu_conv import BNReLUConv
+from trainer.links.convolution_2d import Convolution2D
+from trainer.links.linear import Linear
 
 __all__ = ['BNReLUConv', 'BatchNormalization', 'Convolution2D', 'Linear']

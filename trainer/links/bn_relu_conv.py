@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-import chainer.functions as F
-import chainer.links as L
+
+import trainer.functions as F
+from trainer.links.batch_normalization import BatchNormalization
+from trainer.links.convolution_2d import Convolution2D
 
 
 class BNReLUConv(chainer.Chain):
@@ -16,7 +18,8 @@ class BNReLUConv(chainer.Chain):
         in_channels, out_channels: channels of x and y.
         ksize, stride, pad: of the convolution, px; `pad` zeros go around relu(bn(x)).
 
-    x: (N, in_channels, H, W); y: (N, out_channels, H', W') with H' = (H + 2 pad - ksize) // stride + 1.
+    x: (N, in_channels, H, W) or maps side by side; y: (N, out_channels, H', W') with H' = (H + 2 pad - ksize) // stride + 1.
+    Called with `add`, of the shape of y, it returns y + add.
 
     Source: He et al., "Identity mappings in deep residual networks" (2016), section 4.1 (full pre-activation).
     """
@@ -24,10 +27,10 @@ class BNReLUConv(chainer.Chain):
     def __init__(self, in_channels: int, out_channels: int, ksize: int, stride: int = 1, pad: int = 0) -> None:
         super().__init__()
         with self.init_scope():
-            self.bn = L.BatchNormalization(in_channels)
-            self.conv = L.Convolution2D(
+            self.bn = BatchNormalization(in_channels)
+            self.conv = Convolution2D(
                 in_channels, out_channels, ksize, stride, pad, initialW=chainer.initializers.HeNormal()
             )
 
-    def forward(self, x: Any) -> chainer.Variable:
-        return self.conv(F.relu(self.bn(x)))
+    def forward(self, x: Any, add: Any = None) -> chainer.Variable:
+        return self.conv(self.bn(x, relu=True), add=add)

@@ -1,0 +1,5 @@
+"""What an engine says when it cannot serve."""
+
+
+class EngineError(RuntimeError):
+    """An engine is missing, or its library refused; the message carries the library's own words."""

@@ -1,0 +1,116 @@
+"""Rectifier, sums and masks, element by element."""
+
+from __future__ import annotations
+
+import functools
+from ctypes import c_void_p
+
+import numpy as np
+
+from trainer.engine.onednn import library as dnn
+from trainer.engine.onednn.convert import as_map
+from trainer.engine.onednn.library import library
+from trainer.engine.onednn.operation import DATA_TYPES, FLOAT32, Operation, describe_map, describe_vector, pixel_stride
+
+Layout = tuple[tuple[int, ...], int]  # shape and pixel stride of a map; (size,) and 0 of elements without a gap
+
+
+def is_dense(x: np.ndarray) -> bool:
+    """Whether the elements lie without a gap, in C order or channels last."""
+    if x.flags.c_contiguous:
+        return True
+    return x.ndim == 4 and pixel_stride(x) == x.shape[1]
+
+
+def _layouts(*arrays: np.ndarray) -> tuple[Layout, ...]:
+    """Of arrays of one shape that are all maps or all in C order."""
+    if arrays[0].ndim != 4 or all(a.flags.c_contiguous for a in arrays):
+        return ((arrays[0].size,), 0), *[((a.size,), 0) for a in arrays[1:]]
+    if all(pixel_stride(a) == a.shape[1] for a in arrays):
+        return tuple(((a.size,), 0) for a in arrays)
+    return tuple((a.shape, pixel_stride(a)) for a in arrays)
+
+
+def _describe(layout: Layout, data_type: int) -> c_void_p:
+    shape, pixel = layout
+    return describe_map(shape, pixel, data_type) if pixel else describe_vector(shape[0], data_type)
+
+
+def add(x: np.ndarray, other: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """out = x + other; `out` may be one of them."""
+    _binary(dnn.BINARY_ADD, _layouts(x, other, out), (DATA_TYPES[x.dtype], DATA_TYPES[other.dtype]), False).run(
+        x, other, out
+    )
+    return out
+
+
+def add_any(x: np.ndarray, other: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """The same, whatever the layout of `other`."""
+    if other.ndim == 4 and not (x.flags.c_contiguous and other.flags.c_contiguous):
+        other = as_map(other)
+        if not pixel_stride(x):
+            return np.add(x, other, out=out)
+    elif not other.flags.c_contiguous:
+        return np.add(x, other, out=out)
+    return add(x, other, out)
+
+
+def mask(x: np.ndarray, kept: np.ndarray, scale: float, out: np.ndarray) -> np.ndarray:
+    """out = x * kept * scale; kept uint8, 0 or 1."""
+    factor = np.array([scale], FLOAT32)
+    _binary(dnn.BINARY_MUL, _layouts(x, kept, out), (DATA_TYPES[x.dtype], dnn.U8), True).run(x, kept, out, factor)
+    return out
+
+
+@functools.lru_cache(1024)
+def _binary(algorithm: int, layouts: tuple[Layout, ...], types: tuple[int, int], scaled: bool) -> Operation:
+    lib = library()
+    one, other = (_describe(layout, t) for layout, t in zip(layouts[:2], types, strict=True))
+    out = _describe(layouts[2], types[0])
+    arguments = [(dnn.SRC, one), (dnn.SRC_1, other), (dnn.DST, out)]
+    attributes = None
+    if scaled:
+        attributes = lib.create('primitive_attr_create')
+        lib.call('primitive_attr_set_scales_mask', attributes, dnn.SRC_1, 0)
+        arguments.append((dnn.ATTR_SCALES | dnn.SRC_1, describe_vector(1)))
+    descriptor = lib.create('binary_primitive_desc_create', lib.engine, algorithm, one, other, out, attributes)
+    return Operation(descriptor, arguments)
+
+
+def relu(x: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """out = max(x, 0)."""
+    _relu(_layouts(x, out), DATA_TYPES[x.dtype]).run(x, out)
+    return out
+
+
+@functools.lru_cache(1024)
+def _relu(layouts: tuple[Layout, ...], data_type: int) -> Operation:
+    lib = library()
+    x, out = (_describe(layout, data_type) for layout in layouts)
+    descriptor = _relu_descriptor(x, out)
+    return Operation(descriptor, ((dnn.SRC, x), (dnn.DST, out)))
+
+
+def _relu_descriptor(x: c_void_p, out: c_void_p) -> c_void_p:
+    lib = library()
+    kind = dnn.FORWARD_TRAINING
+    return lib.create(
+        'eltwise_forward_primitive_desc_create', lib.engine, kind, dnn.ELTWISE_RELU_FROM_DST, x, out, 0.0, 0.0, None
+    )
+
+
+def relu_backward(y: np.ndarray, gy: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """out = gy where y > 0, else 0."""
+    _relu_backward(_layouts(y, gy, out), DATA_TYPES[y.dtype]).run(y, gy, out)
+    return out
+
+
+@functools.lru_cache(1024)
+def _relu_backward(layouts: tuple[Layout, ...], data_type: int) -> Operation:
+    lib = library()
+    y, gy, out = (_describe(layout, data_type) for layout in layouts)
+    descriptor = lib.create(
+        'eltwise_backward_primitive_desc_create',
+        *(lib.engine, dnn.ELTWISE_RELU_FROM_DST, out, gy, y, 0.0, 0.0, _relu_descriptor(y, y), None),
+    )
+    return Operation(descriptor, ((dnn.DST, y), (dnn.DIFF_DST, gy), (dnn.DIFF_SRC, out)))

@@ -1,0 +1,215 @@
+"""oneDNN's C API through ctypes: the library, its engine and stream, descriptors, primitives, and errors in its words."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from pathlib import Path
+from typing import Any
+
+from trainer.engine.errors import EngineError
+
+# Enumerators of dnnl_types.h, oneDNN 3.
+CPU = 1
+IN_ORDER = 1
+BF16, F32, U8 = 2, 3, 6
+FORMAT_ANY = 1
+FORWARD_TRAINING, FORWARD_INFERENCE, BACKWARD, BACKWARD_DATA = 64, 96, 128, 128 | 32
+CONVOLUTION_DIRECT = 1
+ELTWISE_RELU, ELTWISE_RELU_FROM_DST = 0x20, 0x100
+POOLING_MAX, POOLING_AVERAGE = 0x1FF, 0x2FF  # the average counts the padding, as Chainer's does
+LRN_ACROSS_CHANNELS = 0xAFF
+BINARY_ADD, BINARY_MUL = 0x1FFF0, 0x1FFF1
+USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT, FUSE_NORM_RELU = 1, 2, 4, 8
+QUERY_IMPLEMENTATION = 8
+SRC_MD, DIFF_SRC_MD, WEIGHTS_MD, DIFF_WEIGHTS_MD, DST_MD, DIFF_DST_MD, WORKSPACE_MD = range(129, 136)
+SRC, SRC_1, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
+WORKSPACE, DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 64, 129, 145, 161, 169, 255, 256
+ATTR_SCALES = 4096
+
+
+def post_op_arg(index: int) -> int:
+    """The argument number that holds the operand of a binary post-op."""
+    return 32768 * (index + 1) | SRC_1
+
+
+class ExecuteArgument(ctypes.Structure):
+    _fields_ = (('arg', c_int), ('memory', c_void_p))
+
+
+# Name -> argument types; every function of these returns a dnnl_status_t.
+_OUT, _DIMS = POINTER(c_void_p), POINTER(c_int64)
+_PROTOTYPES: dict[str, tuple[Any, ...]] = {
+    'engine_create': (_OUT, c_int, c_size_t),
+    'stream_create': (_OUT, c_void_p, c_int),
+    'memory_desc_create_with_strides': (_OUT, c_int, _DIMS, c_int, _DIMS),
+    'memory_desc_create_with_tag': (_OUT, c_int, _DIMS, c_int, c_int),
+    'memory_create': (_OUT, c_void_p, c_void_p, c_void_p),
+    'memory_set_data_handle': (c_void_p, c_void_p),
+    'primitive_create': (_OUT, c_void_p),
+    'primitive_execute': (c_void_p, c_void_p, c_int, POINTER(ExecuteArgument)),
+    'primitive_desc_query': (c_void_p, c_int, c_int, c_void_p),
+    'primitive_attr_create': (_OUT,),
+    'primitive_attr_set_post_ops': (c_void_p, c_void_p),
+    'primitive_attr_set_scales_mask': (c_void_p, c_int, c_int),
+    'post_ops_create': (_OUT,),
+    'post_ops_append_binary': (c_void_p, c_int, c_void_p),
+    'post_ops_append_eltwise': (c_void_p, c_int, c_float, c_float),
+    'reorder_primitive_desc_create': (_OUT, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
+    'binary_primitive_desc_create': (_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p),
+    'concat_primitive_desc_create': (_OUT, c_void_p, c_void_p, c_int, c_int, _OUT, c_void_p),
+    'convolution_forward_primitive_desc_create': (_OUT, c_void_p, c_int, c_int, *[c_void_p] * 4, *[_DIMS] * 4, c_void_p),
+    'convolution_backward_data_primitive_desc_create': (
+        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p),
+        *(_DIMS, _DIMS, _DIMS, _DIMS, c_void_p, c_void_p),
+    ),
+    'convolution_backward_weights_primitive_desc_create': (
+        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p),
+        *(_DIMS, _DIMS, _DIMS, _DIMS, c_void_p, c_void_p),
+    ),
+    'inner_product_forward_primitive_desc_create': (_OUT, c_void_p, c_int, *[c_void_p] * 5),
+    'inner_product_backward_data_primitive_desc_create': (_OUT, *[c_void_p] * 6),
+    'inner_product_backward_weights_primitive_desc_create': (_OUT, *[c_void_p] * 7),
+    'batch_normalization_forward_primitive_desc_create': (
+        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_float, c_int, c_void_p),
+    ),
+    'batch_normalization_backward_primitive_desc_create': (
+        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_float, c_int, c_void_p, c_void_p),
+    ),
+    'pooling_forward_primitive_desc_create': (
+        *(_OUT, c_void_p, c_int, c_int, c_void_p, c_void_p, _DIMS, _DIMS, _DIMS, _DIMS, _DIMS, c_void_p),
+    ),
+    'pooling_backward_primitive_desc_create': (
+        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, _DIMS, _DIMS, _DIMS, _DIMS, _DIMS, c_void_p, c_void_p),
+    ),
+    'eltwise_forward_primitive_desc_create': (
+        *(_OUT, c_void_p, c_int, c_int, c_void_p, c_void_p, c_float, c_float, c_void_p),
+    ),
+    'eltwise_backward_primitive_desc_create': (
+        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_float, c_float, c_void_p, c_void_p),
+    ),
+    'lrn_forward_primitive_desc_create': (
+        *(_OUT, c_void_p, c_int, c_int, c_void_p, c_void_p, c_int64, c_float, c_float, c_float, c_void_p),
+    ),
+    'lrn_backward_primitive_desc_create': (
+        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_float, c_float, c_float, c_void_p, c_void_p),
+    ),
+}
+
+
+def dims(values: Sequence[int]) -> Any:
+    return (c_int64 * len(values))(*values)
+
+
+class Library:
+    """The loaded library with one CPU engine and one stream.
+
+    `call('name', ...)` calls dnnl_name and raises `EngineError` in the library's words unless it succeeds;
+    `create('name', ...)` does the same for functions that hand an object back through their first argument.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        try:
+            self._c = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise EngineError(f'oneDNN cannot be loaded ({error})') from None
+        self._functions = {}
+        for name, argument_types in _PROTOTYPES.items():
+            function = getattr(self._c, f'dnnl_{name}', None)
+            if function is None:
+                raise EngineError(f'{path} is not oneDNN 3: it lacks dnnl_{name}')
+            function.argtypes, function.restype = argument_types, c_int
+            self._functions[name] = function
+        self._c.dnnl_status2str.restype, self._c.dnnl_status2str.argtypes = c_char_p, (c_int,)
+        self._c.dnnl_primitive_desc_query_md.restype = c_void_p
+        self._c.dnnl_primitive_desc_query_md.argtypes = c_void_p, c_int, c_int
+        self._c.dnnl_memory_desc_get_size.restype, self._c.dnnl_memory_desc_get_size.argtypes = c_size_t, (c_void_p,)
+        self._c.dnnl_memory_desc_equal.argtypes = c_void_p, c_void_p
+        self._c.dnnl_version.restype = POINTER(c_int * 3)
+        self.engine = self.create('engine_create', CPU, 0)
+        self.stream = self.create('stream_create', self.engine, IN_ORDER)
+        self.execute = self._functions['primitive_execute']
+        self.set_data_handle = self._functions['memory_set_data_handle']
+
+    def call(self, name: str, *arguments: Any) -> None:
+        self.check(self._functions[name](*arguments), name)
+
+    def create(self, name: str, *arguments: Any) -> c_void_p:
+        made = c_void_p()
+        self.call(name, byref(made), *arguments)
+        return made
+
+    def check(self, status: int, name: str) -> None:
+        if status:
+            raise EngineError(f'oneDNN {self.version}: dnnl_{name} says {self._c.dnnl_status2str(status).decode()}')
+
+    @functools.cached_property
+    def version(self) -> str:
+        major, minor, patch = self._c.dnnl_version().contents
+        return f'{major}.{minor}.{patch}'
+
+    def describe(self, shape: Sequence[int], strides: Sequence[int], data_type: int) -> c_void_p:
+        """A memory descriptor; strides in elements."""
+        name = 'memory_desc_create_with_strides'
+        return self.create(name, len(shape), dims(shape), data_type, dims(strides))
+
+    def describe_any(self, shape: Sequence[int], data_type: int) -> c_void_p:
+        """A memory descriptor whose layout the primitive may choose."""
+        return self.create('memory_desc_create_with_tag', len(shape), dims(shape), data_type, FORMAT_ANY)
+
+    def query(self, primitive_descriptor: c_void_p, which: int) -> c_void_p:
+        """A memory descriptor that a primitive has chosen."""
+        return c_void_p(self._c.dnnl_primitive_desc_query_md(primitive_descriptor, which, 0))
+
+    def implementation(self, primitive_descriptor: c_void_p) -> str:
+        text = c_char_p()
+        self.call('primitive_desc_query', primitive_descriptor, QUERY_IMPLEMENTATION, 0, byref(text))
+        return (text.value or b'').decode()
+
+    def size(self, descriptor: c_void_p) -> int:
+        """Bytes."""
+        return int(self._c.dnnl_memory_desc_get_size(descriptor))
+
+    def is_same(self, one: c_void_p, other: c_void_p) -> bool:
+        return bool(self._c.dnnl_memory_desc_equal(one, other))
+
+    def attributes(self, post_ops: Sequence[tuple[Any, ...]]) -> c_void_p | None:
+        """Attributes with post-ops ('add', descriptor), ('mul', descriptor) or ('relu',); none without post-ops."""
+        if not post_ops:
+            return None
+        chain = self.create('post_ops_create')
+        for kind, *operand in post_ops:
+            if kind == 'relu':
+                self.call('post_ops_append_eltwise', chain, ELTWISE_RELU, 0.0, 0.0)
+            else:
+                algorithm = {'add': BINARY_ADD, 'mul': BINARY_MUL}[kind]
+                self.call('post_ops_append_binary', chain, algorithm, *operand)
+        attributes = self.create('primitive_attr_create')
+        self.call('primitive_attr_set_post_ops', attributes, chain)
+        return attributes
+
+
+@functools.cache
+def library() -> Library:
+    """The library, loaded at the first call.
+
+    Raises:
+        EngineError: it is not installed, or cannot be loaded; the message says what to do.
+    """
+    path = find()
+    if path is None:
+        raise EngineError('oneDNN is not installed (pip install onednn-cpu-gomp, on x86-64 Linux)')
+    return Library(path)
+
+
+def find() -> Path | None:
+    """Where the wheel `onednn-cpu-gomp` puts the library: lib/ of the environment."""
+    for prefix in dict.fromkeys((sys.prefix, sys.base_prefix, os.path.expanduser('~/.local'))):
+        path = Path(prefix) / 'lib' / 'libdnnl.so.3'
+        if path.exists():
+            return path
+    return None

@@ -1,0 +1,217 @@
+"""Batch normalisation with a rectifier in the same pass, and local response normalisation, of channels-last maps."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from trainer.engine.onednn import library as dnn
+from trainer.engine.onednn.convert import as_map
+from trainer.engine.onednn.library import library
+from trainer.engine.onednn.operation import (
+    BUFFERS,
+    DATA_TYPES,
+    FLOAT32,
+    Operation,
+    describe_map,
+    describe_vector,
+    empty,
+    empty_map,
+    pixel_stride,
+)
+
+
+class BatchStatistics(NamedTuple):
+    """What the backward pass of a batch normalisation needs beside x and gamma."""
+
+    mean: np.ndarray  # (C,) float32
+    variance: np.ndarray  # (C,) float32, biased
+    signs: np.ndarray | None  # a bit an element: was it rectified away? None without rectifier
+
+
+def batch_normalization(
+    x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, relu: bool
+) -> tuple[np.ndarray, BatchStatistics]:
+    """y = gamma (x - mean) / sqrt(variance + eps) + beta, [rectified], over the batch, the rows and the columns."""
+    x = as_map(x)
+    y = empty_map(x.shape, x.dtype)
+    mean, variance = empty(gamma.shape, FLOAT32), empty(gamma.shape, FLOAT32)
+    operation, n_byte = _forward(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], eps, relu, True)
+    arrays = [x, y, gamma, beta, mean, variance]
+    signs = None
+    if relu:
+        signs = BUFFERS.empty((n_byte,), (1,), n_byte, np.dtype(np.uint8))
+        arrays.append(signs)
+    operation.run(*arrays)
+    return y, BatchStatistics(mean, variance, signs)
+
+
+def fixed_batch_normalization(
+    x: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    eps: float,
+    relu: bool,
+    y: np.ndarray | None = None,
+) -> np.ndarray:
+    """The same with statistics that are given."""
+    x = as_map(x)
+    if y is None:
+        y = empty_map(x.shape, x.dtype)
+    operation, _ = _forward(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], eps, relu, False)
+    operation.run(x, y, gamma, beta, mean, variance)
+    return y
+
+
+@functools.lru_cache(1024)
+def _forward(
+    shape: tuple[int, ...], pixel: int, data_type: int, eps: float, relu: bool, training: bool
+) -> tuple[Operation, int]:
+    lib = library()
+    x, y, vector = describe_map(shape, pixel, data_type), describe_map(shape, shape[1], data_type), None
+    descriptor = _forward_descriptor(x, y, eps, relu, training)
+    vector = describe_vector(shape[1])
+    arguments = [(dnn.SRC, x), (dnn.DST, y), (dnn.SCALE, vector), (dnn.SHIFT, vector)]
+    arguments += [(dnn.MEAN, vector), (dnn.VARIANCE, vector)]
+    n_byte = 0
+    if relu and training:
+        workspace = lib.query(descriptor, dnn.WORKSPACE_MD)
+        arguments.append((dnn.WORKSPACE, workspace))
+        n_byte = lib.size(workspace)
+    return Operation(descriptor, arguments), n_byte
+
+
+def _forward_descriptor(x: object, y: object, eps: float, relu: bool, training: bool) -> object:
+    flags = dnn.USE_SCALE | dnn.USE_SHIFT | (dnn.FUSE_NORM_RELU if relu else 0)
+    flags |= 0 if training else dnn.USE_GLOBAL_STATS
+    kind = dnn.FORWARD_TRAINING if training else dnn.FORWARD_INFERENCE
+    lib = library()
+    return lib.create('batch_normalization_forward_primitive_desc_create', lib.engine, kind, x, y, eps, flags, None)
+
+
+def batch_normalization_backward(
+    x: np.ndarray,
+    gamma: np.ndarray,
+    statistics: BatchStatistics,
+    gy: np.ndarray,
+    eps: float,
+    ggamma: np.ndarray,
+    gbeta: np.ndarray,
+) -> np.ndarray:
+    """The gradient of x; those of gamma and beta go into `ggamma` and `gbeta`."""
+    x, gy = as_map(x), as_map(gy)
+    gx = empty_map(x.shape, x.dtype)
+    relu = statistics.signs is not None
+    operation = _backward(x.shape, pixel_stride(x), pixel_stride(gy), DATA_TYPES[x.dtype], eps, relu)
+    arrays = [x, gy, gx, gamma, statistics.mean, statistics.variance, ggamma, gbeta]
+    if statistics.signs is not None:
+        arrays.append(statistics.signs)
+    operation.run(*arrays)
+    return gx
+
+
+@functools.lru_cache(1024)
+def _backward(
+    shape: tuple[int, ...], pixel_x: int, pixel_y: int, data_type: int, eps: float, relu: bool
+) -> Operation:
+    lib = library()
+    x, gx = describe_map(shape, pixel_x, data_type), describe_map(shape, shape[1], data_type)
+    gy, vector = describe_map(shape, pixel_y, data_type), describe_vector(shape[1])
+    flags = dnn.USE_SCALE | dnn.USE_SHIFT | (dnn.FUSE_NORM_RELU if relu else 0)
+    hint = _forward_descriptor(x, gx, eps, relu, True)
+    descriptor = lib.create(
+        'batch_normalization_backward_primitive_desc_create',
+        *(lib.engine, dnn.BACKWARD, gx, gy, x, eps, flags, hint, None),
+    )
+    arguments = [(dnn.SRC, x), (dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx), (dnn.SCALE, vector), (dnn.MEAN, vector)]
+    arguments += [(dnn.VARIANCE, vector), (dnn.DIFF_SCALE, vector), (dnn.DIFF_SHIFT, vector)]
+    if relu:
+        arguments.append((dnn.WORKSPACE, lib.query(hint, dnn.WORKSPACE_MD)))
+    return Operation(descriptor, arguments)
+
+
+class ResponseWindow(NamedTuple):
+    """Parameters of a local response normalisation: y = x / (k + alpha * sum of x^2 over n channels) ** beta."""
+
+    n: int
+    k: float
+    alpha: float
+    beta: float
+
+    def numbers(self) -> tuple[int, float, float, float]:
+        """As oneDNN takes them: its alpha is divided by n."""
+        return self.n, self.alpha * self.n, self.beta, self.k
+
+
+def local_response_normalization(
+    x: np.ndarray, window: ResponseWindow, training: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """y, and in training what the backward pass needs beside x."""
+    x = as_map(x)
+    y = empty_map(x.shape, x.dtype)
+    operation, n_byte = _response_forward(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], window, training)
+    if not n_byte:
+        operation.run(x, y)
+        return y, None
+    workspace = BUFFERS.empty((n_byte,), (1,), n_byte, np.dtype(np.uint8))
+    operation.run(x, y, workspace)
+    return y, workspace
+
+
+@functools.lru_cache(256)
+def _response_forward(
+    shape: tuple[int, ...], pixel: int, data_type: int, window: ResponseWindow, training: bool
+) -> tuple[Operation, int]:
+    lib = library()
+    x, y = describe_map(shape, pixel, data_type), describe_map(shape, shape[1], data_type)
+    descriptor = _response_descriptor(x, y, window, training)
+    arguments = [(dnn.SRC, x), (dnn.DST, y)]
+    workspace = lib.query(descriptor, dnn.WORKSPACE_MD)
+    n_byte = lib.size(workspace) if training and workspace else 0
+    if n_byte:
+        arguments.append((dnn.WORKSPACE, workspace))
+    return Operation(descriptor, arguments), n_byte
+
+
+def _response_descriptor(x: object, y: object, window: ResponseWindow, training: bool) -> object:
+    kind = dnn.FORWARD_TRAINING if training else dnn.FORWARD_INFERENCE
+    lib = library()
+    return lib.create(
+        'lrn_forward_primitive_desc_create',
+        *(lib.engine, kind, dnn.LRN_ACROSS_CHANNELS, x, y, *window.numbers(), None),
+    )
+
+
+def local_response_normalization_backward(
+    x: np.ndarray, workspace: np.ndarray | None, gy: np.ndarray, window: ResponseWindow
+) -> np.ndarray:
+    """The gradient of x."""
+    x, gy = as_map(x), as_map(gy)
+    gx = empty_map(x.shape, x.dtype)
+    operation = _response_backward(
+        x.shape, pixel_stride(x), pixel_stride(gy), DATA_TYPES[x.dtype], window, workspace is not None
+    )
+    operation.run(x, gy, gx, *([] if workspace is None else [workspace]))
+    return gx
+
+
+@functools.lru_cache(256)
+def _response_backward(
+    shape: tuple[int, ...], pixel_x: int, pixel_y: int, data_type: int, window: ResponseWindow, has_workspace: bool
+) -> Operation:
+    lib = library()
+    x, gx = describe_map(shape, pixel_x, data_type), describe_map(shape, shape[1], data_type)
+    gy = describe_map(shape, pixel_y, data_type)
+    hint = _response_descriptor(x, gx, window, True)
+    descriptor = lib.create(
+        'lrn_backward_primitive_desc_create',
+        *(lib.engine, dnn.LRN_ACROSS_CHANNELS, gx, gy, x, *window.numbers(), hint, None),
+    )
+    arguments = [(dnn.SRC, x), (dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx)]
+    if has_workspace:
+        arguments.append((dnn.WORKSPACE, lib.query(hint, dnn.WORKSPACE_MD)))
+    return Operation(descriptor, arguments)

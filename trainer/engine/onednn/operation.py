@@ -1,0 +1,109 @@
+"""Primitives bound to arrays: described by their layout, made once, run on whatever memory is handed in."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Sequence
+from ctypes import c_void_p
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from trainer.engine.buffers import Buffers, physical_memory
+from trainer.engine.onednn import library as dnn
+from trainer.engine.onednn.library import library
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOAT32 = np.dtype(np.float32)
+DATA_TYPES = {BFLOAT16: dnn.BF16, FLOAT32: dnn.F32, np.dtype(np.uint8): dnn.U8}
+
+BUFFERS = Buffers(physical_memory())
+_RUNNING = threading.Lock()  # an operation's arguments are rebound at each run, so one runs at a time
+
+
+class Operation:
+    """A primitive and its arguments.
+
+    Args:
+        primitive_descriptor: what to compute.
+        arguments: (argument number, memory descriptor) of each, in the order in which `run` takes them.
+    """
+
+    def __init__(self, primitive_descriptor: c_void_p, arguments: Sequence[tuple[int, c_void_p]]) -> None:
+        lib = library()
+        self.name = lib.implementation(primitive_descriptor)
+        self._primitive = lib.create('primitive_create', primitive_descriptor)
+        self._memories = [lib.create('memory_create', descriptor, lib.engine, None) for _, descriptor in arguments]
+        self._arguments = (dnn.ExecuteArgument * len(arguments))(
+            *((number, memory) for (number, _), memory in zip(arguments, self._memories, strict=True))
+        )
+        self._execute, self._set_data_handle = lib.execute, lib.set_data_handle
+        self._stream, self._n_argument = lib.stream, len(arguments)
+
+    def run(self, *arrays: np.ndarray) -> None:
+        with _RUNNING:
+            for memory, array in zip(self._memories, arrays, strict=True):
+                self._set_data_handle(memory, array.__array_interface__['data'][0])
+            status = self._execute(self._primitive, self._stream, self._n_argument, self._arguments)
+        library().check(status, 'primitive_execute')
+
+
+# ---- maps: arrays (N, C, H, W) whose channels lie side by side in memory ----
+
+
+def pixel_stride(x: np.ndarray) -> int:
+    """Elements from one pixel of a channels-last map (N, C, H, W) to the next; 0 if its memory is in another order.
+
+    It is C, or more where the map is a slice of the channels of another one.
+    """
+    n, c, h, w = x.shape
+    size = x.itemsize
+    per_image, per_channel, per_row, per_pixel = x.strides
+    if w > 1:
+        pixel = per_pixel
+    elif h > 1:
+        pixel = per_row
+    else:
+        pixel = per_image if n > 1 else c * size
+    is_channels_last = (
+        (c == 1 or per_channel == size)
+        and pixel >= c * size
+        and (h == 1 or per_row == w * pixel)
+        and (n == 1 or per_image == h * w * pixel)
+    )
+    return pixel // size if is_channels_last else 0
+
+
+def empty_map(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised channels-last map."""
+    n, c, h, w = shape
+    size = dtype.itemsize
+    return BUFFERS.empty(shape, (h * w * c * size, size, w * c * size, c * size), n * c * h * w * size, dtype)
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised array in C order."""
+    strides, n_byte = [], dtype.itemsize
+    for length in reversed(shape):
+        strides.append(n_byte)
+        n_byte *= length
+    return BUFFERS.empty(shape, tuple(reversed(strides)), n_byte, dtype)
+
+
+def describe_map(shape: tuple[int, ...], pixel: int, data_type: int) -> c_void_p:
+    _, _, h, w = shape
+    return library().describe(shape, (h * w * pixel, 1, w * pixel, pixel), data_type)
+
+
+def describe_plain(shape: Sequence[int], data_type: int) -> c_void_p:
+    """In C order."""
+    strides = [1]
+    for length in reversed(shape[1:]):
+        strides.append(strides[-1] * length)
+    return library().describe(shape, strides[::-1], data_type)
+
+
+def describe_vector(n: int, data_type: int = dnn.F32) -> c_void_p:
+    return library().describe((n,), (1,), data_type)

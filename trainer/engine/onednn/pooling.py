@@ -1,0 +1,105 @@
+"""Maximum and average pooling of channels-last maps."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from trainer.engine.onednn import library as dnn
+from trainer.engine.onednn.convert import as_map
+from trainer.engine.onednn.library import dims, library
+from trainer.engine.onednn.operation import BUFFERS, DATA_TYPES, Operation, describe_map, empty_map, pixel_stride
+
+Pair = tuple[int, int]
+
+
+class Pooling(NamedTuple):
+    """Windows of a pooling, (vertical, horizontal), px, and the size of what comes out."""
+
+    algorithm: int  # POOLING_MAX or POOLING_AVERAGE
+    kernel: Pair
+    stride: Pair
+    pad: Pair  # above and to the left; below and to the right as much as the last window needs
+    y_size: Pair
+
+    def geometry(self, x_shape: tuple[int, ...]) -> tuple[object, ...]:
+        right = [
+            max((size - 1) * s + k - length - p, 0)
+            for size, s, k, length, p in zip(
+                self.y_size, self.stride, self.kernel, x_shape[2:], self.pad, strict=True
+            )
+        ]
+        return dims(self.stride), dims(self.kernel), dims((0, 0)), dims(self.pad), dims(right)
+
+    def y_shape(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*x_shape[:2], *self.y_size)
+
+
+def forward(pooling: Pooling, x: np.ndarray, training: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """y and, for a maximum in training, which element of its window each came from."""
+    x = as_map(x)
+    y = empty_map(pooling.y_shape(x.shape), x.dtype)
+    operation, n_byte = _forward(pooling, x.shape, pixel_stride(x), DATA_TYPES[x.dtype], training)
+    if not n_byte:
+        operation.run(x, y)
+        return y, None
+    chosen = BUFFERS.empty((n_byte,), (1,), n_byte, np.dtype(np.uint8))
+    operation.run(x, y, chosen)
+    return y, chosen
+
+
+@functools.lru_cache(1024)
+def _forward(
+    pooling: Pooling, x_shape: tuple[int, ...], pixel: int, data_type: int, training: bool
+) -> tuple[Operation, int]:
+    lib = library()
+    y_shape = pooling.y_shape(x_shape)
+    x, y = describe_map(x_shape, pixel, data_type), describe_map(y_shape, y_shape[1], data_type)
+    descriptor = _forward_descriptor(pooling, x_shape, x, y, training)
+    arguments = [(dnn.SRC, x), (dnn.DST, y)]
+    n_byte = 0
+    if training and pooling.algorithm == dnn.POOLING_MAX:
+        workspace = lib.query(descriptor, dnn.WORKSPACE_MD)
+        arguments.append((dnn.WORKSPACE, workspace))
+        n_byte = lib.size(workspace)
+    return Operation(descriptor, arguments), n_byte
+
+
+def _forward_descriptor(pooling: Pooling, x_shape: tuple[int, ...], x: object, y: object, training: bool) -> object:
+    kind = dnn.FORWARD_TRAINING if training else dnn.FORWARD_INFERENCE
+    lib = library()
+    geometry = pooling.geometry(x_shape)
+    return lib.create(
+        'pooling_forward_primitive_desc_create', lib.engine, kind, pooling.algorithm, x, y, *geometry, None
+    )
+
+
+def backward(
+    pooling: Pooling, x_shape: tuple[int, ...], gy: np.ndarray, chosen: np.ndarray | None
+) -> np.ndarray:
+    """The gradient of x."""
+    gy = as_map(gy)
+    gx = empty_map(x_shape, gy.dtype)
+    operation = _backward(pooling, x_shape, pixel_stride(gy), DATA_TYPES[gy.dtype])
+    operation.run(gy, gx, *([] if chosen is None else [chosen]))
+    return gx
+
+
+@functools.lru_cache(1024)
+def _backward(pooling: Pooling, x_shape: tuple[int, ...], pixel: int, data_type: int) -> Operation:
+    lib = library()
+    y_shape = pooling.y_shape(x_shape)
+    gx = describe_map(x_shape, x_shape[1], data_type)
+    # The forward pass wrote a dense y; its indices lie as y does.
+    hint = _forward_descriptor(pooling, x_shape, gx, describe_map(y_shape, y_shape[1], data_type), True)
+    gy = describe_map(y_shape, pixel, data_type)
+    descriptor = lib.create(
+        'pooling_backward_primitive_desc_create',
+        *(lib.engine, pooling.algorithm, gx, gy, *pooling.geometry(x_shape), hint, None),
+    )
+    arguments = [(dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx)]
+    if pooling.algorithm == dnn.POOLING_MAX:
+        arguments.append((dnn.WORKSPACE, lib.query(hint, dnn.WORKSPACE_MD)))
+    return Operation(descriptor, arguments)

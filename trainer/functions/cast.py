@@ -1,0 +1,45 @@
+"""Changes of precision within a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chainer
+import numpy as np
+
+from trainer.engine.onednn.convert import as_dtype
+from trainer.engine.onednn.operation import BFLOAT16, FLOAT32
+from trainer.functions.node import Arrays, EngineFunction, Places
+
+
+def to_compute_dtype(x: Any) -> Any:
+    """`x` in `chainer.config.compute_dtype`, if that is set."""
+    dtype = chainer.config.compute_dtype
+    return x if dtype is None or x.dtype == dtype else Cast(np.dtype(dtype)).apply((x,))[0]
+
+
+def to_float32(x: Any) -> Any:
+    """`x` in float32 if it is in bfloat16, which Chainer's own functions do not take."""
+    return Cast(FLOAT32).apply((x,))[0] if x.dtype == BFLOAT16 else x
+
+
+class Cast(EngineFunction):
+    """x -> the same in another precision."""
+
+    def __init__(self, dtype: Any) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, inputs: Arrays) -> Arrays:
+        self.retain_inputs(())
+        (x,) = inputs
+        self.x_dtype = x.dtype
+        return (as_dtype(x, self.dtype),)
+
+    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
+        (gy,) = gys
+        return (as_dtype(gy, self.x_dtype),)
+
+    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
+        (gy,) = gys
+        return Cast(self.x_dtype).apply((gy,))

@@ -1,0 +1,73 @@
+"""Fully connected layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chainer
+import numpy as np
+
+from trainer import engine
+from trainer.engine.onednn import linear as fully_connected
+from trainer.engine.onednn.convert import convert
+from trainer.engine.onednn.operation import FLOAT32, empty
+from trainer.functions.cast import to_compute_dtype
+from trainer.functions.node import Arrays, EngineFunction, Places, apply
+
+
+def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> chainer.Variable:
+    """As `chainer.functions.linear`: y = x W^T + b.
+
+    Args:
+        x: (N, ...) floating point, (N, inputs) once the rest is flattened.
+        W: (outputs, inputs).
+        b: (outputs,) or None.
+        n_batch_axes: leading dimensions of x that count as N.
+    """
+    inputs = (x, W) if b is None else (x, W, b)
+    n_in = int(np.prod(x.shape[1:]))
+    if (
+        n_batch_axes != 1
+        or x.ndim < 2
+        or not engine.serves(*inputs)
+        or W.ndim != 2
+        or W.shape[1] != n_in
+        or W.dtype != FLOAT32
+        or (b is not None and b.shape != W.shape[:1])
+    ):
+        return chainer.functions.linear(*inputs, n_batch_axes=n_batch_axes)
+    inputs = to_compute_dtype(x), *inputs[1:]
+    return apply(Linear(), inputs, lambda: chainer.functions.linear(*inputs))
+
+
+class Linear(EngineFunction):
+    """x, W and perhaps b -> y."""
+
+    def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
+        return (chainer.functions.linear(*inputs),)
+
+    def forward(self, inputs: Arrays) -> Arrays:
+        self.retain_inputs(tuple(range(len(inputs))))
+        x, W, *b = inputs
+        self.x = _in_rows(x)
+        return (fully_connected.forward(self.x, np.ascontiguousarray(W), b[0] if b else None),)
+
+    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
+        (gy,) = gys
+        gy, W = np.ascontiguousarray(gy), np.ascontiguousarray(self.inputs[1].data)
+        gradients: list[np.ndarray | None] = [None, None, None]
+        if 0 in indexes:
+            gradients[0] = fully_connected.backward_data(W, gy).reshape(self.inputs[0].shape)
+        if 1 in indexes or 2 in indexes:
+            gradients[1] = places.empty_like(1, W)
+            if 2 in indexes:
+                gradients[2] = places.empty_like(2, self.inputs[2].data)
+            fully_connected.backward_weights(self.x, gy, gradients[1], gradients[2])
+        return tuple(gradients[i] for i in indexes)
+
+
+def _in_rows(x: np.ndarray) -> np.ndarray:
+    """(N, inputs) in C order; the weights are those of a flattened (C, H, W)."""
+    if not x.flags.c_contiguous:
+        x = convert(x, empty(x.shape, x.dtype))
+    return x.reshape(len(x), -1)

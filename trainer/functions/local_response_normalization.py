@@ -1,0 +1,56 @@
+"""Local response normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chainer
+import numpy as np
+
+from trainer import engine
+from trainer.engine.onednn import normalization
+from trainer.engine.onednn.normalization import ResponseWindow
+from trainer.functions.cast import to_float32
+from trainer.functions.node import Arrays, EngineFunction, Places, apply
+
+
+def local_response_normalization(
+    x: Any, n: int = 5, k: float = 2, alpha: float = 1e-4, beta: float = 0.75
+) -> chainer.Variable:
+    """As `chainer.functions.local_response_normalization`: x / (k + alpha * sum of x^2 over n channels) ** beta.
+
+    Args:
+        x: (N, C, H, W) floating point.
+        n: channels of the window, odd.
+
+    Source: Krizhevsky et al., "ImageNet classification with deep convolutional neural networks" (2012), section 3.3.
+    """
+
+    def in_chainer(x: Any) -> chainer.Variable:
+        return chainer.functions.local_response_normalization(to_float32(x), n, k, alpha, beta)
+
+    if x.ndim != 4 or n % 2 == 0 or not engine.serves(x):
+        return in_chainer(x)
+    return apply(LocalResponseNormalization(ResponseWindow(n, k, alpha, beta)), (x,), lambda: in_chainer(x))
+
+
+class LocalResponseNormalization(EngineFunction):
+    """x -> y."""
+
+    def __init__(self, window: ResponseWindow) -> None:
+        super().__init__()
+        self.window = window
+
+    def reference(self, x: chainer.Variable) -> tuple[chainer.Variable, ...]:
+        return (chainer.functions.local_response_normalization(x, *self.window),)
+
+    def forward(self, inputs: Arrays) -> Arrays:
+        self.retain_inputs((0,))
+        (x,) = inputs
+        y, self.workspace = normalization.local_response_normalization(x, self.window, chainer.config.enable_backprop)
+        return (y,)
+
+    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
+        (gy,) = gys
+        x = self.inputs[0].data
+        return (normalization.local_response_normalization_backward(x, self.workspace, gy, self.window),)

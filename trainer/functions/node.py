@@ -1,0 +1,123 @@
+"""The base of the engine's functions in Chainer's graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import chainer
+import numpy as np
+
+from trainer import engine
+from trainer.engine import arena
+from trainer.engine.errors import EngineError
+from trainer.engine.onednn import elementwise
+from trainer.engine.onednn.operation import FLOAT32, empty
+
+Arrays = tuple[np.ndarray | None, ...]
+
+
+class EngineFunction(chainer.FunctionNode):
+    """A function that the CPU engine computes, forward and backward.
+
+    A subclass defines `forward`, `compute_gradients`, and for gradients of gradients and for what the library refuses
+    either `reference` or `differentiable_gradients`.
+    """
+
+    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
+        """The gradients of the inputs `indexes`, given those of the outputs (None: the loss does not depend on it)."""
+        raise NotImplementedError
+
+    def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
+        """The outputs in Chainer's own terms; all inputs have to be retained for it."""
+        raise NotImplementedError
+
+    def backward_accumulate(
+        self, target_input_indexes: tuple[int, ...], grad_outputs: Any, grad_inputs: Any
+    ) -> tuple[chainer.Variable | None, ...]:
+        """Chainer's hook for functions that add to the gradients that their inputs have so far."""
+        if not chainer.config.enable_backprop:  # else a gradient is asked for that can itself be differentiated
+            earlier = {
+                i: None if g is None else g.array for i, g in zip(target_input_indexes, grad_inputs, strict=True)
+            }
+            places = Places(self.inputs, earlier)
+            try:
+                gys = tuple(None if gy is None else gy.array for gy in grad_outputs)
+                gradients = self.compute_gradients(target_input_indexes, gys, places)
+            except EngineError as error:
+                engine.refuse(error, f'the gradient of {self.label}')
+            else:
+                added = map(places.add_earlier, target_input_indexes, gradients)
+                return tuple(None if g is None else chainer.Variable(g, requires_grad=False) for g in added)
+        gradients = self.differentiable_gradients(target_input_indexes, grad_outputs)
+        return tuple(
+            new if old is None else old if new is None else new + old
+            for new, old in zip(gradients, grad_inputs, strict=True)
+        )
+
+    def differentiable_gradients(
+        self, indexes: tuple[int, ...], gys: tuple[chainer.Variable | None, ...]
+    ) -> tuple[chainer.Variable | None, ...]:
+        """The gradients of the inputs `indexes` as variables of a graph."""
+        inputs = self.get_retained_inputs()
+        with chainer.using_config('engine', 'chainer'), chainer.using_config('enable_backprop', True):
+            ys = self.reference(*inputs)
+            reached = [(y, gy) for y, gy in zip(ys, gys, strict=True) if gy is not None]
+            wanted = [inputs[i] for i in indexes]
+            gradients = chainer.grad(
+                [y for y, _ in reached], wanted, [gy for _, gy in reached], enable_double_backprop=True
+            )
+            return tuple(gradients)
+
+
+class Places:
+    """Where gradients go: into the arena of the optimizer if the input is a parameter that lies in one.
+
+    Args:
+        nodes: the function's inputs.
+        earlier: gradient so far of each input that wants one, or None.
+    """
+
+    def __init__(self, nodes: Any, earlier: dict[int, np.ndarray | None]) -> None:
+        self._nodes, self._earlier = nodes, earlier
+
+    def empty_like(self, i: int, parameter: np.ndarray) -> np.ndarray:
+        """Where to write the gradient of input `i`, a float32 parameter."""
+        if self._earlier.get(i) is None:
+            place = arena.place_of(parameter)
+            if place is not None:
+                return place
+        return empty(parameter.shape, FLOAT32)
+
+    def add_earlier(self, i: int, gradient: np.ndarray | None) -> np.ndarray | None:
+        """The sum with the gradient that input `i` had before, in place."""
+        earlier = self._earlier[i]
+        if earlier is None or gradient is None:
+            return earlier if gradient is None else gradient
+        if earlier.dtype != gradient.dtype:
+            return earlier + gradient
+        if _is_in_an_arena(self._nodes[i], earlier):  # where the optimizer reads it
+            return np.add(earlier, gradient, out=earlier)
+        # Only the new one is nobody else's: a sum passes one gradient to both of its terms.
+        if elementwise.is_dense(gradient):
+            return elementwise.add_any(gradient, earlier, gradient)
+        return earlier + gradient
+
+
+def _is_in_an_arena(node: Any, gradient: np.ndarray) -> bool:
+    return node.data is not None and arena.place_of(node.data) is gradient
+
+
+def apply(node: EngineFunction, inputs: tuple[Any, ...], otherwise: Callable[[], Any]) -> Any:
+    """The node's output (a tuple of several), or where the library refuses, that of `otherwise`."""
+    try:
+        outputs = node.apply(inputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+    except EngineError as error:
+        engine.refuse(error, node.label)
+        return otherwise()
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """One number for both directions, or two."""
+    return tuple(value) if hasattr(value, '__getitem__') else (value, value)  # type: ignore[return-value]

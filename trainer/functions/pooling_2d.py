@@ -1,0 +1,175 @@
+"""Maximum, average and global average pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chainer
+import numpy as np
+from chainer.functions.pooling import max_pooling_nd
+from chainer.utils.conv import get_conv_outsize
+
+from trainer import engine
+from trainer.engine.onednn import pooling
+from trainer.engine.onednn.library import POOLING_AVERAGE, POOLING_MAX
+from trainer.engine.onednn.operation import FLOAT32, empty_map
+from trainer.engine.onednn.pooling import Pooling
+from trainer.functions.cast import to_float32
+from trainer.functions.node import Arrays, EngineFunction, Places, apply, pair
+from trainer.functions.side_by_side import SideBySide, joined
+
+
+def max_pooling_2d(
+    x: Any, ksize: Any, stride: Any = None, pad: Any = 0, cover_all: bool = True, return_indices: bool = False
+) -> Any:
+    """As `chainer.functions.max_pooling_2d`.
+
+    Args:
+        x: (N, C, H, W) floating point, or `SideBySide`.
+        ksize, stride, pad: px, one number or (vertical, horizontal); the stride is that of the window if None.
+        cover_all: count a last window that reaches over the edge (ceil mode).
+        return_indices: also return where in its window each maximum stood.
+    """
+
+    if isinstance(x, SideBySide) and not return_indices:
+        return SideBySide(max_pooling_2d(part, ksize, stride, pad, cover_all) for part in x)
+    x = joined(x)
+
+    def in_chainer(x: Any) -> Any:
+        return chainer.functions.max_pooling_2d(to_float32(x), ksize, stride, pad, cover_all, return_indices)
+
+    windows = _windows(POOLING_MAX, x, ksize, stride, pad, cover_all)
+    if return_indices or windows is None:
+        return in_chainer(x)
+    return apply(MaxPooling2D(windows), (x,), lambda: in_chainer(x))
+
+
+def average_pooling_2d(x: Any, ksize: Any, stride: Any = None, pad: Any = 0) -> chainer.Variable:
+    """As `chainer.functions.average_pooling_2d`: padding counts as zeros.
+
+    Args:
+        x: (N, C, H, W) floating point, or `SideBySide`.
+        ksize, stride, pad: px, one number or (vertical, horizontal); the stride is that of the window if None.
+    """
+
+    if isinstance(x, SideBySide):
+        return SideBySide(average_pooling_2d(part, ksize, stride, pad) for part in x)
+
+    def in_chainer(x: Any) -> chainer.Variable:
+        return chainer.functions.average_pooling_2d(to_float32(x), ksize, stride, pad)
+
+    windows = _windows(POOLING_AVERAGE, x, ksize, stride, pad, False)
+    if windows is None:
+        return in_chainer(x)
+    return apply(AveragePooling2D(windows), (x,), lambda: in_chainer(x))
+
+
+def _windows(algorithm: int, x: Any, ksize: Any, stride: Any, pad: Any, cover_all: bool) -> Pooling | None:
+    """What the engine is to compute; None if it cannot."""
+    if x.ndim != 4 or not engine.serves(x):
+        return None
+    kernel, stride, pad = pair(ksize), pair(ksize if stride is None else stride), pair(pad)
+    y_size = tuple(
+        get_conv_outsize(length, k, s, p, cover_all)
+        for length, k, s, p in zip(x.shape[2:], kernel, stride, pad, strict=True)
+    )
+    is_possible = all(
+        size > 0 and p < k and (size - 1) * s - p < length  # no window without an element
+        for size, k, s, p, length in zip(y_size, kernel, stride, pad, x.shape[2:], strict=True)
+    )
+    return Pooling(algorithm, kernel, stride, pad, y_size) if is_possible else None  # type: ignore[arg-type]
+
+
+class MaxPooling2D(EngineFunction):
+    """x -> y; keeps where each maximum stood, not x."""
+
+    def __init__(self, windows: Pooling) -> None:
+        super().__init__()
+        self.windows = windows
+
+    def forward(self, inputs: Arrays) -> Arrays:
+        self.retain_inputs(())
+        (x,) = inputs
+        self.x_shape, self.x_dtype = x.shape, x.dtype
+        y, self.chosen = pooling.forward(self.windows, x, training=chainer.config.enable_backprop)
+        return (y,)
+
+    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
+        (gy,) = gys
+        return (pooling.backward(self.windows, self.x_shape, gy, self.chosen),)
+
+    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
+        (gy,) = gys
+        """Chainer's own gradient, given the places of the maxima."""
+        _, kernel, stride, pad, y_size = self.windows
+        cover_all = any(
+            size != get_conv_outsize(length, k, s, p)
+            for size, length, k, s, p in zip(y_size, self.x_shape[2:], kernel, stride, pad, strict=True)
+        )
+        forward = max_pooling_nd.MaxPoolingND(2, kernel, stride, pad, cover_all)
+        forward._in_shape, forward._in_dtype = self.x_shape, self.x_dtype
+        itemsize = 1 if kernel[0] * kernel[1] < 256 else 4
+        n, c, h, w = *self.x_shape[:2], *y_size
+        places = self.chosen.view({1: np.uint8, 4: np.int32}[itemsize])[: n * c * h * w]
+        forward.indexes = places.reshape(n, h, w, c).transpose(0, 3, 1, 2).astype(np.int64)
+        return max_pooling_nd.MaxPoolingNDGrad(forward).apply((gy,))
+
+
+class AveragePooling2D(EngineFunction):
+    """x -> y."""
+
+    def __init__(self, windows: Pooling) -> None:
+        super().__init__()
+        self.windows = windows
+
+    def reference(self, x: chainer.Variable) -> tuple[chainer.Variable, ...]:
+        _, kernel, stride, pad, _ = self.windows
+        return (chainer.functions.average_pooling_2d(x, kernel, stride, pad),)
+
+    def forward(self, inputs: Arrays) -> Arrays:
+        self.retain_inputs((0,))
+        (x,) = inputs
+        return (pooling.forward(self.windows, x, training=chainer.config.enable_backprop)[0],)
+
+    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
+        (gy,) = gys
+        return (pooling.backward(self.windows, self.inputs[0].shape, gy, None),)
+
+
+def mean(x: Any, axis: Any = None, *, weights: Any = None, keepdims: bool = False) -> chainer.Variable:
+    """As `chainer.functions.mean` (and `average`); over the rows and columns of a map it is global average pooling.
+
+    Args:
+        x: floating point; the mean of bfloat16 is in float32.
+        axis: dimensions to average over, all if None.
+    """
+    x = joined(x)
+    if weights is None and not keepdims and axis in ((2, 3), [2, 3]) and x.ndim == 4 and engine.serves(x):
+        return GlobalAveragePooling2D().apply((x,))[0]
+    return chainer.functions.average(to_float32(x), axis, weights, keepdims)
+
+
+class GlobalAveragePooling2D(EngineFunction):
+    """x (N, C, H, W) -> (N, C), float32."""
+
+    def reference(self, x: chainer.Variable) -> tuple[chainer.Variable, ...]:
+        return (chainer.functions.average(x, (2, 3)),)
+
+    def forward(self, inputs: Arrays) -> Arrays:
+        self.retain_inputs(())
+        (x,) = inputs
+        self.x_shape, self.x_dtype = x.shape, x.dtype
+        return (x.mean(axis=(2, 3), dtype=FLOAT32),)
+
+    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
+        (gy,) = gys
+        _, _, h, w = self.x_shape
+        gx = empty_map(self.x_shape, self.x_dtype)
+        gx[...] = (gy * np.float32(1 / (h * w)))[:, :, None, None]
+        return (gx,)
+
+    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
+        (gy,) = gys
+        n, c, h, w = self.x_shape
+        gx = chainer.functions.broadcast_to(gy[:, :, None, None] / (h * w), self.x_shape)
+        return (gx,)

@@ -1,0 +1,49 @@
+"""The rectifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chainer
+import numpy as np
+
+from trainer import engine
+from trainer.engine.onednn import elementwise
+from trainer.engine.onednn.convert import as_map
+from trainer.engine.onednn.operation import empty, empty_map
+from trainer.functions.node import Arrays, EngineFunction, Places, apply
+from trainer.functions.side_by_side import SideBySide
+
+
+def relu(x: Any) -> Any:
+    """As `chainer.functions.relu`: max(x, 0), of any shape, or of maps side by side."""
+    if isinstance(x, SideBySide):
+        return SideBySide(map(relu, x))
+    if not engine.serves(x):
+        return chainer.functions.relu(x)
+    return apply(ReLU(), (x,), lambda: chainer.functions.relu(x))
+
+
+class ReLU(EngineFunction):
+    """x -> y; its gradient needs y alone, so that x need not stay in memory."""
+
+    def forward(self, inputs: Arrays) -> Arrays:
+        (x,) = inputs
+        self.retain_inputs(())
+        self.retain_outputs((0,))
+        if x.ndim == 4:
+            x = as_map(x)
+            return (elementwise.relu(x, empty_map(x.shape, x.dtype)),)
+        return (elementwise.relu(np.ascontiguousarray(x), empty(x.shape, x.dtype)),)
+
+    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
+        (gy,) = gys
+        y = self.get_retained_outputs()[0].array
+        if y.ndim == 4:
+            return (elementwise.relu_backward(y, as_map(gy), empty_map(y.shape, y.dtype)),)
+        return (elementwise.relu_backward(y, np.ascontiguousarray(gy), empty(y.shape, y.dtype)),)
+
+    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
+        (gy,) = gys
+        y = self.get_retained_outputs()[0]
+        return (gy * (y.array > 0).astype(gy.dtype),)

@@ -1,0 +1,74 @@
+"""Maps that stand for their concatenation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import chainer
+import numpy as np
+
+from trainer import engine
+from trainer.functions.arithmetic import concat
+from trainer.functions.cast import to_float32
+
+
+class SideBySide(tuple):
+    """Maps (N, C_i, H, W) that stand for their concatenation along the channels, without the copy it costs.
+
+    Convolutions, batch normalisation, pooling, dropout and sums of this package take it as they take a map.
+    What does not know it takes `joined()`.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        n, _, h, w = self[0].shape
+        return n, sum(part.shape[1] for part in self), h, w
+
+    @property
+    def ndim(self) -> int:
+        return 4
+
+    @property
+    def dtype(self) -> Any:
+        return self[0].dtype
+
+    @property
+    def array(self) -> Any:
+        return self.joined().array
+
+    def joined(self) -> chainer.Variable:
+        return concat(self)
+
+
+def side_by_side(maps: Sequence[Any]) -> Any:
+    """`SideBySide` where the engine serves; elsewhere the concatenation itself, a variable."""
+    return SideBySide(maps) if engine.serves(*maps) else concat(maps)
+
+
+def parts(x: Any) -> tuple[Any, ...]:
+    """The maps that make up x: itself, or those side by side."""
+    return tuple(x) if isinstance(x, SideBySide) else (x,)
+
+
+def joined(x: Any) -> Any:
+    """A map, whatever it was."""
+    return x.joined() if isinstance(x, SideBySide) else x
+
+
+def put_together(outputs: Any, like: Any) -> Any:
+    """Outputs of a function of the parts of `like`: side by side as it is."""
+    return SideBySide(outputs) if isinstance(like, SideBySide) else outputs
+
+
+def split(x: Any, sizes: Sequence[int]) -> tuple[Any, ...]:
+    """x as maps of so many channels each; without a copy if it consists of those."""
+    if isinstance(x, SideBySide) and [part.shape[1] for part in x] == list(sizes):
+        return tuple(x)
+    return tuple(chainer.functions.split_axis(to_float32(joined(x)), np.cumsum(sizes[:-1]).tolist(), axis=1))
+
+
+def channels(maps: Sequence[Any]) -> list[slice]:
+    """Which channels of the whole each map holds."""
+    ends = np.cumsum([x.shape[1] for x in maps]).tolist()
+    return [slice(end - x.shape[1], end) for end, x in zip(ends, maps, strict=True)]

@@ -1,0 +1,35 @@
+"""The link with the parameters and statistics of a batch normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chainer
+
+import trainer.functions as F
+
+
+class BatchNormalization(chainer.links.BatchNormalization):
+    """As `chainer.links.BatchNormalization`; called with `relu=True`, it rectifies in the same pass over memory."""
+
+    def forward(self, x: Any, *, relu: bool = False, finetune: bool = False) -> chainer.Variable:
+        if self.avg_mean is None or self.gamma is None or self.beta is None or finetune:
+            y = super().forward(x, finetune=finetune)
+            return F.relu(y) if relu else y
+        if not chainer.config.train:
+            statistics = self.avg_mean, self.avg_var
+            return F.fixed_batch_normalization(
+                x, self.gamma, self.beta, *statistics, eps=self.eps, axis=self.axis, relu=relu
+            )
+        is_moving = not chainer.config.in_recomputing  # a second forward pass must not count twice
+        return F.batch_normalization(
+            x,
+            self.gamma,
+            self.beta,
+            eps=self.eps,
+            running_mean=self.avg_mean if is_moving else None,
+            running_var=self.avg_var if is_moving else None,
+            decay=self.decay,
+            axis=self.axis,
+            relu=relu,
+        )

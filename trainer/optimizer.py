@@ -1,0 +1,159 @@
+"""Momentum SGD and Nesterov's, on a CPU over one flat array of all parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import chainer
+import numpy as np
+
+from trainer import engine
+from trainer.config import Config
+from trainer.engine.arena import Arena, aligned_zeros
+
+CHUNK = 32768  # elements; all that an update touches of them fits the second-level cache
+PARALLEL_FROM = 2**22  # elements; two threads from there on, as more do not make memory faster
+
+
+def make_optimizer(config: Config) -> chainer.Optimizer:
+    """The optimizer of `--optimizer`, not yet set up."""
+    if config.optimizer == 'adam':
+        return chainer.optimizers.Adam(alpha=config.lr)
+    kind = {'momentum': MomentumSGD, 'nesterov': NesterovAG}[config.optimizer]
+    return kind(lr=config.lr, momentum=config.momentum)
+
+
+class _FlatUpdate:
+    """Updates all parameters at once where the CPU engine computes; elsewhere Chainer does, one by one.
+
+    The arithmetic is that of Chainer's own update rule and weight decay hook, to the bit. Parameters and
+    momenta become views of flat arrays at the first update; assigning new arrays to them is noticed.
+    """
+
+    _arena: Arena | None = None
+    _momenta: np.ndarray
+    _views: list[tuple[Any, np.ndarray, np.ndarray, np.ndarray]]  # parameter, its place, its gradient's, its momentum's
+
+    def update(self, lossfun: Any = None, *args: Any, **kwds: Any) -> None:
+        if lossfun is not None or not self._gather():
+            self._arena = None
+            super().update(lossfun, *args, **kwds)  # type: ignore[misc]
+            return
+        self.t: int
+        self.t += 1
+        for parameter, _, gradient, _ in self._views:
+            parameter.update_rule.t += 1
+            if parameter.grad is not gradient:  # it comes from a function that knows no arena
+                gradient[...] = parameter.grad
+        self._run_over_chunks(len(self._momenta))
+
+    def _gather(self) -> bool:
+        """Whether all parameters can be updated at once; if so, they lie in the arena afterwards."""
+        if self._arena is not None and all(
+            p.array is place and p.grad is not None and p.update_rule.enabled and p.update_rule.state['v'] is v
+            for p, place, _, v in self._views
+        ):
+            return self._weight_decay() is not None
+        parameters = list(self.target.params())  # type: ignore[attr-defined]
+        is_possible = self._weight_decay() is not None and all(
+            p.array is not None
+            and p.grad is not None
+            and p.array.dtype == np.float32
+            and p.grad.dtype == np.float32
+            and p.update_rule is not None
+            and p.update_rule.enabled
+            and not _hooks(p.update_rule)
+            for p in parameters
+        )
+        if not parameters or not is_possible or not engine.serves(*parameters):
+            return False
+        gradients = [p.grad for p in parameters]
+        arena = self._arena = Arena([p.array for p in parameters])
+        self._momenta = aligned_zeros(len(arena.data), arena.data.dtype)
+        self._views = list(zip(parameters, arena.parameters, arena.gradients, arena.views(self._momenta), strict=True))
+        for (parameter, place, place_of_gradient, momentum), gradient in zip(self._views, gradients, strict=True):
+            rule = parameter.update_rule
+            if rule.state is None:
+                rule._init_states(parameter)
+            momentum[...] = rule.state['v']
+            rule.state['v'] = momentum
+            parameter.array = place
+            place_of_gradient[...] = gradient
+            parameter.grad = place_of_gradient
+        return True
+
+    def _weight_decay(self) -> float | None:
+        """The rate of Chainer's hook of that name, 0 without one; None if there are hooks of other kinds."""
+        hooks = _hooks(self)
+        if not hooks:
+            return 0.0
+        if len(hooks) > 1 or type(hooks[0]) is not chainer.optimizer_hooks.WeightDecay:
+            return None
+        return hooks[0].rate
+
+    def _run_over_chunks(self, n: int) -> None:
+        assert self._arena is not None
+        parameters, gradients, momenta = self._arena.data, self._arena.gradient, self._momenta
+        decay = self._weight_decay()
+        apply = self._make_rule()
+
+        def run(start: int, stop: int) -> None:
+            scratch, decayed = np.empty((2, CHUNK), parameters.dtype)
+            for first in range(start, stop, CHUNK):
+                chunk = slice(first, min(first + CHUNK, stop))
+                p, g, v = parameters[chunk], gradients[chunk], momenta[chunk]
+                buffer = scratch[: len(p)]
+                if decay:  # the gradient itself stays as it is: a write less
+                    np.multiply(p, decay, out=decayed[: len(p)])
+                    g = np.add(decayed[: len(p)], g, out=decayed[: len(p)])
+                apply(p, g, v, buffer)
+
+        if n < PARALLEL_FROM:
+            run(0, n)
+            return
+        middle = n // 2 // CHUNK * CHUNK
+        with ThreadPoolExecutor(1) as pool:
+            rest = pool.submit(run, middle, n)
+            run(0, middle)
+            rest.result()
+
+    def _make_rule(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
+        """One update of (parameters, gradients, momenta) in place, given room for as many elements."""
+        raise NotImplementedError
+
+
+def _hooks(holder: Any) -> tuple[Any, ...]:
+    """Of an optimizer or an update rule; Chainer keeps them in a private attribute."""
+    hooks = holder._hookable
+    return (*hooks._pre_update_hooks.values(), *hooks._post_update_hooks.values())
+
+
+class MomentumSGD(_FlatUpdate, chainer.optimizers.MomentumSGD):
+    """As `chainer.optimizers.MomentumSGD`: v = momentum * v - lr * g; p += v."""
+
+    def _make_rule(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
+        lr, momentum = self.lr, self.momentum
+
+        def rule(p: np.ndarray, g: np.ndarray, v: np.ndarray, buffer: np.ndarray) -> None:
+            v *= momentum
+            v -= np.multiply(g, lr, out=buffer)
+            p += v
+
+        return rule
+
+
+class NesterovAG(_FlatUpdate, chainer.optimizers.NesterovAG):
+    """As `chainer.optimizers.NesterovAG`: v = momentum * v - lr * g; p += momentum^2 * v - (1 + momentum) * lr * g."""
+
+    def _make_rule(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
+        lr, momentum = self.lr, self.momentum
+
+        def rule(p: np.ndarray, g: np.ndarray, v: np.ndarray, buffer: np.ndarray) -> None:
+            v *= momentum
+            v -= np.multiply(g, lr, out=buffer)
+            p += np.multiply(v, momentum * momentum, out=buffer)
+            p -= np.multiply(g, (1 + momentum) * lr, out=buffer)
+
+        return rule
