@@ -19,7 +19,10 @@ def imports(path, top_level_only=False):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f'{path} imports relatively'
-            yield node.module
+            if node.module == 'trainer':
+                yield from (f'trainer.{alias.name}' for alias in node.names)
+            else:
+                yield node.module
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

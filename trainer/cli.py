@@ -156,10 +156,13 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
             (
                 '--precision',
                 {'choices': PRECISIONS},
-                'bf16 computes maps in bfloat16 and keeps weights in float32: twice as fast on CPUs with AVX512-BF16 '
-                '(default: float32)',
+                'bf16: float32 weights, bfloat16 maps, twice as fast on a CPU with AVX512-BF16 (default: float32)',
             ),
-            ('--engine', {'choices': ENGINES}, 'auto is the fastest there is, chainer is plain Chainer (default: auto)'),
+            (
+                '--engine',
+                {'choices': ENGINES},
+                'auto is the fastest there is, chainer is Chainer alone (default: auto)',
+            ),
             ('--threads', INT, 'CPU threads (default: OMP_NUM_THREADS, or every core)'),
             (
                 '-trb --train_batch_divide',

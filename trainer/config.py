@@ -93,7 +93,8 @@ class Config:
         for name in ('train_batch_divide', 'test_batch_divide'):
             if getattr(self, name) > self.batch:
                 raise InputError(f'--{name} {getattr(self, name)} cuts a batch of {self.batch} into empty parts')
-        for name, choices in (('optimizer', OPTIMIZERS), ('schedule', SCHEDULES), ('precision', PRECISIONS), ('engine', ENGINES)):
+        choices_of = {'optimizer': OPTIMIZERS, 'schedule': SCHEDULES, 'precision': PRECISIONS, 'engine': ENGINES}
+        for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise InputError(f'--{name} is {getattr(self, name)!r}, but has to be one of {", ".join(choices)}')
         if self.run is not None and (not self.run or self.run != Path(self.run).name):

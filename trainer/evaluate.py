@@ -9,6 +9,7 @@ import chainer
 import numpy as np
 
 import trainer.functions as F
+from trainer.predictor import Predictor
 
 
 class Evaluation(NamedTuple):
@@ -50,12 +51,13 @@ def evaluate(
     host = chainer.get_device('@numpy')
     loss = 0.0
     confusion = np.zeros((n_class, n_class), np.int64)
+    predict = Predictor(model)
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         for start in range(0, n, batch):
             index = np.arange(start, min(start + batch, n))
             x, t = view(index, device)
-            y = model(x)
+            y = predict(x)
             loss += float(F.softmax_cross_entropy(y, t).array) * len(index)
-            np.add.at(confusion, (host.send(t), host.send(y.array.argmax(axis=1))), 1)
+            np.add.at(confusion, (host.send(t), host.send(y.argmax(axis=1))), 1)
             progress(len(index))
     return Evaluation(loss / n, confusion)

@@ -42,7 +42,7 @@ class EpochIterator(chainer.dataset.Iterator):
         self.epoch, self.position = epoch, 0
         self.previous_epoch_detail = float(epoch)
         self.is_new_epoch = False
-        self._order = (-1, np.empty(0, np.int64))  # (epoch, its order)
+        self._orders: dict[int, np.ndarray] = {}  # of the last epoch asked for and the one before
 
     def next(self) -> Batch:
         self.previous_epoch_detail = self.epoch_detail
@@ -58,10 +58,18 @@ class EpochIterator(chainer.dataset.Iterator):
 
     __next__ = next
 
+    def peek(self) -> Batch:
+        """What `next` will return; the iterator stays where it is."""
+        state = self.epoch, self.position, self.previous_epoch_detail, self.is_new_epoch
+        batch = self.next()
+        self.epoch, self.position, self.previous_epoch_detail, self.is_new_epoch = state
+        return batch
+
     def _order_of(self, epoch: int) -> np.ndarray:
-        if self._order[0] != epoch:
-            self._order = epoch, generator(self.seed, epoch, ORDER).permutation(self.n)
-        return self._order[1]
+        if epoch not in self._orders:
+            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
+            self._orders[epoch] = generator(self.seed, epoch, ORDER).permutation(self.n)
+        return self._orders[epoch]
 
     @property
     def epoch_detail(self) -> float:

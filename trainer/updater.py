@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -46,6 +47,7 @@ class Updater(StandardUpdater):
         super().__init__(iterator, optimizer, converter=converter, device=device, auto_new_epoch=False)
         self.seed, self.divide, self.iteration = seed, divide, iteration
         self.batch = Batch(np.empty(0, np.int64), np.empty(0, np.int64))  # the last one
+        self._parts = Parts(converter, device)
 
     def update_core(self) -> None:
         started = time.perf_counter()
@@ -57,7 +59,12 @@ class Updater(StandardUpdater):
         bounds = np.linspace(0, n, self.divide + 1).astype(int).tolist()
         loss = accuracy = 0.0
         for start, stop in pairwise(bounds):
-            part_loss, part_accuracy = self._add_gradient(batch.rows(start, stop), start, share=(stop - start) / n)
+            x, t = self._parts.take(batch.rows(start, stop))
+            if stop < n:
+                self._parts.prepare(batch.rows(stop, bounds[bounds.index(stop) + 1]))
+            else:
+                self._parts.prepare(self.get_iterator('main').peek().rows(0, bounds[1]))
+            part_loss, part_accuracy = self._add_gradient(x, t, start, share=(stop - start) / n)
             loss += part_loss
             accuracy += part_accuracy
         if not math.isfinite(loss):
@@ -69,12 +76,46 @@ class Updater(StandardUpdater):
         seconds = time.perf_counter() - started
         chainer.report({'train/loss': loss, 'train/accuracy': accuracy, 'train/seconds': seconds})
 
-    def _add_gradient(self, part: Batch, first_row: int, share: float) -> tuple[float, float]:
+    def _add_gradient(self, x: Any, t: Any, first_row: int, share: float) -> tuple[float, float]:
         """Accumulate the gradient of one part; its local variables free the part's activations on return."""
-        x, t = self.converter(part, self.device)
         key = F.DropoutKey(self.seed, self.iteration, first_row)
         with chainer.using_config('dropout_key', key):
             y = self.get_optimizer('main').target(x)
         loss = F.softmax_cross_entropy(y, t) * share
         loss.backward()
         return float(loss.array), float(F.accuracy(y, t).array) * share
+
+
+class Parts:
+    """Converts the part of a batch that comes next in a thread of its own, while the engine computes the one before.
+
+    It computes the same as without, as a part depends on nothing but its rows. Only for the CPU: on a GPU,
+    work goes on while Python does, and a second thread would need a stream of its own.
+
+    Args:
+        converter: (batch, device) -> (x, t).
+        device: where to compute.
+    """
+
+    def __init__(self, converter: Any, device: Any) -> None:
+        self.converter, self.device = converter, device
+        self._pool = ThreadPoolExecutor(1, 'augmentation') if device is not None and device.xp is np else None
+        self._next: tuple[Batch, Future[Any]] | None = None
+
+    def prepare(self, part: Batch) -> None:
+        if self._pool is not None:
+            dtype = chainer.config.dtype  # Chainer's configuration is a thread's own
+            self._next = part, self._pool.submit(self._convert, part, dtype)
+
+    def take(self, part: Batch) -> tuple[Any, Any]:
+        if self._next is not None:
+            expected, future = self._next
+            self._next = None
+            converted = future.result()
+            if np.array_equal(expected.index, part.index) and np.array_equal(expected.epoch, part.epoch):
+                return converted
+        return self._convert(part, chainer.config.dtype)
+
+    def _convert(self, part: Batch, dtype: Any) -> tuple[Any, Any]:
+        with chainer.using_config('dtype', dtype):
+            return self.converter(part, self.device)

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, required=True)
     parser.add_argument('--reference', type=Path, required=True, help='folder of the weights and what they give')
     parser.add_argument('--precision', choices=('float32', 'bf16'), default='float32')
-    parser.add_argument('--engine', choices=('onednn', 'chainer'), default='onednn', help='of the project')
+    parser.add_argument('--engine', choices=('auto', 'chainer'), default='auto', help='of the project')
     parser.add_argument('--compile', action='store_true', help='PyTorch by torch.compile')
     args = parser.parse_args()
     # Replies alone reach the pipe: what libraries print, also from C, goes to stderr.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,13 +15,17 @@ import numpy as np
 
 from peers import task
 from squeeze_net import NETWORKS
-from trainer import Config, device
+from trainer import Config, device, engine
+from trainer.engine.onednn import library as onednn
 from trainer.iterator import EpochIterator
-from trainer.loop import make_optimizer
+from trainer.optimizer import make_optimizer
+from trainer.predictor import Predictor
 from trainer.updater import Updater
 
 SEED = 0
 N_CHECKED = 16  # images whose logits are compared
+N_PROFILED = 6  # steps
+settings = ExitStack()  # for the life of the process
 
 
 def make_commands(args: Any) -> dict[str, Callable[..., Any]]:
@@ -42,16 +50,14 @@ def make_commands(args: Any) -> dict[str, Callable[..., Any]]:
         'infer': infer,
         'check': check,
         'rss': task.peak_rss_mib,
-        'primitives': lambda: measure_primitives(model, x, t),
+        'primitives': lambda: measure_primitives(step),
         'save_reference': lambda: save_reference(model, predict, args),
     }
 
 
 def select_engine(engine: str, precision: str) -> None:
     """Compute with this engine, in this precision, from here on; before the network is built."""
-    if precision != 'float32':
-        raise NotImplementedError(f'the project does not compute in {precision} yet')
-    # So far, both engines are stock Chainer; `describe` says what computes.
+    settings.enter_context(Config(engine=engine, precision=precision).using_precision())
 
 
 def make_train_step(model: Any, x: Any, t: Any) -> Callable[[], None]:
@@ -76,18 +82,52 @@ def make_train_step(model: Any, x: Any, t: Any) -> Callable[[], None]:
 
 def make_predictor(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Images to logits, as `trainer.evaluate` computes them."""
-    import chainer
-
-    def predict(x: np.ndarray) -> np.ndarray:
-        with chainer.using_config('train', False), chainer.no_backprop_mode():
-            return model(x).array
-
-    return predict
+    return Predictor(model)
 
 
-def measure_primitives(model: Any, x: Any, t: Any) -> dict[str, Any] | None:
-    """What the primitives of a training step take alone: {'sum_of_primitives_s': seconds, 'table': [...]}."""
-    return None
+def measure_primitives(step: Callable[[], None]) -> dict[str, Any] | None:
+    """What oneDNN says its primitives take within a training step, beside what the step takes without its log."""
+    if engine.version() is None:
+        return None
+    seconds = task.time_each(step, N_PROFILED)
+    calls: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for line in verbose_log(lambda: task.time_each(step, N_PROFILED)):
+        _, what, _, kind, implementation, propagation, *_, problem, milliseconds = line.split(',')
+        if what == 'exec':
+            calls[kind, propagation, implementation, problem].append(float(milliseconds))
+    rows = [
+        {
+            **dict(zip(('primitive', 'propagation', 'implementation', 'problem'), key, strict=True)),
+            'calls': len(times) // N_PROFILED,
+            'ms': round(sum(times) / N_PROFILED, 3),
+        }
+        for key, times in calls.items()
+    ]
+    total = sum(map(sum, calls.values())) / 1e3 / N_PROFILED
+    step_s = float(np.median(seconds))
+    return {
+        'step_s': round(step_s, 4),
+        'sum_of_primitives_s': round(total, 4),
+        'step_over_sum': round(step_s / total, 3),
+        'table': sorted(rows, key=lambda row: -row['ms']),  # milliseconds a step
+    }
+
+
+def verbose_log(run: Callable[[], object]) -> list[str]:
+    """The lines that oneDNN writes to standard output, one a primitive, while something runs."""
+    library = onednn.library()
+    with tempfile.TemporaryFile('w+') as log:
+        kept = os.dup(1)
+        os.dup2(log.fileno(), 1)
+        library.call('set_verbose', 1)
+        try:
+            run()
+        finally:
+            library.call('set_verbose', 0)
+            os.dup2(kept, 1)
+            os.close(kept)
+        log.seek(0)
+        return [line.strip() for line in log if line.startswith('onednn_verbose,exec')]
 
 
 def build_model(network: str, reference: Path) -> Any:

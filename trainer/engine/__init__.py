@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import chainer
@@ -20,8 +21,8 @@ from trainer.engine.errors import EngineError
 from trainer.engine.onednn import library as onednn
 
 ENGINES = ('auto', 'chainer')
-chainer.global_config.engine = 'auto'
-chainer.global_config.compute_dtype = None
+chainer.global_config.engine = 'auto'  # type: ignore[attr-defined]
+chainer.global_config.compute_dtype = None  # type: ignore[attr-defined]
 
 
 def serves(*arrays: Any) -> bool:
@@ -80,7 +81,7 @@ def describe() -> str:
 def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself, so that `compute_dtype` bfloat16 is a gain."""
     try:
-        with open('/proc/cpuinfo') as lines:
+        with Path('/proc/cpuinfo').open() as lines:
             return any(line.startswith('flags') and ' avx512_bf16' in line for line in lines)
     except OSError:
         return False

@@ -9,6 +9,7 @@ ever touched stay close to the most that was in use at once.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import mmap
 import os
 import threading
@@ -19,19 +20,51 @@ import numpy as np
 ALIGNMENT = 4096  # a page: also keeps the rows of different arrays out of each other's cache lines
 
 
-class Buffers:
-    """Hands out arrays from one reservation of address space; safe to use from several threads.
+class Ranges:
+    """Which ranges of so many bytes are in use; safe to use from several threads."""
+
+    def __init__(self, n_byte: int) -> None:
+        self._lock = threading.RLock()  # a collection of garbage may free a block while one is being allocated
+        self._free = [(0, n_byte)] if n_byte else []  # (offset, bytes), by offset, no two adjacent
+        self.peak = 0  # bytes up to the highest offset ever in use
+
+    def take(self, n_byte: int) -> int:
+        """Offset of a free block, or -1."""
+        with self._lock:
+            for i, (offset, n_free) in enumerate(self._free):
+                if n_free >= n_byte:
+                    if n_free == n_byte:
+                        del self._free[i]
+                    else:
+                        self._free[i] = offset + n_byte, n_free - n_byte
+                    self.peak = max(self.peak, offset + n_byte)
+                    return offset
+        return -1
+
+    def give_back(self, offset: int, n_byte: int, bisect: Any = bisect.bisect) -> None:
+        """Free a range (`bisect` is bound here because blocks outlive the globals of a module when Python exits)."""
+        with self._lock:
+            free = self._free
+            i = bisect(free, (offset, 0))
+            if i < len(free) and free[i][0] == offset + n_byte:
+                n_byte += free.pop(i)[1]
+            if i and free[i - 1][0] + free[i - 1][1] == offset:
+                free[i - 1] = free[i - 1][0], free[i - 1][1] + n_byte
+            else:
+                free.insert(i, (offset, n_byte))
+
+
+class Buffers(Ranges):
+    """Hands out arrays from one reservation of address space.
 
     Args:
         n_byte: size of the reservation; address space only, memory is taken as it is first touched.
     """
 
     def __init__(self, n_byte: int) -> None:
-        self._lock = threading.RLock()  # a collection of garbage may free a block while one is being allocated
         self._map = _reserve(n_byte)
+        super().__init__(n_byte if self._map else 0)
         self._start = np.frombuffer(self._map, np.uint8).ctypes.data if self._map else 0
-        self._free = [(0, n_byte)] if self._map else []  # (offset, bytes), by offset, no two adjacent
-        self.peak = 0  # bytes up to the highest offset ever in use
 
     def empty(self, shape: tuple[int, ...], strides: tuple[int, ...], n_byte: int, dtype: Any) -> np.ndarray:
         """An uninitialised array over a block of its own; strides in bytes."""
@@ -48,30 +81,6 @@ class Buffers:
         }
         return np.asarray(block).view(dtype)
 
-    def take(self, n_byte: int) -> int:
-        """Offset of a free block, or -1."""
-        with self._lock:
-            for i, (offset, n_free) in enumerate(self._free):
-                if n_free >= n_byte:
-                    if n_free == n_byte:
-                        del self._free[i]
-                    else:
-                        self._free[i] = offset + n_byte, n_free - n_byte
-                    self.peak = max(self.peak, offset + n_byte)
-                    return offset
-        return -1
-
-    def give_back(self, offset: int, n_byte: int, bisect: Any = bisect.bisect) -> None:  # bound: globals go first at exit
-        with self._lock:
-            free = self._free
-            i = bisect(free, (offset, 0))
-            if i < len(free) and free[i][0] == offset + n_byte:
-                n_byte += free.pop(i)[1]
-            if i and free[i - 1][0] + free[i - 1][1] == offset:
-                free[i - 1] = free[i - 1][0], free[i - 1][1] + n_byte
-            else:
-                free.insert(i, (offset, n_byte))
-
 
 _TYPE_CODES = {8: '<f8', 4: '<f4', 2: '<u2'}
 
@@ -80,6 +89,7 @@ class _Block:
     """Owns a range; the arrays over it keep it alive, and the last one to go gives the range back."""
 
     __slots__ = ('__array_interface__', 'buffers', 'n_byte', 'offset')
+    __array_interface__: dict[str, Any]
 
     def __init__(self, buffers: Buffers, n_byte: int) -> None:
         self.buffers = buffers
@@ -98,10 +108,8 @@ def _reserve(n_byte: int) -> mmap.mmap | None:
     except (OSError, ValueError, OverflowError):  # e.g. a limit on address space: NumPy's own arrays serve then
         return None
     if hasattr(mmap, 'MADV_HUGEPAGE'):
-        try:
+        with contextlib.suppress(OSError):  # a kernel without huge pages
             reserved.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without huge pages
-            pass
     return reserved
 
 

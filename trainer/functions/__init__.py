@@ -1,4 +1,4 @@
-"""Functions that networks are written with: Chainer's names and signatures, and the engine behind them where it serves."""
+"""Functions that networks are written with: Chainer's names and signatures, the engine behind them where it serves."""
 
 from trainer.functions.arithmetic import add, concat
 from trainer.functions.batch_normalization import batch_normalization, fixed_batch_normalization

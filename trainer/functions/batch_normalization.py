@@ -79,7 +79,8 @@ def fixed_batch_normalization(
     def in_chainer(*inputs: Any) -> Any:
         """Of x or its parts, gamma, beta, mean and var."""
         x = to_float32(inputs[0] if len(xs) == 1 else chainer.functions.concat(inputs[: len(xs)]))
-        y = chainer.functions.fixed_batch_normalization(x, *inputs[len(xs) :], eps=eps, axis=axis)
+        gamma, beta, mean, var = inputs[len(xs) :]
+        y = chainer.functions.fixed_batch_normalization(x, gamma, beta, mean, var, eps, axis)
         y = chainer.functions.relu(y) if relu else y
         return y if len(xs) == 1 else chainer.functions.split_axis(y, [c.stop for c in channels(xs)[:-1]], axis=1)
 
@@ -106,7 +107,7 @@ def _move(running: np.ndarray, current: np.ndarray, decay: float) -> None:
     running += (1 - decay) * current
 
 
-def _as_4d(x: np.ndarray) -> np.ndarray:
+def _as_4d(x: Any) -> Any:
     return x if x.ndim == 4 else x[:, :, None, None]
 
 
@@ -136,7 +137,7 @@ class BatchNormalization(EngineFunction):
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         *xs, gamma, beta = (node.data for node in self.inputs)
         ggamma, gbeta = places.empty_like(len(xs), gamma), places.empty_like(len(xs) + 1, beta)
-        gradients: list[np.ndarray | None] = []
+        gradients: list[Any] = []
         for x, gy, c, statistics in zip(xs, gys, self.channels, self.statistics, strict=True):
             if gy is None:  # a part that the loss does not depend on
                 ggamma[c], gbeta[c] = 0, 0

@@ -82,7 +82,7 @@ class Window(NamedTuple):
 
     def over(self, x: np.ndarray, W: np.ndarray) -> Convolution:
         row = W.strides[0] // W.itemsize if len(W) > 1 else W[0].size
-        return Convolution(x.shape, W.shape, *self, DATA_TYPES[x.dtype], row)  # type: ignore[arg-type]
+        return Convolution(x.shape, W.shape, *self, DATA_TYPES[x.dtype], row)
 
 
 def _is_well_formed(x: Any, W: Any, b: Any, add: Any, window: Window) -> bool:
@@ -135,12 +135,14 @@ class Convolution2D(EngineFunction):
         gy = as_map(gys[0])
         i_weight = self.n_part
         W = np.ascontiguousarray(self.inputs[i_weight].data)
-        gradients: list[np.ndarray | None] = [None] * len(self.inputs)
+        gradients: list[Any] = [None] * len(self.inputs)
         if self.has_add:
             gradients[-1] = gy
         wants_weights = i_weight in indexes or (self.has_bias and i_weight + 1 in indexes)
         gW = places.empty_like(i_weight, W) if wants_weights else None
-        gb = places.empty_like(i_weight + 1, self.inputs[i_weight + 1].data) if wants_weights and self.has_bias else None
+        gb = (
+            places.empty_like(i_weight + 1, self.inputs[i_weight + 1].data) if wants_weights and self.has_bias else None
+        )
         gradients[i_weight] = gW
         if gb is not None:
             gradients[i_weight + 1] = gb

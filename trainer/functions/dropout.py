@@ -52,7 +52,7 @@ class DropoutKey:
         return kept.reshape(shape)
 
 
-def dropout(x: Any, ratio: float = 0.5, *, mask: Any = None) -> chainer.Variable:
+def dropout(x: Any, ratio: float = 0.5, *, mask: Any = None) -> Any:
     """Zero each element with probability `ratio` and scale the others by 1 / (1 - ratio); the identity in test mode.
 
     As `chainer.functions.dropout`, but the mask comes from `chainer.config.dropout_key` where an updater has set one;
@@ -81,7 +81,9 @@ def dropout(x: Any, ratio: float = 0.5, *, mask: Any = None) -> chainer.Variable
 def _dropout(x: Any, kept: np.ndarray, ratio: float) -> chainer.Variable:
     def in_chainer() -> chainer.Variable:
         xp = chainer.backend.get_array_module(x)
-        return chainer.functions.dropout(x, ratio, mask=xp.asarray(kept).astype(x.dtype) * x.dtype.type(1 / (1 - ratio)))
+        return chainer.functions.dropout(
+            x, ratio, mask=xp.asarray(kept).astype(x.dtype) * x.dtype.type(1 / (1 - ratio))
+        )
 
     if not engine.serves(x):
         return in_chainer()
@@ -100,7 +102,7 @@ class Dropout(EngineFunction):
         self.retain_inputs(())
         return (self._mask(inputs[0]),)
 
-    def _mask(self, x: np.ndarray) -> np.ndarray:
+    def _mask(self, x: Any) -> np.ndarray:
         if x.ndim == 4:
             return elementwise.mask(as_dense_map(x), self.kept, self.scale, empty_map(x.shape, x.dtype))
         return elementwise.mask(np.ascontiguousarray(x), self.kept, self.scale, empty(x.shape, x.dtype))

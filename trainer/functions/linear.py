@@ -24,7 +24,7 @@ def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> chainer.Vari
         b: (outputs,) or None.
         n_batch_axes: leading dimensions of x that count as N.
     """
-    inputs = (x, W) if b is None else (x, W, b)
+    inputs: Any = (x, W) if b is None else (x, W, b)
     n_in = int(np.prod(x.shape[1:]))
     if (
         n_batch_axes != 1
@@ -35,7 +35,7 @@ def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> chainer.Vari
         or W.dtype != FLOAT32
         or (b is not None and b.shape != W.shape[:1])
     ):
-        return chainer.functions.linear(*inputs, n_batch_axes=n_batch_axes)
+        return chainer.functions.linear(x, W, b, n_batch_axes)
     inputs = to_compute_dtype(x), *inputs[1:]
     return apply(Linear(), inputs, lambda: chainer.functions.linear(*inputs))
 
@@ -55,7 +55,7 @@ class Linear(EngineFunction):
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys
         gy, W = np.ascontiguousarray(gy), np.ascontiguousarray(self.inputs[1].data)
-        gradients: list[np.ndarray | None] = [None, None, None]
+        gradients: list[Any] = [None, None, None]
         if 0 in indexes:
             gradients[0] = fully_connected.backward_data(W, gy).reshape(self.inputs[0].shape)
         if 1 in indexes or 2 in indexes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-import numpy as np
 
 from trainer import engine
 from trainer.engine.onednn import normalization
@@ -41,8 +40,8 @@ class LocalResponseNormalization(EngineFunction):
         super().__init__()
         self.window = window
 
-    def reference(self, x: chainer.Variable) -> tuple[chainer.Variable, ...]:
-        return (chainer.functions.local_response_normalization(x, *self.window),)
+    def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
+        return (chainer.functions.local_response_normalization(inputs[0], *self.window),)
 
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs((0,))

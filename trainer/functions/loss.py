@@ -9,7 +9,7 @@ import chainer
 from trainer.functions.cast import to_float32
 
 
-def softmax_cross_entropy(x: Any, t: Any, **options: Any) -> chainer.Variable:
+def softmax_cross_entropy(x: Any, t: Any, **options: Any) -> Any:
     """As `chainer.functions.softmax_cross_entropy`; computed in float32 at least.
 
     Args:
@@ -19,6 +19,6 @@ def softmax_cross_entropy(x: Any, t: Any, **options: Any) -> chainer.Variable:
     return chainer.functions.softmax_cross_entropy(to_float32(x), t, **options)
 
 
-def accuracy(y: Any, t: Any, ignore_label: int | None = None) -> chainer.Variable:
+def accuracy(y: Any, t: Any, ignore_label: int | None = None) -> Any:
     """As `chainer.functions.accuracy`: the fraction of rows whose largest logit stands at their class."""
     return chainer.functions.accuracy(to_float32(y), t, ignore_label)

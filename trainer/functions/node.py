@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import chainer
@@ -14,7 +15,7 @@ from trainer.engine.errors import EngineError
 from trainer.engine.onednn import elementwise
 from trainer.engine.onednn.operation import FLOAT32, empty
 
-Arrays = tuple[np.ndarray | None, ...]
+Arrays = tuple[Any, ...]  # of NumPy arrays, or None
 
 
 class EngineFunction(chainer.FunctionNode):
@@ -23,6 +24,16 @@ class EngineFunction(chainer.FunctionNode):
     A subclass defines `forward`, `compute_gradients`, and for gradients of gradients and for what the library refuses
     either `reference` or `differentiable_gradients`.
     """
+
+    inputs: Any
+
+    def apply(self, inputs: Any) -> Any:
+        outputs = super().apply(inputs)
+        calls = getattr(chainer.config, 'traced_calls', None)
+        if calls is not None:
+            arrays = [x.array if isinstance(x, chainer.Variable) else x for x in inputs]
+            calls.append((self, arrays, [y.array for y in outputs]))
+        return outputs
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         """The gradients of the inputs `indexes`, given those of the outputs (None: the loss does not depend on it)."""
@@ -68,6 +79,13 @@ class EngineFunction(chainer.FunctionNode):
                 [y for y, _ in reached], wanted, [gy for _, gy in reached], enable_double_backprop=True
             )
             return tuple(gradients)
+
+
+@contextmanager
+def tracing() -> Iterator[list[tuple[EngineFunction, list[np.ndarray], list[np.ndarray]]]]:
+    """Notes down the engine's functions called within: (function, input arrays, output arrays)."""
+    with chainer.using_config('traced_calls', []):
+        yield chainer.config.traced_calls
 
 
 class Places:
@@ -120,4 +138,4 @@ def apply(node: EngineFunction, inputs: tuple[Any, ...], otherwise: Callable[[],
 
 def pair(value: Any) -> tuple[int, int]:
     """One number for both directions, or two."""
-    return tuple(value) if hasattr(value, '__getitem__') else (value, value)  # type: ignore[return-value]
+    return tuple(value) if hasattr(value, '__getitem__') else (value, value)

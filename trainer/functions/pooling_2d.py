@@ -44,7 +44,7 @@ def max_pooling_2d(
     return apply(MaxPooling2D(windows), (x,), lambda: in_chainer(x))
 
 
-def average_pooling_2d(x: Any, ksize: Any, stride: Any = None, pad: Any = 0) -> chainer.Variable:
+def average_pooling_2d(x: Any, ksize: Any, stride: Any = None, pad: Any = 0) -> Any:
     """As `chainer.functions.average_pooling_2d`: padding counts as zeros.
 
     Args:
@@ -77,7 +77,7 @@ def _windows(algorithm: int, x: Any, ksize: Any, stride: Any, pad: Any, cover_al
         size > 0 and p < k and (size - 1) * s - p < length  # no window without an element
         for size, k, s, p, length in zip(y_size, kernel, stride, pad, x.shape[2:], strict=True)
     )
-    return Pooling(algorithm, kernel, stride, pad, y_size) if is_possible else None  # type: ignore[arg-type]
+    return Pooling(algorithm, kernel, stride, pad, y_size) if is_possible else None
 
 
 class MaxPooling2D(EngineFunction):
@@ -109,8 +109,9 @@ class MaxPooling2D(EngineFunction):
         forward = max_pooling_nd.MaxPoolingND(2, kernel, stride, pad, cover_all)
         forward._in_shape, forward._in_dtype = self.x_shape, self.x_dtype
         itemsize = 1 if kernel[0] * kernel[1] < 256 else 4
-        n, c, h, w = *self.x_shape[:2], *y_size
-        places = self.chosen.view({1: np.uint8, 4: np.int32}[itemsize])[: n * c * h * w]
+        (n, c, _, _), (h, w) = self.x_shape, y_size
+        chosen: Any = self.chosen
+        places = chosen.view({1: np.uint8, 4: np.int32}[itemsize])[: n * c * h * w]
         forward.indexes = places.reshape(n, h, w, c).transpose(0, 3, 1, 2).astype(np.int64)
         return max_pooling_nd.MaxPoolingNDGrad(forward).apply((gy,))
 
@@ -122,9 +123,9 @@ class AveragePooling2D(EngineFunction):
         super().__init__()
         self.windows = windows
 
-    def reference(self, x: chainer.Variable) -> tuple[chainer.Variable, ...]:
+    def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
         _, kernel, stride, pad, _ = self.windows
-        return (chainer.functions.average_pooling_2d(x, kernel, stride, pad),)
+        return (chainer.functions.average_pooling_2d(inputs[0], kernel, stride, pad),)
 
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs((0,))
@@ -152,8 +153,8 @@ def mean(x: Any, axis: Any = None, *, weights: Any = None, keepdims: bool = Fals
 class GlobalAveragePooling2D(EngineFunction):
     """x (N, C, H, W) -> (N, C), float32."""
 
-    def reference(self, x: chainer.Variable) -> tuple[chainer.Variable, ...]:
-        return (chainer.functions.average(x, (2, 3)),)
+    def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
+        return (chainer.functions.average(inputs[0], (2, 3)),)
 
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs(())
@@ -170,6 +171,6 @@ class GlobalAveragePooling2D(EngineFunction):
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
         (gy,) = gys
-        n, c, h, w = self.x_shape
+        h, w = self.x_shape[2:]
         gx = chainer.functions.broadcast_to(gy[:, :, None, None] / (h * w), self.x_shape)
         return (gx,)

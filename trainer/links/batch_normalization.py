@@ -12,7 +12,9 @@ import trainer.functions as F
 class BatchNormalization(chainer.links.BatchNormalization):
     """As `chainer.links.BatchNormalization`; called with `relu=True`, it rectifies in the same pass over memory."""
 
-    def forward(self, x: Any, *, relu: bool = False, finetune: bool = False) -> chainer.Variable:
+    def forward(  # type: ignore[override]
+        self, x: Any, *, relu: bool = False, finetune: bool = False
+    ) -> Any:
         if self.avg_mean is None or self.gamma is None or self.beta is None or finetune:
             y = super().forward(x, finetune=finetune)
             return F.relu(y) if relu else y

@@ -6,7 +6,6 @@ from typing import Any
 
 import chainer
 
-import trainer.functions as F
 from trainer.links.batch_normalization import BatchNormalization
 from trainer.links.convolution_2d import Convolution2D
 
@@ -18,7 +17,8 @@ class BNReLUConv(chainer.Chain):
         in_channels, out_channels: channels of x and y.
         ksize, stride, pad: of the convolution, px; `pad` zeros go around relu(bn(x)).
 
-    x: (N, in_channels, H, W) or maps side by side; y: (N, out_channels, H', W') with H' = (H + 2 pad - ksize) // stride + 1.
+    x: (N, in_channels, H, W) or maps side by side; y: (N, out_channels, H', W') with
+    H' = (H + 2 pad - ksize) // stride + 1.
     Called with `add`, of the shape of y, it returns y + add.
 
     Source: He et al., "Identity mappings in deep residual networks" (2016), section 4.1 (full pre-activation).

@@ -10,7 +10,7 @@ import trainer.functions as F
 
 
 class Convolution2D(chainer.links.Convolution2D):
-    """As `chainer.links.Convolution2D`, computed by `trainer.functions.convolution_2d`; called with `add`, it adds that."""
+    """As `chainer.links.Convolution2D`, computed by `trainer.functions.convolution_2d`, whose `add` it takes, too."""
 
     def forward(self, x: Any, add: Any = None) -> chainer.Variable:
         if self.W.raw_array is None:

@@ -24,14 +24,19 @@ def convert(x: np.ndarray, out: np.ndarray) -> np.ndarray:
     if min(x.strides) <= 0 or x.dtype not in DATA_TYPES:  # broadcast or reversed: not oneDNN's
         out[...] = x
         return out
+    reorder_operation(x, out).run(x, out)
+    return out
+
+
+def reorder_operation(x: np.ndarray, out: np.ndarray) -> Operation:
+    """The copy as an operation on arrays laid out as these."""
     # A dimension of length 1 has no stride of its own; without it, equal layouts have equal keys.
     kept = [i for i, length in enumerate(x.shape) if length > 1] or [0]
     key = tuple(
         (tuple(a.shape[i] for i in kept), tuple(a.strides[i] // a.itemsize for i in kept), DATA_TYPES[a.dtype])
         for a in (x, out)
     )
-    _reorder(key).run(x, out)
-    return out
+    return _reorder(key)
 
 
 @functools.lru_cache(4096)

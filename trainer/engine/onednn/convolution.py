@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from ctypes import c_void_p
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from trainer.engine.onednn.library import dims, library, post_op_arg
 from trainer.engine.onednn.operation import (
     Operation,
     describe_map,
+    describe_plain,
     describe_vector,
     pixel_stride,
 )
@@ -66,7 +67,7 @@ class Convolution(NamedTuple):
             strides.insert(0, self.weight_shape[0] // self.groups * self.weight_row)
         return library().describe(self.grouped_shape, strides, dnn.F32)
 
-    def geometry(self) -> tuple[object, object, object, object]:
+    def geometry(self) -> tuple[Any, Any, Any, Any]:
         """Strides, dilations (0: none) and the padding on either side."""
         kernel = self.weight_shape[2:]
         right = [
@@ -85,14 +86,12 @@ def forward(
     b: np.ndarray | None,
     y: np.ndarray,
     add: np.ndarray | None = None,
-    relu: bool = False,
-    inference: bool = False,
 ) -> np.ndarray:
-    """y = x * W + b [+ add], [rectified]; of maps of one precision."""
+    """y = x * W + b [+ add]; of maps of one precision."""
     x = as_map(x)
     pixel_add = 0 if add is None else pixel_stride(add)
-    operation, packing = _forward(
-        conv, pixel_stride(x), pixel_stride(y), b is not None, pixel_add, relu, inference
+    operation, packing = forward_operation(
+        conv, pixel_stride(x), pixel_stride(y), b is not None, pixel_add, relu=False, inference=False
     )
     arrays = [x, packing.packed(W), y]
     if b is not None:
@@ -104,18 +103,29 @@ def forward(
 
 
 @functools.lru_cache(1024)
-def _forward(
-    conv: Convolution, pixel_x: int, pixel_y: int, bias: bool, pixel_add: int, relu: bool, inference: bool
+def forward_operation(
+    conv: Convolution,
+    pixel_x: int,
+    pixel_y: int,
+    bias: bool,
+    pixel_add: int,
+    relu: bool,
+    inference: bool,
+    affine: bool = False,
 ) -> tuple[Operation, Packing]:
+    """The operation on x, packed weights, y, [b], [what is added], [scale and shift of the channels after that]."""
     lib = library()
     x = describe_map(conv.x_shape, pixel_x, conv.data_type)
     y = describe_map(conv.y_shape, pixel_y, conv.data_type)
     weights = lib.describe_any(conv.grouped_shape, conv.data_type)
     b = describe_vector(conv.weight_shape[0]) if bias else None
-    post_ops: list[tuple[object, ...]] = []
+    post_ops: list[tuple[Any, ...]] = []
     if pixel_add:
-        added = describe_map(conv.y_shape, pixel_add, conv.data_type)
-        post_ops.append(('add', added))
+        post_ops.append(('add', describe_map(conv.y_shape, pixel_add, conv.data_type)))
+    if affine:
+        per_channel = describe_plain((1, conv.weight_shape[0], 1, 1), dnn.F32)
+        post_ops += [('mul', per_channel), ('add', per_channel)]
+    operands = [(post_op_arg(i), operand) for i, (_, operand) in enumerate(post_ops)]
     if relu:
         post_ops.append(('relu',))
     descriptor = lib.create(
@@ -127,9 +137,7 @@ def _forward(
     arguments = [(dnn.SRC, x), (dnn.WEIGHTS, chosen), (dnn.DST, y)]
     if b is not None:
         arguments.append((dnn.BIAS, b))
-    if pixel_add:
-        arguments.append((post_op_arg(0), added))
-    return Operation(descriptor, arguments), Packing(conv.describe_weights(), chosen)
+    return Operation(descriptor, arguments + operands), Packing(conv.describe_weights(), chosen)
 
 
 def backward_data(conv: Convolution, W: np.ndarray, gy: np.ndarray, gx: np.ndarray) -> np.ndarray:
@@ -156,12 +164,14 @@ def _backward_data(conv: Convolution, pixel_x: int, pixel_y: int) -> tuple[Opera
     return operation, Packing(conv.describe_weights(), chosen)
 
 
-def backward_weights(
-    conv: Convolution, x: np.ndarray, gy: np.ndarray, gW: np.ndarray, gb: np.ndarray | None
-) -> None:
+def backward_weights(conv: Convolution, x: np.ndarray, gy: np.ndarray, gW: np.ndarray, gb: np.ndarray | None) -> None:
     """The gradients of W into `gW` and of b into `gb`, in float32."""
     x, gy = as_map(x), as_map(gy)
-    if conv.is_matrix_product and conv.data_type == dnn.F32 and pixel_stride(x) * pixel_stride(gy) == x.shape[1] * gy.shape[1]:
+    if (
+        conv.is_matrix_product
+        and conv.data_type == dnn.F32
+        and pixel_stride(x) * pixel_stride(gy) == x.shape[1] * gy.shape[1]
+    ):
         # As a matrix product of pixels it is up to ten times faster; in bfloat16 it is not.
         linear.backward_weights(_as_rows(x), _as_rows(gy), gW.reshape(gW.shape[:2]), gb)
         return
@@ -202,7 +212,7 @@ def _backward_weights(
     return Operation(descriptor, arguments), *packings
 
 
-def _hint(conv: Convolution, x: object, y: object) -> object:
+def _hint(conv: Convolution, x: Any, y: Any) -> Any:
     """The forward descriptor that oneDNN asks for beside a backward one."""
     lib = library()
     weights = lib.describe_any(conv.grouped_shape, conv.data_type)

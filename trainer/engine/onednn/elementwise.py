@@ -22,7 +22,7 @@ def is_dense(x: np.ndarray) -> bool:
     return x.ndim == 4 and pixel_stride(x) == x.shape[1]
 
 
-def _layouts(*arrays: np.ndarray) -> tuple[Layout, ...]:
+def layouts_of(*arrays: np.ndarray) -> tuple[Layout, ...]:
     """Of arrays of one shape that are all maps or all in C order."""
     if arrays[0].ndim != 4 or all(a.flags.c_contiguous for a in arrays):
         return ((arrays[0].size,), 0), *[((a.size,), 0) for a in arrays[1:]]
@@ -38,9 +38,9 @@ def _describe(layout: Layout, data_type: int) -> c_void_p:
 
 def add(x: np.ndarray, other: np.ndarray, out: np.ndarray) -> np.ndarray:
     """out = x + other; `out` may be one of them."""
-    _binary(dnn.BINARY_ADD, _layouts(x, other, out), (DATA_TYPES[x.dtype], DATA_TYPES[other.dtype]), False).run(
-        x, other, out
-    )
+    binary_operation(
+        dnn.BINARY_ADD, layouts_of(x, other, out), (DATA_TYPES[x.dtype], DATA_TYPES[other.dtype]), False
+    ).run(x, other, out)
     return out
 
 
@@ -58,12 +58,14 @@ def add_any(x: np.ndarray, other: np.ndarray, out: np.ndarray) -> np.ndarray:
 def mask(x: np.ndarray, kept: np.ndarray, scale: float, out: np.ndarray) -> np.ndarray:
     """out = x * kept * scale; kept uint8, 0 or 1."""
     factor = np.array([scale], FLOAT32)
-    _binary(dnn.BINARY_MUL, _layouts(x, kept, out), (DATA_TYPES[x.dtype], dnn.U8), True).run(x, kept, out, factor)
+    binary_operation(dnn.BINARY_MUL, layouts_of(x, kept, out), (DATA_TYPES[x.dtype], dnn.U8), True).run(
+        x, kept, out, factor
+    )
     return out
 
 
 @functools.lru_cache(1024)
-def _binary(algorithm: int, layouts: tuple[Layout, ...], types: tuple[int, int], scaled: bool) -> Operation:
+def binary_operation(algorithm: int, layouts: tuple[Layout, ...], types: tuple[int, int], scaled: bool) -> Operation:
     lib = library()
     one, other = (_describe(layout, t) for layout, t in zip(layouts[:2], types, strict=True))
     out = _describe(layouts[2], types[0])
@@ -79,13 +81,12 @@ def _binary(algorithm: int, layouts: tuple[Layout, ...], types: tuple[int, int],
 
 def relu(x: np.ndarray, out: np.ndarray) -> np.ndarray:
     """out = max(x, 0)."""
-    _relu(_layouts(x, out), DATA_TYPES[x.dtype]).run(x, out)
+    relu_operation(layouts_of(x, out), DATA_TYPES[x.dtype]).run(x, out)
     return out
 
 
 @functools.lru_cache(1024)
-def _relu(layouts: tuple[Layout, ...], data_type: int) -> Operation:
-    lib = library()
+def relu_operation(layouts: tuple[Layout, ...], data_type: int) -> Operation:
     x, out = (_describe(layout, data_type) for layout in layouts)
     descriptor = _relu_descriptor(x, out)
     return Operation(descriptor, ((dnn.SRC, x), (dnn.DST, out)))
@@ -101,7 +102,7 @@ def _relu_descriptor(x: c_void_p, out: c_void_p) -> c_void_p:
 
 def relu_backward(y: np.ndarray, gy: np.ndarray, out: np.ndarray) -> np.ndarray:
     """out = gy where y > 0, else 0."""
-    _relu_backward(_layouts(y, gy, out), DATA_TYPES[y.dtype]).run(y, gy, out)
+    _relu_backward(layouts_of(y, gy, out), DATA_TYPES[y.dtype]).run(y, gy, out)
     return out
 
 

@@ -1,13 +1,12 @@
-"""oneDNN's C API through ctypes: the library, its engine and stream, descriptors, primitives, and errors in its words."""
+"""oneDNN's C API through ctypes: the library, its engine and stream, descriptors, and errors in its own words."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import sys
 from collections.abc import Sequence
-from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +56,20 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     'primitive_attr_set_post_ops': (c_void_p, c_void_p),
     'primitive_attr_set_scales_mask': (c_void_p, c_int, c_int),
     'post_ops_create': (_OUT,),
+    'set_verbose': (c_int,),
     'post_ops_append_binary': (c_void_p, c_int, c_void_p),
     'post_ops_append_eltwise': (c_void_p, c_int, c_float, c_float),
     'reorder_primitive_desc_create': (_OUT, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
     'binary_primitive_desc_create': (_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p),
-    'concat_primitive_desc_create': (_OUT, c_void_p, c_void_p, c_int, c_int, _OUT, c_void_p),
-    'convolution_forward_primitive_desc_create': (_OUT, c_void_p, c_int, c_int, *[c_void_p] * 4, *[_DIMS] * 4, c_void_p),
+    'convolution_forward_primitive_desc_create': (
+        _OUT,
+        c_void_p,
+        c_int,
+        c_int,
+        *[c_void_p] * 4,
+        *[_DIMS] * 4,
+        c_void_p,
+    ),
     'convolution_backward_data_primitive_desc_create': (
         *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p),
         *(_DIMS, _DIMS, _DIMS, _DIMS, c_void_p, c_void_p),
@@ -208,7 +215,7 @@ def library() -> Library:
 
 def find() -> Path | None:
     """Where the wheel `onednn-cpu-gomp` puts the library: lib/ of the environment."""
-    for prefix in dict.fromkeys((sys.prefix, sys.base_prefix, os.path.expanduser('~/.local'))):
+    for prefix in dict.fromkeys((sys.prefix, sys.base_prefix, str(Path('~/.local').expanduser()))):
         path = Path(prefix) / 'lib' / 'libdnnl.so.3'
         if path.exists():
             return path

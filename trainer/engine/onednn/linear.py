@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -15,19 +16,21 @@ Shape = tuple[int, int, int]  # batch, inputs, outputs
 LARGE = 2**20  # weights
 
 
-def forward(
-    x: np.ndarray, W: np.ndarray, b: np.ndarray | None, relu: bool = False, inference: bool = False
-) -> np.ndarray:
-    """y = x W^T + b, [rectified]: x (N, inputs) in C order, W (outputs, inputs) and b (outputs,) float32."""
+def forward(x: np.ndarray, W: np.ndarray, b: np.ndarray | None) -> np.ndarray:
+    """y = x W^T + b: x (N, inputs) in C order, W (outputs, inputs) and b (outputs,) float32."""
     (n, n_in), n_out = x.shape, W.shape[0]
     y = empty((n, n_out), x.dtype)
-    operation, packing = _forward((n, n_in, n_out), DATA_TYPES[x.dtype], b is not None, relu, inference)
+    operation, packing = forward_operation(
+        (n, n_in, n_out), DATA_TYPES[x.dtype], b is not None, relu=False, inference=False
+    )
     operation.run(x, packing.packed(W), y, *([] if b is None else [b]))
     return y
 
 
 @functools.lru_cache(256)
-def _forward(shape: Shape, data_type: int, bias: bool, relu: bool, inference: bool) -> tuple[Operation, Packing]:
+def forward_operation(
+    shape: Shape, data_type: int, bias: bool, relu: bool, inference: bool
+) -> tuple[Operation, Packing]:
     n, n_in, n_out = shape
     lib = library()
     x, y = describe_plain((n, n_in), data_type), describe_plain((n, n_out), data_type)
@@ -96,7 +99,7 @@ def _backward_weights(shape: Shape, data_type: int, bias: bool, row: int) -> tup
     return Operation(descriptor, arguments), Packing(lib.describe((n_out, n_in), (row, 1), dnn.F32), chosen)
 
 
-def _describe_weights(shape: Shape, data_type: int, gradient: bool = True) -> object:
+def _describe_weights(shape: Shape, data_type: int, gradient: bool = True) -> Any:
     """Small weights in the layout that the primitive likes best; large ones as they are, since the copy costs more.
 
     In float32, the forward pass alone gains from its own layout even then.
@@ -107,7 +110,7 @@ def _describe_weights(shape: Shape, data_type: int, gradient: bool = True) -> ob
     return library().describe_any((n_out, n_in), data_type)
 
 
-def _hint(shape: Shape, data_type: int) -> object:
+def _hint(shape: Shape, data_type: int) -> Any:
     n, n_in, n_out = shape
     lib = library()
     x, y = describe_plain((n, n_in), data_type), describe_plain((n, n_out), data_type)

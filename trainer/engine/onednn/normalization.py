@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def batch_normalization(
     x = as_map(x)
     y = empty_map(x.shape, x.dtype)
     mean, variance = empty(gamma.shape, FLOAT32), empty(gamma.shape, FLOAT32)
-    operation, n_byte = _forward(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], eps, relu, True)
+    operation, n_byte = forward_operation(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], eps, relu, True)
     arrays = [x, y, gamma, beta, mean, variance]
     signs = None
     if relu:
@@ -62,13 +62,13 @@ def fixed_batch_normalization(
     x = as_map(x)
     if y is None:
         y = empty_map(x.shape, x.dtype)
-    operation, _ = _forward(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], eps, relu, False)
+    operation, _ = forward_operation(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], eps, relu, False)
     operation.run(x, y, gamma, beta, mean, variance)
     return y
 
 
 @functools.lru_cache(1024)
-def _forward(
+def forward_operation(
     shape: tuple[int, ...], pixel: int, data_type: int, eps: float, relu: bool, training: bool
 ) -> tuple[Operation, int]:
     lib = library()
@@ -85,7 +85,7 @@ def _forward(
     return Operation(descriptor, arguments), n_byte
 
 
-def _forward_descriptor(x: object, y: object, eps: float, relu: bool, training: bool) -> object:
+def _forward_descriptor(x: Any, y: Any, eps: float, relu: bool, training: bool) -> Any:
     flags = dnn.USE_SCALE | dnn.USE_SHIFT | (dnn.FUSE_NORM_RELU if relu else 0)
     flags |= 0 if training else dnn.USE_GLOBAL_STATS
     kind = dnn.FORWARD_TRAINING if training else dnn.FORWARD_INFERENCE
@@ -115,9 +115,7 @@ def batch_normalization_backward(
 
 
 @functools.lru_cache(1024)
-def _backward(
-    shape: tuple[int, ...], pixel_x: int, pixel_y: int, data_type: int, eps: float, relu: bool
-) -> Operation:
+def _backward(shape: tuple[int, ...], pixel_x: int, pixel_y: int, data_type: int, eps: float, relu: bool) -> Operation:
     lib = library()
     x, gx = describe_map(shape, pixel_x, data_type), describe_map(shape, shape[1], data_type)
     gy, vector = describe_map(shape, pixel_y, data_type), describe_vector(shape[1])
@@ -153,7 +151,7 @@ def local_response_normalization(
     """y, and in training what the backward pass needs beside x."""
     x = as_map(x)
     y = empty_map(x.shape, x.dtype)
-    operation, n_byte = _response_forward(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], window, training)
+    operation, n_byte = response_operation(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], window, training)
     if not n_byte:
         operation.run(x, y)
         return y, None
@@ -163,7 +161,7 @@ def local_response_normalization(
 
 
 @functools.lru_cache(256)
-def _response_forward(
+def response_operation(
     shape: tuple[int, ...], pixel: int, data_type: int, window: ResponseWindow, training: bool
 ) -> tuple[Operation, int]:
     lib = library()
@@ -177,7 +175,7 @@ def _response_forward(
     return Operation(descriptor, arguments), n_byte
 
 
-def _response_descriptor(x: object, y: object, window: ResponseWindow, training: bool) -> object:
+def _response_descriptor(x: Any, y: Any, window: ResponseWindow, training: bool) -> Any:
     kind = dnn.FORWARD_TRAINING if training else dnn.FORWARD_INFERENCE
     lib = library()
     return lib.create(

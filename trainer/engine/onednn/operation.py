@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Sequence
 from ctypes import c_void_p
@@ -36,18 +35,22 @@ class Operation:
         self.name = lib.implementation(primitive_descriptor)
         self._primitive = lib.create('primitive_create', primitive_descriptor)
         self._memories = [lib.create('memory_create', descriptor, lib.engine, None) for _, descriptor in arguments]
-        self._arguments = (dnn.ExecuteArgument * len(arguments))(
-            *((number, memory) for (number, _), memory in zip(arguments, self._memories, strict=True))
-        )
+        numbered = zip((number for number, _ in arguments), self._memories, strict=True)
+        self._arguments = (dnn.ExecuteArgument * len(arguments))(*(dnn.ExecuteArgument(*pair) for pair in numbered))
         self._execute, self._set_data_handle = lib.execute, lib.set_data_handle
         self._stream, self._n_argument = lib.stream, len(arguments)
 
     def run(self, *arrays: np.ndarray) -> None:
+        self.run_at([array.__array_interface__['data'][0] for array in arrays])
+
+    def run_at(self, addresses: Sequence[int]) -> None:
+        """Run on arrays given by their addresses."""
         with _RUNNING:
-            for memory, array in zip(self._memories, arrays, strict=True):
-                self._set_data_handle(memory, array.__array_interface__['data'][0])
+            for memory, address in zip(self._memories, addresses, strict=True):
+                self._set_data_handle(memory, address)
             status = self._execute(self._primitive, self._stream, self._n_argument, self._arguments)
-        library().check(status, 'primitive_execute')
+        if status:
+            library().check(status, 'primitive_execute')
 
 
 # ---- maps: arrays (N, C, H, W) whose channels lie side by side in memory ----

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,12 +24,10 @@ class Pooling(NamedTuple):
     pad: Pair  # above and to the left; below and to the right as much as the last window needs
     y_size: Pair
 
-    def geometry(self, x_shape: tuple[int, ...]) -> tuple[object, ...]:
+    def geometry(self, x_shape: tuple[int, ...]) -> tuple[Any, ...]:
         right = [
             max((size - 1) * s + k - length - p, 0)
-            for size, s, k, length, p in zip(
-                self.y_size, self.stride, self.kernel, x_shape[2:], self.pad, strict=True
-            )
+            for size, s, k, length, p in zip(self.y_size, self.stride, self.kernel, x_shape[2:], self.pad, strict=True)
         ]
         return dims(self.stride), dims(self.kernel), dims((0, 0)), dims(self.pad), dims(right)
 
@@ -41,7 +39,7 @@ def forward(pooling: Pooling, x: np.ndarray, training: bool) -> tuple[np.ndarray
     """y and, for a maximum in training, which element of its window each came from."""
     x = as_map(x)
     y = empty_map(pooling.y_shape(x.shape), x.dtype)
-    operation, n_byte = _forward(pooling, x.shape, pixel_stride(x), DATA_TYPES[x.dtype], training)
+    operation, n_byte = forward_operation(pooling, x.shape, pixel_stride(x), DATA_TYPES[x.dtype], training)
     if not n_byte:
         operation.run(x, y)
         return y, None
@@ -51,7 +49,7 @@ def forward(pooling: Pooling, x: np.ndarray, training: bool) -> tuple[np.ndarray
 
 
 @functools.lru_cache(1024)
-def _forward(
+def forward_operation(
     pooling: Pooling, x_shape: tuple[int, ...], pixel: int, data_type: int, training: bool
 ) -> tuple[Operation, int]:
     lib = library()
@@ -67,7 +65,7 @@ def _forward(
     return Operation(descriptor, arguments), n_byte
 
 
-def _forward_descriptor(pooling: Pooling, x_shape: tuple[int, ...], x: object, y: object, training: bool) -> object:
+def _forward_descriptor(pooling: Pooling, x_shape: tuple[int, ...], x: Any, y: Any, training: bool) -> Any:
     kind = dnn.FORWARD_TRAINING if training else dnn.FORWARD_INFERENCE
     lib = library()
     geometry = pooling.geometry(x_shape)
@@ -76,9 +74,7 @@ def _forward_descriptor(pooling: Pooling, x_shape: tuple[int, ...], x: object, y
     )
 
 
-def backward(
-    pooling: Pooling, x_shape: tuple[int, ...], gy: np.ndarray, chosen: np.ndarray | None
-) -> np.ndarray:
+def backward(pooling: Pooling, x_shape: tuple[int, ...], gy: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
     """The gradient of x."""
     gy = as_map(gy)
     gx = empty_map(x_shape, gy.dtype)
