@@ -51,13 +51,19 @@ class _FlatUpdate:
 
     def _gather(self) -> bool:
         """Whether all parameters can be updated at once; if so, they lie in the arena afterwards."""
+        if not engine.serves() or self._weight_decay() is None:
+            return False
         if self._arena is not None and all(
-            p.array is place and p.grad is not None and p.update_rule.enabled and p.update_rule.state['v'] is v
+            p.array is place
+            and p.grad is not None
+            and p.update_rule.enabled
+            and p.update_rule.state['v'] is v
+            and not _hooks(p.update_rule)
             for p, place, _, v in self._views
         ):
-            return self._weight_decay() is not None
+            return True
         parameters = list(self.target.params())  # type: ignore[attr-defined]
-        is_possible = self._weight_decay() is not None and all(
+        is_possible = all(
             p.array is not None
             and p.grad is not None
             and p.array.dtype == np.float32

@@ -53,25 +53,23 @@ class Predictor:
         """Logits (N, n_class), float32 at least, on the device of x."""
         settings = chainer.config.engine, chainer.config.compute_dtype
         key = x.shape, x.dtype, type(x), settings
-        if key not in self._plans:
-            self._plans[key] = self._prepare(x)
-        return self._plans[key](x)
-
-    def _prepare(self, x: Any) -> Callable[[Any], Any]:
-        if not self._may_plan or not engine.serves(x):
-            return self._call
-        try:
-            plan = _Plan(self.model, x)
-        except _CannotPlan:
-            return self._call
-        except EngineError as error:
-            engine.refuse(error, 'a plan for inference')
-            return self._call
-        return plan
+        if key in self._plans:
+            return self._plans[key](x)
+        with tracing() as calls:
+            y = self._call(x)
+        if self._may_plan and isinstance(self.model, chainer.Link) and engine.serves(x):
+            try:
+                self._plans[key] = _Plan(self.model, calls, x, y)
+            except _CannotPlan:
+                self._may_plan = False
+            except EngineError as error:
+                self._may_plan = False
+                engine.refuse(error, 'a plan for inference')
+        return _in_float(y)
 
     def _call(self, x: Any) -> Any:
         with chainer.using_config('train', False), chainer.no_backprop_mode():
-            return _in_float(self.model(x).array)
+            return self.model(x).array
 
 
 def _in_float(y: Any) -> Any:
@@ -105,14 +103,18 @@ class _Plan:
 
     Args:
         model: maps images to logits.
+        calls: the functions it called for x, as `tracing` notes them.
         x: images (N, 3, H, W), float32, NumPy.
+        y: the logits.
     """
 
-    def __init__(self, model: chainer.Chain, x: np.ndarray) -> None:
+    def __init__(self, model: chainer.Chain, calls: Any, x: np.ndarray, y: np.ndarray) -> None:
         self._steps: list[Callable[[], object]] = []
         self._kept: list[Any] = []  # arrays whose addresses the steps hold
-        layers, samples, output, expected = _trace(model, x)
+        layers, samples, output = _read_trace(model, calls, x, y)
+        expected = _in_float(y)
         layers = _fold(layers, output)
+        self.layers = [layer.node for layer in layers]  # what remains after folding, in order
         self._lay_out(layers, samples, output)
         self._input, self._output = self._arrays[0], self._arrays[output]
         got = self(x)
@@ -286,14 +288,14 @@ def _laid_out_as(sample: np.ndarray, room: np.ndarray) -> np.ndarray:
     return flat.reshape(n, h, w, c).transpose(0, 3, 1, 2)
 
 
-def _trace(model: chainer.Chain, x: np.ndarray) -> tuple[list[_Layer], list[np.ndarray], int, np.ndarray]:
-    """Run the network and note what it computes.
+def _read_trace(
+    model: chainer.Chain, calls: Any, x: np.ndarray, y: np.ndarray
+) -> tuple[list[_Layer], list[np.ndarray], int]:
+    """What the network computed.
 
     Returns:
-        Layers in order; an array like each value (value 0 is x); the number of the value that is returned; and it.
+        Layers in order; an array like each value (value 0 is x); and the number of the value that is y.
     """
-    with chainer.using_config('train', False), chainer.no_backprop_mode(), tracing() as calls:
-        y = model(x)
     constants = {id(array) for array in _arrays_of(model)}
     samples: list[np.ndarray] = [x]
     numbers = {id(x): 0}
@@ -311,9 +313,9 @@ def _trace(model: chainer.Chain, x: np.ndarray) -> tuple[list[_Layer], list[np.n
             layer.outputs.append(len(samples))
             samples.append(array)
         layers.append(layer)
-    if not isinstance(y, chainer.Variable) or id(y.array) not in numbers or y.ndim != 2:
+    if id(y) not in numbers or y.ndim != 2:
         raise _CannotPlan
-    return layers, samples, numbers[id(y.array)], _in_float(y.array)
+    return layers, samples, numbers[id(y)]
 
 
 def _arrays_of(model: chainer.Chain) -> list[np.ndarray]:

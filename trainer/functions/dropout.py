@@ -70,12 +70,15 @@ def dropout(x: Any, ratio: float = 0.5, *, mask: Any = None) -> Any:
     key: DropoutKey | None = getattr(chainer.config, 'dropout_key', None)
     if mask is not None or (key is None and not engine.serves(*parts(x))):
         return chainer.functions.dropout(to_float32(joined(x)), ratio, mask=mask)
-    if key is None:
-        key = DropoutKey(int(np.random.randint(2**31)), 0)  # seeded by the global generator, as Chainer's
-    kept = key.draw(x.shape, ratio)
+    kept = draw_as_chainer(x.shape, ratio) if key is None else key.draw(x.shape, ratio)
     if isinstance(x, SideBySide):
         return SideBySide(_dropout(part, kept[:, c], ratio) for part, c in zip(x, channels(x), strict=True))
     return _dropout(x, kept, ratio)
+
+
+def draw_as_chainer(shape: tuple[int, ...], ratio: float) -> np.ndarray:
+    """The mask that Chainer's dropout would draw from NumPy's global generator, as uint8."""
+    return (np.random.rand(*shape) >= ratio).view(np.uint8)
 
 
 def _dropout(x: Any, kept: np.ndarray, ratio: float) -> chainer.Variable:
