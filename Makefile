@@ -5,7 +5,7 @@ EXTRAS ?=# cuda12 or cuda13, whichever your driver supports
 INSTALLED = $(VENV)/.installed$(EXTRAS)
 RUN = $(VENV)/bin/python
 PIP = $(RUN) -m pip --disable-pip-version-check --quiet
-FIRST_LOOK = --dataset shapes --size 32 --limit 200 --epoch 10 --batch 32 --schedule cosine \
+FIRST_LOOK = --dataset shapes --size 32 --limit 200 --epoch 25 --batch 32 --schedule cosine \
   --overwrite --save_path runs/first_look
 
 .PHONY: help run install format lint test gputest smoke clean

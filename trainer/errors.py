@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from trainer.engine.errors import EngineWarning
 
 
 class InputError(ValueError):
@@ -19,10 +23,20 @@ class TrainingError(RuntimeError):
 def exit_with_message(command: str) -> Iterator[None]:
     """Turn an error of the block into `COMMAND: error: SENTENCE` on stderr and exit code 2; 1 for TrainingError.
 
-    Ctrl-C exits with 130 and no more than a word.
+    Ctrl-C exits with 130 and no more than a word. What the engine cannot do is told in one line, too.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            show = warnings.showwarning
+
+            def show_in_a_line(message: Any, category: type[Warning], *rest: Any) -> None:
+                if issubclass(category, EngineWarning):
+                    print(f'{command}: {message}', file=sys.stderr)
+                else:
+                    show(message, category, *rest)
+
+            warnings.showwarning = show_in_a_line  # type: ignore[assignment]
+            yield
     except (InputError, TrainingError) as error:
         print(f'{command}: error: {error}', file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)

@@ -88,6 +88,7 @@ def build(
     device.check_precision(target, config.precision)
     if config.threads is not None:
         engine.set_threads(config.threads)
+    print(f'computing on {device.describe(target)}')
     resume_from = _find_checkpoint(config)
     model.to_device(target)
     optimizer = make_optimizer(config).setup(model)

@@ -17,7 +17,7 @@ import chainer
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from trainer.engine.errors import EngineError
+from trainer.engine.errors import EngineError, EngineWarning
 from trainer.engine.onednn import library as onednn
 
 ENGINES = ('auto', 'chainer')
@@ -58,7 +58,7 @@ def is_available() -> bool:
 
 @functools.cache
 def _warn_once(message: str) -> None:
-    warnings.warn(message, stacklevel=3)
+    warnings.warn(message, EngineWarning, stacklevel=3)
 
 
 def refuse(error: EngineError, what: str) -> None:
