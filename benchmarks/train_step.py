@@ -62,6 +62,18 @@ CONTESTANTS = {
     'onnxruntime': Contestant('onnx_runtime', packages=('torch', 'onnx', 'onnxscript', 'onnxruntime'), trains=False),
 }
 OURS = ('project', 'project_bf16')
+# (network, ours, peer, quantity, times as fast at least)
+AIMS = (
+    ('squeezenet', 'project', 'chainer', 'train_64', 9.0),
+    ('squeezenet', 'project', 'torch_eager', 'train_64', 1.9),
+    ('squeezenet', 'project', 'torch_compile', 'train_64', 1.6),
+    ('squeezenet', 'project_bf16', 'torch_bf16', 'train_64', 1.3),
+    ('squeezenet', 'project', 'torch_eager', 'infer_64', 1.4),
+    ('squeezenet', 'project', 'onnxruntime', 'infer_64', 1.1),
+    ('alexnet', 'project', 'torch_compile', 'train_64', 1.1),
+    ('vgg_bn', 'project', 'torch_compile', 'train_64', 1.1),
+)
+MAX_STEP_OVER_SUM = 1.15  # of a training step over the sum of its primitives
 
 
 class Race:
@@ -220,6 +232,32 @@ def compare(ours: Samples, peer: Samples) -> dict[str, dict[str, float]]:
     return ratios
 
 
+def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each aim with what was measured, for the contestants that took part."""
+    rows = []
+    for network, result in record['networks'].items():
+        for _, ours, peer, quantity, aim in (row for row in AIMS if row[0] == network):
+            measured = result['times_as_fast'].get(ours, {}).get(peer, {}).get(quantity)
+            if measured is not None:
+                times = measured['median_of_rounds']
+                what = f'{network} {quantity}: {ours} over {peer}'
+                rows.append({'what': what, 'aim': f'>= {aim}', 'measured': times, 'met': times >= aim})
+        rss = result['train_peak_rss_mib']
+        for ours, peer in (('project', 'torch_eager'), ('project_bf16', 'torch_bf16')):
+            if ours in rss and peer in rss:
+                what = f'{network} peak MiB in training, {ours}'
+                rows.append(
+                    {'what': what, 'aim': f'<= {rss[peer]}', 'measured': rss[ours], 'met': rss[ours] <= rss[peer]}
+                )
+        for ours, found in result['primitives'].items():
+            if 'step_over_sum' in found:
+                ratio = found['step_over_sum']
+                what = f'{network} step over the sum of its primitives, {ours}'
+                met = ratio <= MAX_STEP_OVER_SUM
+                rows.append({'what': what, 'aim': f'<= {MAX_STEP_OVER_SUM}', 'measured': ratio, 'met': met})
+    return rows
+
+
 def table(network: str, result: dict[str, Any]) -> str:
     """A row a contestant, a column a quantity."""
     rows, rss = result['results'], result['train_peak_rss_mib']
@@ -328,11 +366,14 @@ def main() -> None:
         result = measure(network, names, args)
         record['contestants'] |= result.pop('contestants')
         record['networks'][network] = result
+    record['aims'] = judge(record)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(args.out, 'w') as file:
         file.write(json.dumps(record, indent=2) + '\n')
     for network, result in record['networks'].items():
         print(f'\n{table(network, result)}')
+    for row in record['aims']:
+        print(f'{"met   " if row["met"] else "missed"} {row["what"]}: {row["measured"]} (aim {row["aim"]})')
 
 
 if __name__ == '__main__':

@@ -1,5 +1,7 @@
 """The committed results are what the README says they are."""
 
+import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -28,3 +30,13 @@ def test_table_of_the_readme_is_the_generated_one():
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
     (found,) = re.findall(r'<!-- results -->\n(.*?)<!-- /results -->', readme, re.DOTALL)
     assert found.strip() == table(sorted(RUNS, key=lambda run: run.model in BASELINES)).strip()
+
+
+def test_speeds_of_the_readme_are_those_of_the_record():
+    record = json.loads((ROOT / 'results/bench/train_step.json').read_text(encoding='utf-8'))
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    (found,) = re.findall(r'<!-- speed -->\n(.*?)<!-- /speed -->', readme, re.DOTALL)
+    spec = importlib.util.spec_from_file_location('speed_table', ROOT / 'benchmarks/speed_table.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert found.strip() == module.speed_table(record).strip()

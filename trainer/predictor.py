@@ -15,16 +15,16 @@ from trainer.engine.errors import EngineError
 from trainer.engine.onednn import convolution, elementwise, library, linear, normalization, pooling
 from trainer.engine.onednn.convert import convert, reorder_operation
 from trainer.engine.onednn.operation import BFLOAT16, BUFFERS, DATA_TYPES, Operation, pixel_stride
-from trainer.functions.arithmetic import Add, Concat
+from trainer.functions.add import Add
 from trainer.functions.batch_normalization import FixedBatchNormalization
 from trainer.functions.cast import Cast
+from trainer.functions.concat import Concat, channels
 from trainer.functions.convolution_2d import Convolution2D
 from trainer.functions.linear import Linear
 from trainer.functions.local_response_normalization import LocalResponseNormalization
 from trainer.functions.node import EngineFunction, tracing
 from trainer.functions.pooling_2d import AveragePooling2D, GlobalAveragePooling2D, MaxPooling2D
 from trainer.functions.relu import ReLU
-from trainer.functions.side_by_side import channels
 
 TOLERANCE, TOLERANCE_BF16 = 1e-3, 0.1  # of the largest logit: between a plan and the network it was made of
 

@@ -1,7 +1,8 @@
 """Functions that networks are written with: Chainer's names and signatures, the engine behind them where it serves."""
 
-from trainer.functions.arithmetic import add, concat
+from trainer.functions.add import add
 from trainer.functions.batch_normalization import batch_normalization, fixed_batch_normalization
+from trainer.functions.concat import SideBySide, concat, side_by_side, split
 from trainer.functions.convolution_2d import convolution_2d
 from trainer.functions.dropout import DropoutKey, dropout
 from trainer.functions.linear import linear
@@ -9,7 +10,6 @@ from trainer.functions.local_response_normalization import local_response_normal
 from trainer.functions.loss import accuracy, softmax_cross_entropy
 from trainer.functions.pooling_2d import average_pooling_2d, max_pooling_2d, mean
 from trainer.functions.relu import relu
-from trainer.functions.side_by_side import SideBySide, side_by_side, split
 
 __all__ = [
     'DropoutKey',

@@ -11,8 +11,8 @@ from trainer import engine
 from trainer.engine.onednn import normalization
 from trainer.engine.onednn.operation import FLOAT32
 from trainer.functions.cast import to_float32
+from trainer.functions.concat import channels, parts, put_together
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
-from trainer.functions.side_by_side import channels, parts, put_together
 
 
 def batch_normalization(

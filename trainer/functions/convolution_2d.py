@@ -13,8 +13,8 @@ from trainer.engine.onednn.convert import as_map
 from trainer.engine.onednn.convolution import Convolution
 from trainer.engine.onednn.operation import DATA_TYPES, empty_map
 from trainer.functions.cast import to_compute_dtype, to_float32
+from trainer.functions.concat import channels, joined, parts
 from trainer.functions.node import Arrays, EngineFunction, Places, apply, pair
-from trainer.functions.side_by_side import channels, joined, parts
 
 
 def convolution_2d(

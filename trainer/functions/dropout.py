@@ -12,8 +12,8 @@ from trainer.engine.onednn import elementwise
 from trainer.engine.onednn.convert import as_dense_map
 from trainer.engine.onednn.operation import empty, empty_map
 from trainer.functions.cast import to_float32
+from trainer.functions.concat import SideBySide, channels, joined, parts
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
-from trainer.functions.side_by_side import SideBySide, channels, joined, parts
 
 DROPOUT = 0x64726F70  # second word of the key: keeps these streams apart from others of the same seed
 

@@ -12,6 +12,7 @@ from trainer.engine.onednn import linear as fully_connected
 from trainer.engine.onednn.convert import convert
 from trainer.engine.onednn.operation import FLOAT32, empty
 from trainer.functions.cast import to_compute_dtype
+from trainer.functions.concat import joined
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
 
 
@@ -24,6 +25,7 @@ def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> chainer.Vari
         b: (outputs,) or None.
         n_batch_axes: leading dimensions of x that count as N.
     """
+    x = joined(x)
     inputs: Any = (x, W) if b is None else (x, W, b)
     n_in = int(np.prod(x.shape[1:]))
     if (

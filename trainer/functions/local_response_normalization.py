@@ -11,6 +11,7 @@ from trainer.engine.onednn import normalization
 from trainer.engine.onednn.normalization import ResponseWindow
 from trainer.engine.onednn.operation import BFLOAT16
 from trainer.functions.cast import to_float32
+from trainer.functions.concat import joined
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
 
 
@@ -29,6 +30,7 @@ def local_response_normalization(
     def in_chainer(x: Any) -> chainer.Variable:
         return chainer.functions.local_response_normalization(to_float32(x), n, k, alpha, beta)
 
+    x = joined(x)
     # In bfloat16, oneDNN 3.2 computes a wrong gradient where the channels do not fill its blocks of 16.
     is_wrong = x.dtype == BFLOAT16 and x.shape[1] % 16 > 0
     if x.ndim != 4 or n % 2 == 0 or is_wrong or not engine.serves(x):

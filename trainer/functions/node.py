@@ -58,7 +58,7 @@ class EngineFunction(chainer.FunctionNode):
             except EngineError as error:
                 engine.refuse(error, f'the gradient of {self.label}')
             else:
-                added = map(places.add_earlier, target_input_indexes, gradients)
+                added = [places.add_earlier(i, g, gys) for i, g in zip(target_input_indexes, gradients, strict=True)]
                 return tuple(None if g is None else chainer.Variable(g, requires_grad=False) for g in added)
         gradients = self.differentiable_gradients(target_input_indexes, grad_outputs)
         return tuple(
@@ -107,8 +107,8 @@ class Places:
                 return place
         return empty(parameter.shape, FLOAT32)
 
-    def add_earlier(self, i: int, gradient: np.ndarray | None) -> np.ndarray | None:
-        """The sum with the gradient that input `i` had before, in place."""
+    def add_earlier(self, i: int, gradient: np.ndarray | None, gys: Arrays) -> np.ndarray | None:
+        """The sum with the gradient that input `i` had before, in place where the memory is nobody else's."""
         earlier = self._earlier[i]
         if earlier is None or gradient is None:
             return earlier if gradient is None else gradient
@@ -116,10 +116,11 @@ class Places:
             return earlier + gradient
         if _is_in_an_arena(self._nodes[i], earlier):  # where the optimizer reads it
             return np.add(earlier, gradient, out=earlier)
-        # Only the new one is nobody else's: a sum passes one gradient to both of its terms.
-        if elementwise.is_dense(gradient):
-            return elementwise.add_any(gradient, earlier, gradient)
-        return earlier + gradient
+        # The earlier one may be another input's, too, and so may a new one that is only passed on, as by a sum.
+        is_passed_on = any(gy is not None and np.may_share_memory(gradient, gy) for gy in gys)
+        if is_passed_on or not elementwise.is_dense(gradient):
+            return earlier + gradient
+        return elementwise.add_any(gradient, earlier, gradient)
 
 
 def _is_in_an_arena(node: Any, gradient: np.ndarray) -> bool:

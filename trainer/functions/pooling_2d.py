@@ -15,8 +15,8 @@ from trainer.engine.onednn.library import POOLING_AVERAGE, POOLING_MAX
 from trainer.engine.onednn.operation import FLOAT32, empty_map
 from trainer.engine.onednn.pooling import Pooling
 from trainer.functions.cast import to_float32
+from trainer.functions.concat import SideBySide, joined
 from trainer.functions.node import Arrays, EngineFunction, Places, apply, pair
-from trainer.functions.side_by_side import SideBySide, joined
 
 
 def max_pooling_2d(

@@ -11,8 +11,8 @@ from trainer import engine
 from trainer.engine.onednn import elementwise
 from trainer.engine.onednn.convert import as_map
 from trainer.engine.onednn.operation import empty, empty_map
+from trainer.functions.concat import SideBySide
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
-from trainer.functions.side_by_side import SideBySide
 
 
 def relu(x: Any) -> Any:

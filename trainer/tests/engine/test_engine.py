@@ -100,6 +100,47 @@ def test_gradients_accumulate_where_something_is_used_twice():
 
 
 @needs_engine
+def test_a_sum_of_what_deeper_layers_read_as_well_spoils_no_gradient():
+    """The sum's gradient is passed on to both terms; one of them has got another gradient before."""
+    results = []
+    for library in (F, C):
+        a, b, W = (chainer.Variable(v) for v in (make(2, 6, 5, 5), make(2, 6, 5, 5), make(6, 6, 1, 1)))
+        h = library.relu(a)
+        deep = library.relu(library.convolution_2d(library.convolution_2d(library.relu(h), W), W))
+        shallow = library.add(h, b)
+        joined = library.concat([h, b])
+        C.sum(library.add(library.relu(deep), shallow) * 3 + joined[:, 3:9]).backward()
+        results.append([a.grad, b.grad, W.grad])
+    for ours, chainers in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, chainers, rtol=1e-4, atol=1e-4 * np.abs(chainers).max())
+
+
+@needs_engine
+def test_every_function_takes_maps_side_by_side():
+    x, y = make(2, 16, 5, 5), make(2, 8, 5, 5)
+    halves, whole = F.side_by_side([x, y]), np.concatenate([x, y], axis=1)
+    W, V, b = make(4, 24, 3, 3), make(7, 24 * 25), np.ones(24, np.float32)
+    functions = [
+        lambda v: F.relu(v),
+        lambda v: F.add(v, v),
+        lambda v: F.add(v, whole),
+        lambda v: F.concat([v, x]),
+        lambda v: F.max_pooling_2d(v, 2),
+        lambda v: F.average_pooling_2d(v, 2),
+        lambda v: F.mean(v, (2, 3)),
+        lambda v: F.local_response_normalization(v),
+        lambda v: F.linear(v, V),
+        lambda v: F.convolution_2d(v, W, add=make(2, 4, 3, 3)),
+        lambda v: F.batch_normalization(v, b, b, relu=True),
+        lambda v: F.side_by_side(F.split(v, [5, 19])),
+        lambda v: F.dropout(v, 0),
+    ]
+    for function in functions:
+        got, expected = function(halves), function(chainer.Variable(whole))
+        np.testing.assert_allclose(got.array, expected.array, rtol=1e-4, atol=1e-4)
+
+
+@needs_engine
 def test_gradients_are_written_where_the_arena_wants_them():
     W = chainer.Parameter(make(6, 6, 3, 3))
     flat = arena.Arena([W.array])

@@ -1,0 +1,48 @@
+"""Sums of maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chainer
+
+from trainer import engine
+from trainer.engine.onednn import elementwise
+from trainer.engine.onednn.convert import as_map
+from trainer.engine.onednn.operation import empty_map
+from trainer.functions.cast import to_float32
+from trainer.functions.concat import SideBySide, joined, split
+from trainer.functions.node import Arrays, EngineFunction, Places, apply
+
+
+def add(x: Any, other: Any) -> Any:
+    """x + other, of one shape; as `chainer.functions.add` of two.
+
+    Args:
+        x, other: floating point; of maps side by side, the sum is side by side as the first of them is.
+    """
+    pattern = x if isinstance(x, SideBySide) else other
+    if isinstance(pattern, SideBySide) and x.shape == other.shape:
+        sizes = [part.shape[1] for part in pattern]
+        return SideBySide(map(add, split(x, sizes), split(other, sizes)))
+    x, other = joined(x), joined(other)
+    if x.ndim != 4 or x.shape != other.shape or x.dtype != other.dtype or not engine.serves(x, other):
+        return chainer.functions.add(to_float32(x), to_float32(other))
+    return apply(Add(), (x, other), lambda: chainer.functions.add(x, other))
+
+
+class Add(EngineFunction):
+    """x, other -> x + other, maps."""
+
+    def forward(self, inputs: Arrays) -> Arrays:
+        self.retain_inputs(())
+        x, other = map(as_map, inputs)
+        return (elementwise.add(x, other, empty_map(x.shape, x.dtype)),)
+
+    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
+        (gy,) = gys
+        return (gy,) * len(indexes)
+
+    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
+        (gy,) = gys
+        return (gy,) * len(indexes)
