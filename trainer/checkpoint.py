@@ -71,7 +71,7 @@ class Checkpoint(Extension):
             self._save(trainer)
 
     def _save(self, trainer: Any) -> None:
-        _check_finite(trainer.updater.get_optimizer('main').target, trainer.updater.iteration)
+        check_finite(trainer.updater.get_optimizer('main').target, trainer.updater.iteration)
         save(self.folder / 'checkpoint_last.npz', trainer, self.config)
         self._saved_at, self._saved_iteration = time.monotonic(), trainer.updater.iteration
 
@@ -87,7 +87,7 @@ class Checkpoint(Extension):
         self._saved_epochs = serializer('saved_epochs', self._saved_epochs)
 
 
-def _check_finite(model: Any, iteration: int) -> None:
+def check_finite(model: Any, iteration: int) -> None:
     """A checkpoint to go on from must not hold the NaN that the next iteration would stop at."""
     for name, parameter in model.namedparams():
         if not parameter.xp.isfinite(parameter.array).all():

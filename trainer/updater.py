@@ -13,9 +13,13 @@ import numpy as np
 from chainer.training.updaters import StandardUpdater
 
 import trainer.functions as F
+from trainer.checkpoint import check_finite
 from trainer.errors import TrainingError
 from trainer.iterator import Batch
 from trainer.schedule import get_rate
+
+# The CPU engine's rectifier and maxima make a number of NaN, so that the loss alone does not tell.
+N_ITERATION_BETWEEN_CHECKS = 50
 
 
 class Updater(StandardUpdater):
@@ -73,6 +77,8 @@ class Updater(StandardUpdater):
                 f'lr {get_rate(optimizer):g}): try a lower --lr, or --warmup 1'
             )
         optimizer.update()
+        if self.iteration % N_ITERATION_BETWEEN_CHECKS == 0:
+            check_finite(optimizer.target, self.iteration + 1)
         seconds = time.perf_counter() - started
         chainer.report({'train/loss': loss, 'train/accuracy': accuracy, 'train/seconds': seconds})
 

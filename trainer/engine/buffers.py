@@ -9,6 +9,7 @@ ever touched stay close to the most that was in use at once.
 from __future__ import annotations
 
 import bisect
+import collections
 import contextlib
 import mmap
 import os
@@ -24,13 +25,16 @@ class Ranges:
     """Which ranges of so many bytes are in use; safe to use from several threads."""
 
     def __init__(self, n_byte: int) -> None:
-        self._lock = threading.RLock()  # a collection of garbage may free a block while one is being allocated
+        self._lock = threading.Lock()
         self._free = [(0, n_byte)] if n_byte else []  # (offset, bytes), by offset, no two adjacent
+        # A collection of garbage can free a block at any moment, also while `take` works on the list.
+        self._returned: collections.deque[tuple[int, int]] = collections.deque()
         self.peak = 0  # bytes up to the highest offset ever in use
 
     def take(self, n_byte: int) -> int:
-        """Offset of a free block, or -1."""
+        """Offset of a free range, or -1."""
         with self._lock:
+            self._sweep()
             for i, (offset, n_free) in enumerate(self._free):
                 if n_free >= n_byte:
                     if n_free == n_byte:
@@ -41,11 +45,21 @@ class Ranges:
                     return offset
         return -1
 
-    def give_back(self, offset: int, n_byte: int, bisect: Any = bisect.bisect) -> None:
-        """Free a range (`bisect` is bound here because blocks outlive the globals of a module when Python exits)."""
+    def give_back(self, offset: int, n_byte: int) -> None:
+        self._returned.append((offset, n_byte))
+
+    def free(self) -> list[tuple[int, int]]:
+        """The free ranges (offset, bytes), by offset."""
         with self._lock:
-            free = self._free
-            i = bisect(free, (offset, 0))
+            self._sweep()
+            return list(self._free)
+
+    def _sweep(self) -> None:
+        """Join what was given back to its free neighbours."""
+        free = self._free
+        while self._returned:
+            offset, n_byte = self._returned.popleft()
+            i = bisect.bisect(free, (offset, 0))
             if i < len(free) and free[i][0] == offset + n_byte:
                 n_byte += free.pop(i)[1]
             if i and free[i - 1][0] + free[i - 1][1] == offset:

@@ -28,7 +28,7 @@ def add(x: Any, other: Any) -> Any:
     x, other = joined(x), joined(other)
     if x.ndim != 4 or x.shape != other.shape or x.dtype != other.dtype or not engine.serves(x, other):
         return chainer.functions.add(to_float32(x), to_float32(other))
-    return apply(Add(), (x, other), lambda: chainer.functions.add(x, other))
+    return apply(Add(), (x, other), lambda: chainer.functions.add(to_float32(x), to_float32(other)))
 
 
 class Add(EngineFunction):

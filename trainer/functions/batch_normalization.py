@@ -57,9 +57,10 @@ def batch_normalization(
         return put_together(in_chainer(*inputs, **statistics), x)
     node = BatchNormalization(in_chainer, eps, relu)
     y = apply(node, inputs, lambda: in_chainer(*inputs, **statistics))
-    if running_mean is not None and running_var is not None:
+    is_complete = len(node.statistics) == len(xs)  # else Chainer has computed it, and moved the averages
+    if is_complete and running_mean is not None and running_var is not None:
         n = int(np.prod(x.shape)) // x.shape[1]
-        for part, c in zip(node.statistics, channels(xs), strict=False):  # none where the library has refused
+        for part, c in zip(node.statistics, channels(xs), strict=True):
             _move(running_mean[c], part.mean, decay)
             _move(running_var[c], part.variance * np.float32(n / max(n - 1, 1)), decay)
     return put_together(y, x)
@@ -86,7 +87,11 @@ def fixed_batch_normalization(
 
     inputs = *xs, gamma, beta, mean, var
     # The engine has no gradient for it: it is asked for in fine-tuning with fixed statistics at most.
-    if chainer.config.enable_backprop or not _is_served(x, gamma, beta, axis) or not engine.serves(mean, var):
+    if (
+        chainer.config.enable_backprop
+        or not _is_served(x, gamma, beta, axis)
+        or not _are_vectors(mean, var, like=gamma)
+    ):
         return put_together(in_chainer(*inputs), x)
     return put_together(apply(FixedBatchNormalization(eps, relu), inputs, lambda: in_chainer(*inputs)), x)
 
@@ -100,6 +105,10 @@ def _is_served(x: Any, gamma: Any, beta: Any, axis: Any) -> bool:
         and gamma.dtype == beta.dtype == FLOAT32
         and gamma.shape == beta.shape == (x.shape[1],)
     )
+
+
+def _are_vectors(*arrays: Any, like: Any) -> bool:
+    return all(engine.serves(a) and a.dtype == FLOAT32 and a.shape == like.shape for a in arrays)
 
 
 def _move(running: np.ndarray, current: np.ndarray, decay: float) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import chainer
 import numpy as np
 
+from trainer.engine.errors import EngineError
 from trainer.engine.onednn.convert import as_dtype
 from trainer.engine.onednn.operation import BFLOAT16, FLOAT32
 from trainer.functions.node import Arrays, EngineFunction, Places
@@ -15,7 +16,12 @@ from trainer.functions.node import Arrays, EngineFunction, Places
 def to_compute_dtype(x: Any) -> Any:
     """`x` in `chainer.config.compute_dtype`, if that is set."""
     dtype = chainer.config.compute_dtype
-    return x if dtype is None or x.dtype == dtype else Cast(np.dtype(dtype)).apply((x,))[0]
+    return x if dtype is None else to_dtype(x, dtype)
+
+
+def to_dtype(x: Any, dtype: Any) -> Any:
+    """`x` in another precision."""
+    return x if x.dtype == dtype else Cast(np.dtype(dtype)).apply((x,))[0]
 
 
 def to_float32(x: Any) -> Any:
@@ -34,12 +40,19 @@ class Cast(EngineFunction):
         self.retain_inputs(())
         (x,) = inputs
         self.x_dtype = x.dtype
-        return (as_dtype(x, self.dtype),)
+        return (_cast(x, self.dtype),)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys
-        return (as_dtype(gy, self.x_dtype),)
+        return (_cast(gy, self.x_dtype),)
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
         (gy,) = gys
         return Cast(self.x_dtype).apply((gy,))
+
+
+def _cast(x: np.ndarray, dtype: Any) -> np.ndarray:
+    try:
+        return as_dtype(x, dtype)
+    except EngineError:
+        return x.astype(dtype)

@@ -21,7 +21,7 @@ def concat(xs: Any, axis: int = 1) -> chainer.Variable:
     shapes = {(x.ndim, x.shape[:1], x.shape[2:], x.dtype) for x in xs}
     if axis != 1 or xs[0].ndim != 4 or len(shapes) > 1 or not engine.serves(*xs):
         return chainer.functions.concat([to_float32(x) for x in xs], axis)
-    return apply(Concat(), tuple(xs), lambda: chainer.functions.concat(xs, axis))
+    return apply(Concat(), tuple(xs), lambda: chainer.functions.concat([to_float32(x) for x in xs], axis))
 
 
 class Concat(EngineFunction):
@@ -75,7 +75,8 @@ class SideBySide(tuple):
 
 def side_by_side(maps: Sequence[Any]) -> Any:
     """`SideBySide` where the engine serves; elsewhere the concatenation itself, a variable."""
-    return SideBySide(maps) if engine.serves(*maps) else concat(maps)
+    alike = {(x.ndim, x.shape[:1], x.shape[2:], x.dtype) for x in maps}
+    return SideBySide(maps) if len(alike) == 1 and maps[0].ndim == 4 and engine.serves(*maps) else concat(maps)
 
 
 def parts(x: Any) -> tuple[Any, ...]:

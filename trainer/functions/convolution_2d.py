@@ -9,7 +9,7 @@ import numpy as np
 
 from trainer import engine
 from trainer.engine.onednn import convolution
-from trainer.engine.onednn.convert import as_map
+from trainer.engine.onednn.convert import as_dense_map
 from trainer.engine.onednn.convolution import Convolution
 from trainer.engine.onednn.operation import DATA_TYPES, empty_map
 from trainer.functions.cast import to_compute_dtype, to_float32
@@ -49,24 +49,26 @@ def convolution_2d(
 
     def in_chainer(*inputs: Any) -> chainer.Variable:
         """Of x or its parts, W, perhaps b, perhaps what is added."""
-        *xs, W = inputs[: len(inputs) - len(optional)]
-        rest = list(inputs[len(inputs) - len(optional) :])
+        *xs, W = (to_float32(v) for v in inputs[: len(inputs) - len(optional)])
+        rest = [to_float32(v) for v in inputs[len(inputs) - len(optional) :]]
         x = xs[0] if len(xs) == 1 else chainer.functions.concat(xs)
         y = chainer.functions.convolution_2d(
-            *(to_float32(x), W, None if b is None else rest.pop(0), stride, pad, cover_all),
+            *(x, W, None if b is None else rest.pop(0), stride, pad, cover_all),
             dilate=dilate,
             groups=groups,
             **options,
         )
-        return y + to_float32(rest[0]) if rest else y
+        return y + rest[0] if rest else y
 
     xs = parts(x) if groups == 1 else (joined(x),)
     window = Window(pair(stride), pair(pad), pair(dilate), groups)
     inputs = *xs, W, *optional
-    if cover_all or not engine.serves(*inputs) or not _is_well_formed(x, W, b, add, window):
+    if cover_all or options or not engine.serves(*inputs) or not _is_well_formed(x, W, b, add, window):
         return in_chainer(*inputs)
     xs = tuple(map(to_compute_dtype, xs))
     inputs = *xs, W, *(v if v is b else to_compute_dtype(v) for v in optional)
+    if len({v.dtype for v in (*xs, *(inputs[-1:] if add is not None else ()))}) > 1:
+        return in_chainer(*inputs)
     return apply(
         Convolution2D(in_chainer, window, len(xs), b is not None, add is not None), inputs, lambda: in_chainer(*inputs)
     )
@@ -92,7 +94,7 @@ def _is_well_formed(x: Any, W: Any, b: Any, add: Any, window: Window) -> bool:
         and x.shape[1] == W.shape[1] * window.groups
         and W.shape[0] % window.groups == 0
         and W.dtype == np.float32
-        and (b is None or b.shape == W.shape[:1])
+        and (b is None or (b.shape == W.shape[:1] and b.dtype == np.float32))
     ):
         return False
     y_shape = Convolution(x.shape, W.shape, *window, 0, 0).y_shape
@@ -116,10 +118,10 @@ class Convolution2D(EngineFunction):
     def forward(self, inputs: Arrays) -> Arrays:
         # What is added has no part in the gradients; retained, it would only stay in memory.
         self.retain_inputs(tuple(range(len(inputs) - self.has_add)))
-        self.xs = [as_map(x) for x in inputs[: self.n_part]]
+        self.xs = [as_dense_map(x) for x in inputs[: self.n_part]]
         W = np.ascontiguousarray(inputs[self.n_part])
         b = inputs[self.n_part + 1] if self.has_bias else None
-        add = as_map(inputs[-1]) if self.has_add else None
+        add = as_dense_map(inputs[-1]) if self.has_add else None
         self.columns = channels(self.xs) if self.n_part > 1 else [slice(None)]
         y = None
         for x, columns in zip(self.xs, self.columns, strict=True):
@@ -132,7 +134,7 @@ class Convolution2D(EngineFunction):
         return (y,)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
-        gy = as_map(gys[0])
+        gy = as_dense_map(gys[0])
         i_weight = self.n_part
         W = np.ascontiguousarray(self.inputs[i_weight].data)
         gradients: list[Any] = [None] * len(self.inputs)
@@ -161,7 +163,7 @@ class Convolution2D(EngineFunction):
             return super().differentiable_gradients(indexes, gys)
         (gy,) = gys
         i_add = len(self.inputs) - 1
-        inputs = self.get_retained_inputs()
+        inputs = self.differentiable_inputs()
         wanted = tuple(i for i in indexes if i != i_add)
         with chainer.using_config('engine', 'chainer'), chainer.using_config('enable_backprop', True):
             y = self.in_chainer(*inputs, np.zeros(gy.shape, gy.dtype))

@@ -83,10 +83,9 @@ def draw_as_chainer(shape: tuple[int, ...], ratio: float) -> np.ndarray:
 
 def _dropout(x: Any, kept: np.ndarray, ratio: float) -> chainer.Variable:
     def in_chainer() -> chainer.Variable:
-        xp = chainer.backend.get_array_module(x)
-        return chainer.functions.dropout(
-            x, ratio, mask=xp.asarray(kept).astype(x.dtype) * x.dtype.type(1 / (1 - ratio))
-        )
+        wide = to_float32(x)
+        mask = chainer.backend.get_array_module(wide).asarray(kept).astype(wide.dtype)
+        return chainer.functions.dropout(wide, ratio, mask=mask * wide.dtype.type(1 / (1 - ratio)))
 
     if not engine.serves(x):
         return in_chainer()
@@ -116,4 +115,4 @@ class Dropout(EngineFunction):
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
         (gy,) = gys
-        return Dropout(self.kept, self.scale).apply((gy,))
+        return (gy * (self.kept * gy.dtype.type(self.scale)),)

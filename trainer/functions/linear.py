@@ -11,7 +11,7 @@ from trainer import engine
 from trainer.engine.onednn import linear as fully_connected
 from trainer.engine.onednn.convert import convert
 from trainer.engine.onednn.operation import FLOAT32, empty
-from trainer.functions.cast import to_compute_dtype
+from trainer.functions.cast import to_compute_dtype, to_float32
 from trainer.functions.concat import joined
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
 
@@ -35,11 +35,11 @@ def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> chainer.Vari
         or W.ndim != 2
         or W.shape[1] != n_in
         or W.dtype != FLOAT32
-        or (b is not None and b.shape != W.shape[:1])
+        or (b is not None and (b.shape != W.shape[:1] or b.dtype != FLOAT32))
     ):
-        return chainer.functions.linear(x, W, b, n_batch_axes)
+        return chainer.functions.linear(to_float32(x), W, None if b is None else to_float32(b), n_batch_axes)
     inputs = to_compute_dtype(x), *inputs[1:]
-    return apply(Linear(), inputs, lambda: chainer.functions.linear(*inputs))
+    return apply(Linear(), inputs, lambda: chainer.functions.linear(*map(to_float32, inputs)))
 
 
 class Linear(EngineFunction):

@@ -60,17 +60,33 @@ class EngineFunction(chainer.FunctionNode):
             else:
                 added = [places.add_earlier(i, g, gys) for i, g in zip(target_input_indexes, gradients, strict=True)]
                 return tuple(None if g is None else chainer.Variable(g, requires_grad=False) for g in added)
-        gradients = self.differentiable_gradients(target_input_indexes, grad_outputs)
+        gradients = self._gradients_by_chainer(target_input_indexes, grad_outputs)
         return tuple(
             new if old is None else old if new is None else new + old
             for new, old in zip(gradients, grad_inputs, strict=True)
         )
 
+    def _gradients_by_chainer(self, indexes: tuple[int, ...], gys: Any) -> tuple[chainer.Variable | None, ...]:
+        """Computed in float32 at least, which is what Chainer's functions take."""
+        from trainer.functions.cast import to_dtype, to_float32
+
+        gys = tuple(None if gy is None else to_float32(gy) for gy in gys)
+        gradients = self.differentiable_gradients(indexes, gys)
+        return tuple(
+            None if g is None else to_dtype(g, self.inputs[i].dtype) for i, g in zip(indexes, gradients, strict=True)
+        )
+
+    def differentiable_inputs(self) -> tuple[chainer.Variable, ...]:
+        """The retained inputs, in float32 at least."""
+        from trainer.functions.cast import to_float32
+
+        return tuple(map(to_float32, self.get_retained_inputs()))
+
     def differentiable_gradients(
         self, indexes: tuple[int, ...], gys: tuple[chainer.Variable | None, ...]
     ) -> tuple[chainer.Variable | None, ...]:
-        """The gradients of the inputs `indexes` as variables of a graph."""
-        inputs = self.get_retained_inputs()
+        """The gradients of the inputs `indexes` as variables of a graph; of none of them in bfloat16."""
+        inputs = self.differentiable_inputs()
         with chainer.using_config('engine', 'chainer'), chainer.using_config('enable_backprop', True):
             ys = self.reference(*inputs)
             reached = [(y, gy) for y, gy in zip(ys, gys, strict=True) if gy is not None]
@@ -101,7 +117,9 @@ class Places:
 
     def empty_like(self, i: int, parameter: np.ndarray) -> np.ndarray:
         """Where to write the gradient of input `i`, a float32 parameter."""
-        if self._earlier.get(i) is None:
+        variable = self._nodes[i].get_variable_or_none()
+        # A gradient that the variable holds is not this backward pass's to overwrite (`chainer.grad`).
+        if self._earlier.get(i) is None and (variable is None or variable.grad_var is None):
             place = arena.place_of(parameter)
             if place is not None:
                 return place

@@ -107,7 +107,7 @@ class MaxPooling2D(EngineFunction):
             for size, length, k, s, p in zip(y_size, self.x_shape[2:], kernel, stride, pad, strict=True)
         )
         forward = max_pooling_nd.MaxPoolingND(2, kernel, stride, pad, cover_all)
-        forward._in_shape, forward._in_dtype = self.x_shape, self.x_dtype
+        forward._in_shape, forward._in_dtype = self.x_shape, gy.dtype
         itemsize = 1 if kernel[0] * kernel[1] < 256 else 4
         (n, c, _, _), (h, w) = self.x_shape, y_size
         chosen: Any = self.chosen

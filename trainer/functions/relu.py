@@ -9,19 +9,20 @@ import numpy as np
 
 from trainer import engine
 from trainer.engine.onednn import elementwise
-from trainer.engine.onednn.convert import as_map
+from trainer.engine.onednn.convert import as_dense_map
 from trainer.engine.onednn.operation import empty, empty_map
+from trainer.functions.cast import to_float32
 from trainer.functions.concat import SideBySide
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
 
 
 def relu(x: Any) -> Any:
-    """As `chainer.functions.relu`: max(x, 0), of any shape, or of maps side by side."""
+    """As `chainer.functions.relu`: max(x, 0), of any shape, or of maps side by side; the engine makes 0 of NaN."""
     if isinstance(x, SideBySide):
         return SideBySide(map(relu, x))
     if not engine.serves(x):
-        return chainer.functions.relu(x)
-    return apply(ReLU(), (x,), lambda: chainer.functions.relu(x))
+        return chainer.functions.relu(to_float32(x))
+    return apply(ReLU(), (x,), lambda: chainer.functions.relu(to_float32(x)))
 
 
 class ReLU(EngineFunction):
@@ -32,7 +33,7 @@ class ReLU(EngineFunction):
         self.retain_inputs(())
         self.retain_outputs((0,))
         if x.ndim == 4:
-            x = as_map(x)
+            x = as_dense_map(x)
             return (elementwise.relu(x, empty_map(x.shape, x.dtype)),)
         return (elementwise.relu(np.ascontiguousarray(x), empty(x.shape, x.dtype)),)
 
@@ -40,7 +41,7 @@ class ReLU(EngineFunction):
         (gy,) = gys
         y = self.get_retained_outputs()[0].array
         if y.ndim == 4:
-            return (elementwise.relu_backward(y, as_map(gy), empty_map(y.shape, y.dtype)),)
+            return (elementwise.relu_backward(y, as_dense_map(gy), empty_map(y.shape, y.dtype)),)
         return (elementwise.relu_backward(y, np.ascontiguousarray(gy), empty(y.shape, y.dtype)),)
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 import chainer
 
 import trainer.functions as F
+from trainer.functions.cast import to_float32
+from trainer.functions.concat import joined
 
 
 class BatchNormalization(chainer.links.BatchNormalization):
@@ -16,7 +18,7 @@ class BatchNormalization(chainer.links.BatchNormalization):
         self, x: Any, *, relu: bool = False, finetune: bool = False
     ) -> Any:
         if self.avg_mean is None or self.gamma is None or self.beta is None or finetune:
-            y = super().forward(x, finetune=finetune)
+            y = super().forward(to_float32(joined(x)), finetune=finetune)
             return F.relu(y) if relu else y
         if not chainer.config.train:
             statistics = self.avg_mean, self.avg_var

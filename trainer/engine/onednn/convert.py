@@ -21,7 +21,8 @@ from trainer.engine.onednn.operation import (
 
 def convert(x: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Copy `x` to `out`, of the same shape, whatever the layouts and precisions of both."""
-    if min(x.strides) <= 0 or x.dtype not in DATA_TYPES:  # broadcast or reversed: not oneDNN's
+    is_odd = min(x.strides) <= 0 or any(stride % x.itemsize for stride in x.strides)  # broadcast, reversed, a field
+    if is_odd or x.dtype not in DATA_TYPES:
         out[...] = x
         return out
     reorder_operation(x, out).run(x, out)

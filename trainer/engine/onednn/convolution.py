@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.engine.onednn import library as dnn
 from trainer.engine.onednn import linear
-from trainer.engine.onednn.convert import Packing, as_map
+from trainer.engine.onednn.convert import Packing, as_dense_map
 from trainer.engine.onednn.library import dims, library, post_op_arg
 from trainer.engine.onednn.operation import (
     Operation,
@@ -88,7 +88,7 @@ def forward(
     add: np.ndarray | None = None,
 ) -> np.ndarray:
     """y = x * W + b [+ add]; of maps of one precision."""
-    x = as_map(x)
+    x = as_dense_map(x)
     pixel_add = 0 if add is None else pixel_stride(add)
     operation, packing = forward_operation(
         conv, pixel_stride(x), pixel_stride(y), b is not None, pixel_add, relu=False, inference=False
@@ -142,7 +142,7 @@ def forward_operation(
 
 def backward_data(conv: Convolution, W: np.ndarray, gy: np.ndarray, gx: np.ndarray) -> np.ndarray:
     """The gradient of x into `gx`, a map."""
-    gy = as_map(gy)
+    gy = as_dense_map(gy)
     operation, packing = _backward_data(conv, pixel_stride(gx), pixel_stride(gy))
     operation.run(gy, packing.packed(W), gx)
     return gx
@@ -166,7 +166,7 @@ def _backward_data(conv: Convolution, pixel_x: int, pixel_y: int) -> tuple[Opera
 
 def backward_weights(conv: Convolution, x: np.ndarray, gy: np.ndarray, gW: np.ndarray, gb: np.ndarray | None) -> None:
     """The gradients of W into `gW` and of b into `gb`, in float32."""
-    x, gy = as_map(x), as_map(gy)
+    x, gy = as_dense_map(x), as_dense_map(gy)
     if (
         conv.is_matrix_product
         and conv.data_type == dnn.F32

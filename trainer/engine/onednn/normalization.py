@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.engine.onednn import library as dnn
-from trainer.engine.onednn.convert import as_map
+from trainer.engine.onednn.convert import as_dense_map
 from trainer.engine.onednn.library import library
 from trainer.engine.onednn.operation import (
     BUFFERS,
@@ -35,7 +35,7 @@ def batch_normalization(
     x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, relu: bool
 ) -> tuple[np.ndarray, BatchStatistics]:
     """y = gamma (x - mean) / sqrt(variance + eps) + beta, [rectified], over the batch, the rows and the columns."""
-    x = as_map(x)
+    x = as_dense_map(x)
     y = empty_map(x.shape, x.dtype)
     mean, variance = empty(gamma.shape, FLOAT32), empty(gamma.shape, FLOAT32)
     operation, n_byte = forward_operation(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], eps, relu, True)
@@ -59,7 +59,7 @@ def fixed_batch_normalization(
     y: np.ndarray | None = None,
 ) -> np.ndarray:
     """The same with statistics that are given."""
-    x = as_map(x)
+    x = as_dense_map(x)
     if y is None:
         y = empty_map(x.shape, x.dtype)
     operation, _ = forward_operation(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], eps, relu, False)
@@ -103,7 +103,7 @@ def batch_normalization_backward(
     gbeta: np.ndarray,
 ) -> np.ndarray:
     """The gradient of x; those of gamma and beta go into `ggamma` and `gbeta`."""
-    x, gy = as_map(x), as_map(gy)
+    x, gy = as_dense_map(x), as_dense_map(gy)
     gx = empty_map(x.shape, x.dtype)
     relu = statistics.signs is not None
     operation = _backward(x.shape, pixel_stride(x), pixel_stride(gy), DATA_TYPES[x.dtype], eps, relu)
@@ -149,7 +149,7 @@ def local_response_normalization(
     x: np.ndarray, window: ResponseWindow, training: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """y, and in training what the backward pass needs beside x."""
-    x = as_map(x)
+    x = as_dense_map(x)
     y = empty_map(x.shape, x.dtype)
     operation, n_byte = response_operation(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], window, training)
     if not n_byte:
@@ -188,7 +188,7 @@ def local_response_normalization_backward(
     x: np.ndarray, workspace: np.ndarray | None, gy: np.ndarray, window: ResponseWindow
 ) -> np.ndarray:
     """The gradient of x."""
-    x, gy = as_map(x), as_map(gy)
+    x, gy = as_dense_map(x), as_dense_map(gy)
     gx = empty_map(x.shape, x.dtype)
     operation = _response_backward(
         x.shape, pixel_stride(x), pixel_stride(gy), DATA_TYPES[x.dtype], window, workspace is not None

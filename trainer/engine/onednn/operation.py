@@ -73,6 +73,7 @@ def pixel_stride(x: np.ndarray) -> int:
     is_channels_last = (
         (c == 1 or per_channel == size)
         and pixel >= c * size
+        and pixel % size == 0
         and (h == 1 or per_row == w * pixel)
         and (n == 1 or per_image == h * w * pixel)
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.engine.onednn import library as dnn
-from trainer.engine.onednn.convert import as_map
+from trainer.engine.onednn.convert import as_dense_map
 from trainer.engine.onednn.library import dims, library
 from trainer.engine.onednn.operation import BUFFERS, DATA_TYPES, Operation, describe_map, empty_map, pixel_stride
 
@@ -37,7 +37,7 @@ class Pooling(NamedTuple):
 
 def forward(pooling: Pooling, x: np.ndarray, training: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """y and, for a maximum in training, which element of its window each came from."""
-    x = as_map(x)
+    x = as_dense_map(x)
     y = empty_map(pooling.y_shape(x.shape), x.dtype)
     operation, n_byte = forward_operation(pooling, x.shape, pixel_stride(x), DATA_TYPES[x.dtype], training)
     if not n_byte:
@@ -76,7 +76,7 @@ def _forward_descriptor(pooling: Pooling, x_shape: tuple[int, ...], x: Any, y: A
 
 def backward(pooling: Pooling, x_shape: tuple[int, ...], gy: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
     """The gradient of x."""
-    gy = as_map(gy)
+    gy = as_dense_map(gy)
     gx = empty_map(x_shape, gy.dtype)
     operation = _backward(pooling, x_shape, pixel_stride(gy), DATA_TYPES[gy.dtype])
     operation.run(gy, gx, *([] if chosen is None else [chosen]))

@@ -49,16 +49,9 @@ FUNCTIONS = {
     'local_response_normalization': (F.local_response_normalization, [X], []),
     'dropout': (dropout, [X], []),
 }
+
+
 # What bfloat16 maps raise in Chainer's functions, which do not take them.
-NO_BFLOAT16 = {
-    'forward': {'relu', 'relu of rows', 'linear', 'dropout', 'concat'},
-    'backward': {
-        *('convolution_2d', 'convolution_2d with a sum', 'convolution_2d side by side', 'relu', 'relu of rows'),
-        *('linear', 'average_pooling_2d', 'local_response_normalization'),
-    },
-}
-
-
 def compute(name, dtype=np.float32):
     """Output and gradients."""
     function, maps, parameters = FUNCTIONS[name]
@@ -128,21 +121,9 @@ def test_a_gradient_refused_is_chainers(name, refusal):
         compare(got, expected, 1e-5)
 
 
-def marked(direction, skipped=()):
-    """The functions' names; those that fail in bfloat16 as expected failures."""
-    fails = pytest.mark.xfail(
-        strict=True,
-        raises=(chainer.utils.type_check.InvalidType, EngineError),
-        reason='Chainer does not take the bfloat16 maps that it is handed',
-    )
-    return [
-        pytest.param(n, marks=[fails] if n in NO_BFLOAT16[direction] else []) for n in FUNCTIONS if n not in skipped
-    ]
-
-
 @needs_engine
 @pytest.mark.filterwarnings('ignore::trainer.engine.errors.EngineWarning')
-@pytest.mark.parametrize('name', marked('forward', ['mean']))
+@pytest.mark.parametrize('name', [n for n in FUNCTIONS if n != 'mean'])
 def test_a_function_of_bfloat16_refused_forward_is_chainers(name, refusal):
     with chainer.using_config('engine', 'chainer'):
         expected = compute(name)
@@ -152,7 +133,7 @@ def test_a_function_of_bfloat16_refused_forward_is_chainers(name, refusal):
 
 @needs_engine
 @pytest.mark.filterwarnings('ignore::trainer.engine.errors.EngineWarning')
-@pytest.mark.parametrize('name', marked('backward', ['add', 'concat', 'dropout', 'mean']))
+@pytest.mark.parametrize('name', [n for n in FUNCTIONS if n not in ('add', 'concat', 'dropout', 'mean')])
 def test_a_gradient_of_bfloat16_refused_is_chainers(name, refusal):
     with chainer.using_config('engine', 'chainer'):
         expected = compute(name)
@@ -162,7 +143,6 @@ def test_a_gradient_of_bfloat16_refused_is_chainers(name, refusal):
 
 @needs_engine
 @pytest.mark.filterwarnings('ignore::trainer.engine.errors.EngineWarning')
-@pytest.mark.xfail(strict=True, reason='the part that was computed moves them again, after Chainer has')
 def test_running_statistics_move_once_where_a_later_part_is_refused(monkeypatch):
     calls = []
     batch_normalization = normalization.batch_normalization

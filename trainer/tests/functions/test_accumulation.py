@@ -227,7 +227,6 @@ def test_a_gradient_from_elsewhere_is_added_to_and_not_overwritten():
     np.testing.assert_allclose(W.grad, 1 + once, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason='the gradient asked for is written where the accumulated one lies')
 def test_chainer_grad_leaves_the_accumulated_gradient_alone():
     _, (W,) = in_an_arena(POINTWISE)
     total(F.convolution_2d(MAPS[0], W)).backward()

@@ -92,7 +92,8 @@ def rounded(x):
 def close(got, expected, precision):
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     assert got.shape == expected.shape
-    assert np.abs(got - expected).max() <= TOLERANCE[precision] * np.abs(expected).max() + 1e-30
+    # What cancels to nearly nothing is as exact as its terms, which are of the order of 1.
+    assert np.abs(got - expected).max() <= TOLERANCE[precision] * max(np.abs(expected).max(), 0.1)
 
 
 def compare(function, maps, parameters, precision, layout='C order', gy_layout='C order', exact=()):
@@ -210,8 +211,6 @@ def test_rows_in_any_layout_are_taken():
         np.testing.assert_allclose(F.linear(rows, np.asfortranarray(W)).array, rows @ W.T, rtol=1e-4, atol=1e-5)
 
 
-NO_SLICES = pytest.mark.xfail(strict=True, reason='oneDNN refuses a map with gaps whose output has none')
-NO_GAPS = pytest.mark.xfail(strict=True, reason='oneDNN has no backward pass for a gradient with gaps')
 BEHIND = {
     'relu': F.relu,
     'max_pooling_2d': lambda x: F.max_pooling_2d(x, 3, 2, 1),
@@ -223,13 +222,9 @@ BEHIND = {
 }
 
 
-HAS_NONE = 'relu', 'max_pooling_2d', 'batch_normalization', 'local_response_normalization'
-
-
 @pytest.mark.parametrize(
     ('name', 'gy_layout'),
-    [(name, 'channels last') for name in BEHIND]
-    + [pytest.param(name, 'slice of channels', marks=[NO_GAPS] if name in HAS_NONE else []) for name in BEHIND],
+    [(name, 'channels last') for name in BEHIND] + [(name, 'slice of channels') for name in BEHIND],
 )
 def test_gradients_behind_a_concatenation_are_the_engines(name, gy_layout, all_served):
     x = np.random.default_rng(0).permutation(2 * 16 * 36).reshape(2, 16, 6, 6) / 600 + 0.01
@@ -237,7 +232,6 @@ def test_gradients_behind_a_concatenation_are_the_engines(name, gy_layout, all_s
 
 
 @pytest.mark.filterwarnings('ignore::trainer.engine.errors.EngineWarning')
-@pytest.mark.xfail(strict=True, reason='plain Chainer is asked for it, which does not take bfloat16')
 def test_a_concatenation_of_rectified_bfloat16_maps_can_be_differentiated():
     x = chainer.Variable(np.ones((2, 16, 4, 4), bfloat16))
     y = F.convolution_2d(F.concat([F.relu(x), x]), np.ones((1, 32, 1, 1), np.float32))
@@ -249,7 +243,7 @@ def test_a_concatenation_of_rectified_bfloat16_maps_can_be_differentiated():
     'name',
     [
         *('convolution_2d', 'max_pooling_2d', 'average_pooling_2d', 'dropout'),
-        *(pytest.param(name, marks=NO_SLICES) for name in ('relu', 'batch_normalization')),
+        *('relu', 'batch_normalization'),
     ],
 )
 def test_a_slice_of_a_map_is_the_engines(name, all_served):
@@ -258,7 +252,6 @@ def test_a_slice_of_a_map_is_the_engines(name, all_served):
 
 
 @pytest.mark.filterwarnings('ignore::trainer.engine.errors.EngineWarning')
-@pytest.mark.xfail(strict=True, reason='plain Chainer is asked for it, which does not take bfloat16')
 def test_a_slice_of_a_bfloat16_map_is_rectified():
     x = slice_of_channels(np.random.default_rng(0).standard_normal((2, 1, 4, 4)).astype(bfloat16))
     np.testing.assert_array_equal(F.relu(x).array.astype(np.float32), np.maximum(x.astype(np.float32), 0))
@@ -391,9 +384,9 @@ def test_what_is_not_a_number_stays_so(name):
     [
         3,
         5,
-        pytest.param(1, marks=pytest.mark.xfail(run=False, reason='the library crashes')),
-        pytest.param(7, marks=pytest.mark.xfail(strict=True, reason='the library is wrong')),
-        pytest.param(9, marks=pytest.mark.xfail(strict=True, reason='the library is wrong')),
+        1,
+        7,
+        9,
     ],
 )
 @pytest.mark.parametrize('window', [(2, 1e-4, 0.75), (1, 0.1, 1.0), (0.5, 0.1, 0.75)], ids=str)
@@ -406,7 +399,6 @@ def test_a_local_response_normalization_may_have_any_window(n, window):
 
 ONE = np.ones(16, np.float32)
 MAP = np.ones((2, 16, 6, 6), np.float32)
-UNCHECKED = 'the engine does not look at it, and reads past its end'
 BAD_ARGUMENTS = {
     'weights of other channels': lambda: F.convolution_2d(MAP, np.ones((4, 15, 1, 1), 'f')),
     'a bias of another length': lambda: F.convolution_2d(MAP, np.ones((4, 16, 1, 1), 'f'), np.ones(5, 'f')),
@@ -440,7 +432,7 @@ def fixed(mean, var):
 
 @pytest.mark.parametrize(
     'name',
-    [*BAD_ARGUMENTS, *(pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=UNCHECKED)) for n in NOT_REFUSED)],
+    [*BAD_ARGUMENTS, *NOT_REFUSED],
 )
 def test_bad_arguments_get_chainers_errors(name):
     with pytest.raises((chainer.utils.type_check.InvalidType, TypeError, ValueError, AssertionError)):
@@ -458,7 +450,6 @@ MIXED = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason='its memory is read in the other precision')
 @pytest.mark.parametrize('name', MIXED)
 def test_precisions_that_do_not_agree_are_refused_or_computed(name):
     a = np.random.default_rng(0).standard_normal((2, 16, 6, 6)).astype(np.float32)

@@ -128,19 +128,13 @@ def test_convolution_2d_is_chainers(options):
         np.testing.assert_allclose(one.grad, other.grad, rtol=1e-3, atol=1e-3)
 
 
-NOT_FITTED = 'it is handed on to Chainer, which takes neither'
-
-
 @needs_engine
 @pytest.mark.parametrize('is_training', [True, False])
 @pytest.mark.parametrize(
     'options',
     [
         {},
-        *(
-            pytest.param(o, marks=pytest.mark.xfail(strict=True, reason=NOT_FITTED))
-            for o in ({'use_gamma': False}, {'use_beta': False})
-        ),
+        *({'use_gamma': False}, {'use_beta': False}),
     ],
     ids=str,
 )
