@@ -13,7 +13,7 @@ from trainer.records import read_run
 from trainer.report import table
 
 ROOT = Path(__file__).parents[1]
-RUNS = [read_run(ROOT / 'results' / name) for name in ('alexnet_jpeg_200', 'squeezenet_jpeg_200')]
+RUNS = [read_run(ROOT / 'results' / name) for name in ('alexnet_jpeg', 'squeezenet_jpeg')]
 
 
 @pytest.mark.parametrize('run', RUNS, ids=lambda run: run.name)
