@@ -34,7 +34,7 @@ def serves(*arrays: Any) -> bool:
     for x in arrays:
         if x is not None:
             array = x.array if isinstance(x, chainer.Variable) else x
-            if not isinstance(array, np.ndarray) or array.size == 0 or array.dtype not in (FLOAT32, BFLOAT16):
+            if type(array) is not np.ndarray or array.size == 0 or array.dtype not in (FLOAT32, BFLOAT16):
                 return False
     return is_available()
 
