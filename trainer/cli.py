@@ -156,7 +156,7 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
             (
                 '--precision',
                 {'choices': PRECISIONS},
-                'bf16: float32 weights, bfloat16 maps, twice as fast on a CPU with AVX512-BF16 (default: float32)',
+                'bf16: float32 weights, bfloat16 maps; up to twice as fast on CPUs with AVX512-BF16 (default: float32)',
             ),
             (
                 '--engine',

@@ -13,6 +13,7 @@ import collections
 import contextlib
 import mmap
 import os
+import sys
 import threading
 from typing import Any
 
@@ -116,6 +117,8 @@ class _Block:
 
 
 def _reserve(n_byte: int) -> mmap.mmap | None:
+    if n_byte == 0:
+        return None
     try:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, 'MAP_NORESERVE', 0x4000)
         reserved = mmap.mmap(-1, n_byte, flags=flags)
@@ -128,5 +131,7 @@ def _reserve(n_byte: int) -> mmap.mmap | None:
 
 
 def physical_memory() -> int:
-    """Bytes of the machine."""
+    """Bytes of the machine; 0 off Linux, where there is no engine to hand memory to."""
+    if sys.platform != 'linux':
+        return 0
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
