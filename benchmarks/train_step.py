@@ -55,7 +55,7 @@ class Contestant:
 CONTESTANTS = {
     'project': Contestant('project'),
     'project_bf16': Contestant('project', ('--precision', 'bf16')),
-    'chainer': Contestant('project', ('--engine', 'chainer')),
+    'chainer': Contestant('project', ('--engine', 'plain')),
     'torch_eager': Contestant('pytorch', packages=('torch',)),
     'torch_compile': Contestant('pytorch', ('--compile',), packages=('torch',)),
     'torch_bf16': Contestant('pytorch', ('--precision', 'bf16'), packages=('torch',)),

@@ -1,16 +1,16 @@
-"""The same training on the CPU and on CuPy: same pictures, same dropout masks, same losses."""
+"""Training on CuPy: plain Chainer does what the CPU does, and the engine does what plain Chainer does."""
 
 import chainer
 import numpy as np
 import pytest
 
 from squeeze_net import NETWORKS
-from trainer import Config
+from trainer import Config, train
 from trainer.augmentation import Sizes, TestView, TrainView
+from trainer.captured import CapturedUpdater
 from trainer.datasets import load
 from trainer.device import open_device
 from trainer.evaluate import evaluate
-from trainer.functions import DropoutKey, dropout
 from trainer.iterator import EpochIterator
 from trainer.loop import make_optimizer
 from trainer.updater import Updater
@@ -18,51 +18,64 @@ from trainer.updater import Updater
 N_ITERATION = 20
 
 
-def train(name, gpu, dtype, batch=8):
+def losses(name, gpu, dtype, engine='plain', batch=8):
     """Losses of the first iterations, and the test loss after them."""
     data = load('shapes', limit=16)
-    device = open_device(gpu)
     config = Config(**(NETWORKS[name].recipe | {'size': 32, 'lr': 0.01}))
     np.random.seed(0)
-    with chainer.using_config('dtype', np.dtype(dtype)):
+    with chainer.using_config('dtype', np.dtype(dtype)), chainer.using_config('engine', engine):
+        device = open_device(gpu)
         model = NETWORKS[name](10, 32)
+        model.to_device(device)
         optimizer = make_optimizer(config).setup(model)
         view = TrainView(data.train, Sizes.of(32), seed=0)
-        updater = Updater(EpochIterator(160, batch, seed=0), optimizer, view, device, seed=0)
-        losses = []
+        arguments = EpochIterator(160, batch, seed=0), optimizer, view, device, 0
+        updater = Updater(*arguments) if engine == 'plain' else CapturedUpdater(*arguments, interval=1)
+        found = []
         for _ in range(N_ITERATION):
             with chainer.reporter.Reporter().scope(observation := {}):
                 updater.update()
-            losses.append(observation['train/loss'])
+            found.append(observation['train/loss'])
         test = evaluate(model, TestView(data.test, Sizes.of(32)), 160, 10, 32, device)
-    return np.array(losses), test.loss
+    return np.array(found), test.loss
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize('name', NETWORKS)
 def test_losses_are_the_cpus(name):
     """In float64, where rounding has no time to grow: in float32 it flips a ReLU within a few iterations."""
-    cpu_losses, cpu_test = train(name, -1, 'float64')
-    gpu_losses, gpu_test = train(name, 0, 'float64')
+    cpu_losses, cpu_test = losses(name, -1, 'float64')
+    gpu_losses, gpu_test = losses(name, 0, 'float64')
     np.testing.assert_allclose(gpu_losses, cpu_losses, rtol=1e-8)
     assert gpu_test == pytest.approx(cpu_test, rel=1e-8)
 
 
 @pytest.mark.gpu
+@pytest.mark.cudnn
+@pytest.mark.parametrize('engine', ['plain', 'fused'])
 @pytest.mark.parametrize('name', NETWORKS)
-def test_first_losses_in_float32_are_the_cpus(name):
-    cpu_losses, _ = train(name, -1, 'float32')
-    gpu_losses, _ = train(name, 0, 'float32')
+def test_first_losses_in_float32_are_the_cpus(name, engine):
+    cpu_losses, _ = losses(name, -1, 'float32')
+    gpu_losses, _ = losses(name, 0, 'float32', engine)
     np.testing.assert_allclose(gpu_losses[:2], cpu_losses[:2], rtol=1e-3)
     # From the third on, a rounding error has taken some ReLU or maximum across a tie.
 
 
 @pytest.mark.gpu
-def test_dropout_masks_are_the_cpus():
-    device = open_device(0)
-    x = np.ones((5, 7, 3, 3), np.float32)
-    masks = []
-    for images in (x, device.send(x)):
-        with chainer.using_config('dropout_key', DropoutKey(3, 4)):
-            masks.append(chainer.backends.cuda.to_cpu(dropout(images, 0.5).array))
-    np.testing.assert_array_equal(*masks)
+@pytest.mark.cudnn
+@pytest.mark.slow
+def test_the_engine_learns_as_plain_chainer_does(tmp_path):
+    """Fifteen epochs, in float16 and captured against float32 and plain; mean of two seeds."""
+    data = load('shapes', limit=200)
+    accuracy = {}
+    for engine, precision in ('fused', 'fp16'), ('plain', 'float32'):
+        found = []
+        for seed in range(2):
+            flags = {'size': 32, 'batch': 32, 'lr': 0.05, 'epoch': 15, 'schedule': 'cosine', 'seed': seed, 'gpu': 0}
+            config = Config(**flags, engine=engine, precision=precision, save_path=str(tmp_path), run=f'{engine}{seed}')
+            np.random.seed(seed)
+            with config.using_precision():
+                model = NETWORKS['squeezenet'](10, 32)
+            found.append(train(model, data, config).summary['last']['test_accuracy'])
+        accuracy[engine] = np.mean(found)
+    assert accuracy['fused'] > accuracy['plain'] - 0.03

@@ -98,6 +98,16 @@ def milestones(text: str) -> tuple[int, ...]:
     return epochs
 
 
+def gpu(text: str) -> int:
+    """`0` -> 0; several are refused with a word on how to use them."""
+    if ',' in text:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} names several GPUs, but a process uses one: several need a process each, '
+            'which this version does not start yet'
+        )
+    return int(text)
+
+
 INT = {'type': int, 'metavar': 'N'}
 NUMBER = {'type': float, 'metavar': 'X'}
 FILE = {'metavar': 'FILE'}
@@ -152,16 +162,16 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
             ),
         ],
         'where and how to compute': [
-            ('-g --gpu', {'type': int, 'metavar': 'ID'}, 'GPU by number; -1 is the CPU (default: -1)'),
+            ('-g --gpu', {'type': gpu, 'metavar': 'ID'}, 'GPU by number; -1 is the CPU (default: -1)'),
             (
                 '--precision',
                 {'choices': PRECISIONS},
-                'bf16: float32 weights, bfloat16 maps; up to twice as fast on CPUs with AVX512-BF16 (default: float32)',
+                'fp16, bf16: half-precision maps, float32 weights (default: fp16 on a GPU with its engine, else float32)',
             ),
             (
                 '--engine',
                 {'choices': ENGINES},
-                'auto is the fastest there is, chainer is Chainer alone (default: auto)',
+                'fused is the fast engine of the device, plain is Chainer alone (default: fused)',
             ),
             ('--threads', INT, 'CPU threads (default: OMP_NUM_THREADS, or every core)'),
             (

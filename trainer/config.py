@@ -20,7 +20,8 @@ from trainer.schedule import Schedule, constant, cosine, default_milestones, ste
 
 OPTIMIZERS = ('momentum', 'nesterov', 'adam')
 SCHEDULES = ('step', 'cosine', 'constant')
-PRECISIONS = ('float32', 'bf16', 'float64')
+PRECISIONS = ('auto', 'float32', 'fp16', 'bf16', 'float64')
+COMPUTE_DTYPES = {'fp16': np.dtype(np.float16), 'bf16': np.dtype(bfloat16)}
 
 # What may differ between a checkpoint and the run that resumes it.
 FREE_ON_RESUME = frozenset(
@@ -51,9 +52,9 @@ class Config:
     warmup: float = 0.0
     dropout: float | None = None
     seed: int = 0
-    precision: str = 'float32'
+    precision: str = 'auto'
     gpu: int = -1
-    engine: str = 'auto'
+    engine: str = 'fused'
     threads: int | None = None
     train_batch_divide: int = 1
     test_batch_divide: int = 1
@@ -110,13 +111,13 @@ class Config:
 
     @property
     def dtype(self) -> Any:
-        """Of parameters, statistics and images; bf16 is a matter of what is computed with them."""
-        return np.dtype('float32' if self.precision == 'bf16' else self.precision)
+        """Of parameters, statistics and images; half precisions are a matter of what is computed with them."""
+        return np.dtype('float64' if self.precision == 'float64' else 'float32')
 
     @contextmanager
     def using_precision(self) -> Iterator[None]:
         """The context to build and run a network in: --precision and --engine in Chainer's configuration."""
-        compute_dtype = np.dtype(bfloat16) if self.precision == 'bf16' else None
+        compute_dtype = COMPUTE_DTYPES.get(self.precision)
         with (
             chainer.using_config('dtype', self.dtype),
             chainer.using_config('compute_dtype', compute_dtype),

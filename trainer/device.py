@@ -11,7 +11,11 @@ import chainer
 import numpy as np
 
 from trainer import engine
+from trainer.config import Config
+from trainer.engine.cuda.runtime import runtime
 from trainer.errors import InputError
+
+FLAT_OPTIMIZERS = ('momentum', 'nesterov')  # whose update is a kernel that knows the scale of the loss
 
 
 def open_device(gpu: int) -> Any:
@@ -40,30 +44,45 @@ def open_device(gpu: int) -> Any:
         raise InputError(f'-g {gpu}: CuPy {cupy.__version__} cannot compute on the GPU: {reason}')
     device = chainer.get_device(f'@cupy:{gpu}')
     device.use()
+    if chainer.config.engine == 'fused':
+        runtime().use_own_stream()
     return device
 
 
-def check_precision(device: Any, precision: str) -> None:
-    """Refuse a precision that the device or its engine does not compute in.
+def choose_precision(device: Any, config: Config) -> str:
+    """What `--precision` means on a device: auto is fp16 where the GPU's engine computes and updates, else float32.
 
     Raises:
-        InputError: says which part is missing.
+        InputError: the device or its engine does not compute in it; says which part is missing.
     """
-    if precision != 'bf16':
-        return
-    if device.xp is not np:
-        raise InputError('--precision bf16 is for the CPU so far: use float32 on a GPU')
-    if chainer.config.engine == 'chainer' or not engine.is_available():
-        raise InputError('--precision bf16 needs the CPU engine, oneDNN; plain Chainer computes in float32 or float64')
-    if not engine.has_bfloat16():
+    precision = config.precision
+    is_gpu = device.xp is not np
+    if precision in ('float32', 'float64') or (precision == 'auto' and not is_gpu):
+        return 'float32' if precision == 'auto' else precision
+    if precision == 'fp16' and not is_gpu:
+        raise InputError('--precision fp16 is for GPUs: use bf16 or float32 on a CPU')
+    has_engine = config.engine == 'fused' and engine.is_available(engine.cuda if is_gpu else engine.onednn)
+    if precision == 'auto':
+        return 'fp16' if has_engine and config.optimizer in FLAT_OPTIMIZERS else 'float32'
+    if not has_engine:
+        raise InputError(
+            f'--precision {precision} needs the engine of the {"GPU, cuDNN" if is_gpu else "CPU, oneDNN"}; '
+            'plain Chainer computes in float32 or float64'
+        )
+    if precision == 'fp16' and config.optimizer not in FLAT_OPTIMIZERS:
+        raise InputError(
+            f'--precision fp16 scales the loss, which --optimizer {config.optimizer} does not undo: use bf16'
+        )
+    if not is_gpu and not engine.has_bfloat16():
         raise InputError('--precision bf16 needs a CPU with AVX512-BF16, which this one lacks: use float32')
+    return precision
 
 
 def describe(device: Any) -> str:
     """One line for the records: the processor and its threads, or the GPU."""
     if device.xp is not np:
         name = device.xp.cuda.runtime.getDeviceProperties(device.device.id)['name'].decode()
-        return f'GPU, {name}, plain Chainer on CuPy {device.xp.__version__}'
+        return f'GPU, {name}, {engine.describe_gpu()}'
     cpu_info = Path('/proc/cpuinfo')
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
@@ -77,6 +96,8 @@ def versions(device: Any) -> dict[str, str]:
     found = {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__}
     if device.xp is not np:
         found['cupy'] = device.xp.__version__
+        if (cudnn := engine.cudnn_version()) is not None:
+            found['cudnn'] = cudnn
     elif (onednn := engine.version()) is not None:
         found['onednn'] = onednn
     return found

@@ -9,6 +9,7 @@ import chainer
 import numpy as np
 
 import trainer.functions as F
+from trainer import engine
 from trainer.predictor import Predictor
 
 
@@ -48,6 +49,10 @@ def evaluate(
         device: where the model is.
         progress: told the number of images of each pass after it; may raise to break off.
     """
+    if engine.is_on_gpu(model):
+        from trainer.captured import CapturedEvaluation
+
+        return Evaluation(*CapturedEvaluation(model, view, n, n_class, batch, device)(progress))
     host = chainer.get_device('@numpy')
     loss = 0.0
     confusion = np.zeros((n_class, n_class), np.int64)

@@ -47,13 +47,13 @@ class EpochIterator(chainer.dataset.Iterator):
     def next(self) -> Batch:
         self.previous_epoch_detail = self.epoch_detail
         self.is_new_epoch = self.position + self.batch >= self.n
-        tail = self._order_of(self.epoch)[self.position : self.position + self.batch]
+        tail = self.order_of(self.epoch)[self.position : self.position + self.batch]
         epoch = np.full(self.batch, self.epoch)
         self.position += self.batch
         if self.is_new_epoch:
             epoch[len(tail) :] += 1
             self.epoch, self.position = self.epoch + 1, self.position - self.n
-            tail = np.concatenate((tail, self._order_of(self.epoch)[: self.position]))
+            tail = np.concatenate((tail, self.order_of(self.epoch)[: self.position]))
         return Batch(epoch, tail)
 
     __next__ = next
@@ -65,7 +65,8 @@ class EpochIterator(chainer.dataset.Iterator):
         self.epoch, self.position, self.previous_epoch_detail, self.is_new_epoch = state
         return batch
 
-    def _order_of(self, epoch: int) -> np.ndarray:
+    def order_of(self, epoch: int) -> np.ndarray:
+        """The images of an epoch in the order of their visit, (n,) int64."""
         if epoch not in self._orders:
             self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
             self._orders[epoch] = generator(self.seed, epoch, ORDER).permutation(self.n)

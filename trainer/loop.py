@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from chainer.training import Extension
 
 from trainer import checkpoint, confusion, device, engine, plots, records
 from trainer.augmentation import Sizes, TestView, TrainView
+from trainer.captured import CapturedUpdater
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
 from trainer.datasets import Data
@@ -51,6 +53,8 @@ def train(model: chainer.Chain, data: Data, config: Config, baselines: Collectio
         InputError: flags, files or folders that do not fit, found before the first iteration.
         TrainingError: no memory, a full disk, a loss that is not finite.
     """
+    with config.using_precision():
+        config = replace(config, precision=device.choose_precision(device.open_device(config.gpu), config))
     with StopRequest() as stop, config.using_precision():
         try:
             trainer = build(model, data, config, stop, baselines)
@@ -85,7 +89,6 @@ def build(
 ) -> chainer.training.Trainer:
     """The trainer of a run, ready to run, at its first iteration or where its checkpoint left off."""
     target = device.open_device(config.gpu)
-    device.check_precision(target, config.precision)
     if config.threads is not None:
         engine.set_threads(config.threads)
     print(f'computing on {device.describe(target)}')
@@ -106,7 +109,8 @@ def build(
     sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))
     iterator = EpochIterator(n_train, config.batch, config.seed, epoch=config.start_epoch - 1)
     train_view, test_view = TrainView(data.train, sizes, config.seed), TestView(data.test, sizes)
-    updater = Updater(
+    is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS
+    updater = (CapturedUpdater if is_captured else Updater)(
         iterator,
         optimizer,
         train_view,

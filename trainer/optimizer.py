@@ -1,4 +1,4 @@
-"""Momentum SGD and Nesterov's, on a CPU over one flat array of all parameters."""
+"""Momentum SGD and Nesterov's over one flat array of all parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer import engine
 from trainer.config import Config
-from trainer.engine.arena import Arena, aligned_zeros
+from trainer.engine.arena import Arena
 
 CHUNK = 32768  # elements; all that an update touches of them fits the second-level cache
 PARALLEL_FROM = 2**22  # elements; two threads from there on, as more do not make memory faster
@@ -26,15 +26,27 @@ def make_optimizer(config: Config) -> chainer.Optimizer:
 
 
 class _FlatUpdate:
-    """Updates all parameters at once where the CPU engine computes; elsewhere Chainer does, one by one.
+    """Updates all parameters at once where an engine computes; elsewhere Chainer does, one by one.
 
-    The arithmetic is that of Chainer's own update rule and weight decay hook, to the bit. Parameters and
+    The arithmetic is that of Chainer's own update rule and weight decay hook, on a CPU to the bit. Parameters and
     momenta become views of flat arrays at the first update; assigning new arrays to them is noticed.
+
+    On a GPU, one kernel reads rate and loss scale from `state`, which an updater may set; with `copies` asked for by
+    `chainer.config.compute_dtype`, it also writes the parameters in that precision (`Arena.copies`).
     """
 
+    lr: float
+    momentum: float
+    is_nesterov = False
+    state: Any = None  # `trainer.engine.cuda.optimizer.State`
     _arena: Arena | None = None
-    _momenta: np.ndarray
-    _views: list[tuple[Any, np.ndarray, np.ndarray, np.ndarray]]  # parameter, its place, its gradient's, its momentum's
+    _momenta: Any
+    _views: list[tuple[Any, Any, Any, Any]]  # parameter, its place, its gradient's, its momentum's
+
+    @property
+    def arena(self) -> Arena | None:
+        """Where parameters and gradients lie, once they do."""
+        return self._arena
 
     def update(self, lossfun: Any = None, *args: Any, **kwds: Any) -> None:
         if lossfun is not None or not self._gather():
@@ -47,7 +59,35 @@ class _FlatUpdate:
             parameter.update_rule.t += 1
             if parameter.grad is not gradient:  # it comes from a function that knows no arena
                 gradient[...] = parameter.grad
-        self._run_over_chunks(len(self._momenta))
+        if engine.of(self._momenta) is engine.onednn:
+            self._run_over_chunks(len(self._momenta))
+        else:
+            self._run_on_gpu()
+
+    def _run_on_gpu(self) -> None:
+        from trainer.engine.cuda import optimizer as kernels
+
+        assert self._arena is not None
+        if self.state is None:
+            self.state = kernels.State()
+        if not self.has_rate_on_device:
+            self.state.set_rate(self.lr)
+        arena, decay = self._arena, self._weight_decay() or 0.0
+        kernels.check_finite(arena.gradient, self.state)
+        kernels.update(
+            *(arena.data, arena.gradient, self._momenta, self.state, self.momentum, decay, self.is_nesterov),
+            copies=arena.copies,
+        )
+        if not self.has_rate_on_device:
+            kernels.advance(self.state, 0)
+
+    has_rate_on_device = False  # an updater looks after `state`: sets the rate, and advances it
+
+    def has_gathered(self) -> bool:
+        """Whether parameters, gradients and momenta lie in the arena, as captured kernels expect."""
+        return self._arena is not None and all(
+            p.array is place and p.update_rule.state['v'] is v for p, place, _, v in self._views
+        )
 
     def _gather(self) -> bool:
         """Whether all parameters can be updated at once; if so, they lie in the arena afterwards."""
@@ -76,8 +116,8 @@ class _FlatUpdate:
         if not parameters or not is_possible or not engine.serves(*parameters):
             return False
         gradients = [p.grad for p in parameters]
-        arena = self._arena = Arena([p.array for p in parameters])
-        self._momenta = aligned_zeros(len(arena.data), arena.data.dtype)
+        arena = self._arena = _make_arena([p.array for p in parameters])
+        self._momenta = arena.zeros(len(arena.data), arena.data.dtype)
         self._views = list(zip(parameters, arena.parameters, arena.gradients, arena.views(self._momenta), strict=True))
         for (parameter, place, place_of_gradient, momentum), gradient in zip(self._views, gradients, strict=True):
             rule = parameter.update_rule
@@ -130,6 +170,18 @@ class _FlatUpdate:
         raise NotImplementedError
 
 
+def _make_arena(parameters: list[Any]) -> Arena:
+    if engine.of(parameters[0]) is engine.onednn:
+        return Arena(parameters)
+    from trainer.engine.cuda.runtime import runtime
+
+    def zeros(n: int, dtype: Any) -> Any:
+        return runtime().zeros((n,), dtype)
+
+    dtype = chainer.config.compute_dtype
+    return Arena(parameters, zeros, channels_last=True, copy_dtype=None if dtype == np.float32 else dtype)
+
+
 def _hooks(holder: Any) -> tuple[Any, ...]:
     """Of an optimizer or an update rule; Chainer keeps them in a private attribute."""
     hooks = holder._hookable
@@ -152,6 +204,8 @@ class MomentumSGD(_FlatUpdate, chainer.optimizers.MomentumSGD):
 
 class NesterovAG(_FlatUpdate, chainer.optimizers.NesterovAG):
     """As `chainer.optimizers.NesterovAG`: v = momentum * v - lr * g; p += momentum^2 * v - (1 + momentum) * lr * g."""
+
+    is_nesterov = True
 
     def _make_rule(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
         lr, momentum = self.lr, self.momentum

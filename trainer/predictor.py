@@ -191,7 +191,7 @@ class _Plan:
             part = np.ascontiguousarray(W[:, column])
             is_last = i == len(xs) - 1
             operation, packing = convolution.forward_operation(
-                node.window.over(x, part),
+                convolution.describe(x, part, *node.window),
                 *(pixel_stride(x), pixel_stride(y), b is not None, 0 if add is None else pixel_stride(add)),
                 relu=layer.relu and is_last,
                 inference=True,

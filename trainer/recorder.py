@@ -62,11 +62,13 @@ class Recorder(Extension):
             self._close_epoch(trainer)
 
     def __call__(self, trainer: Any) -> None:
-        n = len(trainer.updater.batch.index)
-        self.sums['loss'] += trainer.observation['train/loss'] * n
-        self.sums['accuracy'] += trainer.observation['train/accuracy'] * n
-        self.sums['seconds'] += trainer.observation['train/seconds']
-        self.sums['images'] += n
+        seen = trainer.observation
+        if 'train/images' in seen:  # not every updater reports every iteration
+            n = seen['train/images']
+            self.sums['loss'] += seen['train/loss'] * n
+            self.sums['accuracy'] += seen['train/accuracy'] * n
+            self.sums['seconds'] += seen['train/seconds']
+            self.sums['images'] += n
         if trainer.updater.is_new_epoch:
             self._close_epoch(trainer)
 

@@ -26,7 +26,8 @@ class Updater(StandardUpdater):
     """Softmax cross entropy, its gradient accumulated over `divide` parts of the batch, then one update.
 
     The gradient is that of the undivided batch but for batch normalisation, whose statistics are those of each part.
-    Reports the batch's mean loss and accuracy and its time as `train/loss`, `train/accuracy` and `train/seconds`.
+    Reports the batch's mean loss and accuracy, its time and its size as `train/loss`, `train/accuracy`, `train/seconds`
+    and `train/images`.
 
     Args:
         iterator: of `Batch`es.
@@ -80,7 +81,8 @@ class Updater(StandardUpdater):
         if self.iteration % N_ITERATION_BETWEEN_CHECKS == 0:
             check_finite(optimizer.target, self.iteration + 1)
         seconds = time.perf_counter() - started
-        chainer.report({'train/loss': loss, 'train/accuracy': accuracy, 'train/seconds': seconds})
+        report = {'train/loss': loss, 'train/accuracy': accuracy, 'train/seconds': seconds, 'train/images': n}
+        chainer.report(report)
 
     def _add_gradient(self, x: Any, t: Any, first_row: int, share: float) -> tuple[float, float]:
         """Accumulate the gradient of one part; its local variables free the part's activations on return."""

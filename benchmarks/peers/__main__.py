@@ -25,13 +25,16 @@ from typing import IO, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog='python -m peers', description=__doc__)
-    parser.add_argument('kind', choices=('project', 'pytorch', 'onnx_runtime'))
+    parser.add_argument('kind', choices=('project', 'pytorch', 'onnx_runtime', 'project_gpu', 'pytorch_gpu'))
     parser.add_argument('--network', required=True)
     parser.add_argument('--batch', type=int, required=True, help='of training')
     parser.add_argument('--threads', type=int, required=True)
     parser.add_argument('--reference', type=Path, required=True, help='folder of the weights and what they give')
-    parser.add_argument('--precision', choices=('float32', 'bf16'), default='float32')
-    parser.add_argument('--engine', choices=('auto', 'chainer'), default='auto', help='of the project')
+    parser.add_argument('--precision', choices=('float32', 'bf16', 'fp16'), default='float32')
+    parser.add_argument('--engine', choices=('fused', 'plain'), default='fused', help='of the project')
+    parser.add_argument('--images', type=int, help='of an epoch, on a GPU')
+    parser.add_argument('--size', type=int, help='of the pictures on a GPU, px')
+    parser.add_argument('--rehearse', action='store_true', help='what is for a GPU, on the CPU')
     parser.add_argument('--compile', action='store_true', help='PyTorch by torch.compile')
     args = parser.parse_args()
     # Replies alone reach the pipe: what libraries print, also from C, goes to stderr.

@@ -1,4 +1,4 @@
-"""The project itself, by its own updater and as its own evaluation predicts; with --engine chainer, stock Chainer."""
+"""The project itself, by its own updater and as its own evaluation predicts; with --engine plain, stock Chainer."""
 
 from __future__ import annotations
 

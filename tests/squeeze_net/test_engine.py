@@ -36,18 +36,18 @@ def train(name, engine_name, precision, n):
 @pytest.mark.parametrize('name', SIZES)
 def test_losses_track_plain_chainers(name):
     """Later ones drift apart: a rounding error takes some ReLU or maximum across a tie, on Chainer alone as well."""
-    ours, chainers = train(name, 'auto', 'float32', 3), train(name, 'chainer', 'float32', 3)
+    ours, chainers = train(name, 'fused', 'float32', 3), train(name, 'plain', 'float32', 3)
     np.testing.assert_allclose(ours[:2], chainers[:2], rtol=1e-3)
     np.testing.assert_allclose(ours, chainers, rtol=1e-2)
 
 
 @pytest.mark.parametrize('name', SIZES)
 def test_bf16_losses_are_near_those_of_float32(name):
-    ours, float32 = train(name, 'auto', 'bf16', 3), train(name, 'auto', 'float32', 3)
+    ours, float32 = train(name, 'fused', 'bf16', 3), train(name, 'fused', 'float32', 3)
     np.testing.assert_allclose(ours, float32, rtol=0.1)
 
 
 def test_twenty_updates_reach_the_same_loss():
-    ours, chainers = (np.array(train('squeezenet', name, 'float32', 20)) for name in ('auto', 'chainer'))
+    ours, chainers = (np.array(train('squeezenet', name, 'float32', 20)) for name in ('fused', 'plain'))
     np.testing.assert_allclose(ours, chainers, rtol=0.2)
     assert ours[-1] < 0.8 * ours[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import chainer
@@ -9,6 +10,7 @@ import numpy as np
 
 from trainer import rng
 from trainer.augmentation.draw import Draws, draw_test, draw_train, take
+from trainer.augmentation.resident import ResidentView
 from trainer.augmentation.sizes import Sizes
 from trainer.augmentation.warp import normalise, warp
 
@@ -27,6 +29,17 @@ class _View(chainer.dataset.Converter):
     def draws(self, epoch: int) -> Draws:
         """One row an image of the split, on the CPU."""
         raise NotImplementedError
+
+    def resident(self, device: chainer.backend.Device, order: Callable[[int], np.ndarray]) -> ResidentView:
+        """The same pictures made by the GPU engine's kernels.
+
+        Args:
+            device: where to.
+            order: epoch -> the images of its rows, (M,) int64.
+        """
+        with chainer.using_device(device):
+            self._move(device)
+            return ResidentView((self._images, self._labels), self.draws, order, self._size, self._sides)
 
     def _look(self, epochs: Any, index: Any, device: chainer.backend.Device | None) -> tuple[Any, Any]:
         """Image `index[b]` as epoch `epochs[b]` shows it, and its label."""

@@ -88,9 +88,7 @@ def _check(draws: Draws, size: int, sides: tuple[int, int]) -> None:
 
 def _rows(table: Any, draws: Draws, sides: tuple[int, int], pixel: Any) -> Any:
     """Rows `pixel` (N, size) of each image's own matrix in a table of `_weights`: (N, size, length)."""
-    lowest, highest = sides
-    matrix = draws.kernel.astype(np.int32) * (highest - lowest + 1) + draws.side - lowest
-    return table[matrix[:, None] * highest + pixel]
+    return table[matrix_of(draws, sides)[:, None] * sides[1] + pixel]
 
 
 @functools.lru_cache(maxsize=16)
@@ -99,9 +97,20 @@ def _weights(length: int, sides: tuple[int, int], device: backend.Device) -> Any
 
     Each is filled up with zeros to the height of the highest.  From 32 px to 124..132 px they take 0.5 MB.
     """
+    return device.send(weight_table(length, sides).reshape(-1, length))
+
+
+def weight_table(length: int, sides: tuple[int, int]) -> np.ndarray:
+    """The matrix of every kernel and side, in the order of `matrix_of`: (matrices, highest, length) float32."""
     lowest, highest = sides
     table = np.zeros((len(KERNEL_NAMES), highest - lowest + 1, highest, length), np.float32)
     for kernel, matrices in enumerate(table):
         for side in range(lowest, highest + 1):
             matrices[side - lowest, :side] = resize_weights(kernel, length, side)
-    return device.send(table.reshape(-1, length))
+    return table.reshape(-1, highest, length)
+
+
+def matrix_of(draws: Draws, sides: tuple[int, int]) -> Any:
+    """Which of a `weight_table` each image is resized with, (N,) int32."""
+    lowest, highest = sides
+    return draws.kernel.astype(np.int32) * (highest - lowest + 1) + draws.side - lowest

@@ -1,7 +1,7 @@
 """What makes `trainer.functions` fast, and whether it is used.
 
-`chainer.config.engine` (per thread, as all of Chainer's configuration) is 'auto', the fast engine of the device where
-there is one, or 'chainer', plain Chainer.  `chainer.config.compute_dtype` is the precision of activations in
+`chainer.config.engine` (per thread, as all of Chainer's configuration) is 'fused', the fast engine of the device where
+there is one, or 'plain', Chainer alone.  `chainer.config.compute_dtype` is the precision of activations in
 convolutions and fully connected layers, or None for that of their input.
 """
 
@@ -17,42 +17,79 @@ import chainer
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from trainer.engine import cuda, onednn
+from trainer.engine.cuda import runtime as cuda_runtime
 from trainer.engine.errors import EngineError, EngineWarning
-from trainer.engine.onednn import library as onednn
+from trainer.engine.onednn.library import library
 
-ENGINES = ('auto', 'chainer')
-chainer.global_config.engine = 'auto'  # type: ignore[attr-defined]
+ENGINES = ('fused', 'plain')
+chainer.global_config.engine = 'fused'  # type: ignore[attr-defined]
 chainer.global_config.compute_dtype = None  # type: ignore[attr-defined]
+chainer.global_config.dead_biases = frozenset()  # type: ignore[attr-defined]
+
+
+def of(x: Any) -> Any:
+    """The engine of the device of an array or variable: `trainer.engine.onednn`, `trainer.engine.cuda`, or None."""
+    array = x.array if isinstance(x, chainer.Variable) else x
+    kind = type(array)
+    run = cuda_runtime.current()
+    if run is not None and kind is run.array_type:
+        return cuda
+    if kind is np.ndarray:
+        return onednn
+    if kind.__module__.partition('.')[0] == 'cupy':
+        cuda_runtime.runtime()
+        return of(array)
+    return None
 
 
 def serves(*arrays: Any) -> bool:
-    """Whether the CPU engine takes these (variables, arrays, or None)."""
-    if chainer.config.engine != 'auto':
+    """Whether an engine takes these (variables, arrays, or None), all of one device."""
+    if chainer.config.engine != 'fused':
         return False
-    from trainer.engine.onednn.operation import BFLOAT16, FLOAT32
-
+    engine = None
     for x in arrays:
-        if x is not None:
-            array = x.array if isinstance(x, chainer.Variable) else x
-            if type(array) is not np.ndarray or array.size == 0 or array.dtype not in (FLOAT32, BFLOAT16):
-                return False
-    return is_available()
+        if x is None:
+            continue
+        array: Any = x.array if isinstance(x, chainer.Variable) else x
+        if engine is None:
+            engine = of(array)
+            kind = type(array)
+        if engine is None or type(array) is not kind or array.size == 0 or array.dtype not in engine.memory.DTYPES:
+            return False
+    return is_available(engine)
+
+
+def is_on_gpu(model: Any) -> bool:
+    """Whether the GPU's engine takes a network as it lies."""
+    parameters = list(model.params()) if isinstance(model, chainer.Link) else []
+    return bool(parameters) and of(parameters[0]) not in (onednn, None) and serves(*parameters)
 
 
 @functools.cache
-def _load() -> EngineError | None:
+def _load_onednn() -> EngineError | None:
     try:
-        onednn.library()
+        library()
     except EngineError as error:
         return error
     return None
 
 
-def is_available() -> bool:
-    """Whether the CPU engine can be used; says why not, once."""
-    error = _load()
+@functools.cache
+def _load_cuda(run: Any) -> EngineError | None:
+    try:
+        run.check()
+    except EngineError as error:
+        return error
+    return None
+
+
+def is_available(engine: Any = None) -> bool:
+    """Whether an engine, by default the CPU's, can be used; says why not, once."""
+    is_gpu = engine is cuda
+    error = _load_cuda(cuda_runtime.runtime()) if is_gpu else _load_onednn()
     if error is not None:
-        _warn_once(f'the CPU computes with plain Chainer, several times slower: {error}')
+        _warn_once(f'the {"GPU" if is_gpu else "CPU"} computes with plain Chainer, several times slower: {error}')
     return error is None
 
 
@@ -68,7 +105,7 @@ def refuse(error: EngineError, what: str) -> None:
 
 def version() -> str | None:
     """Of oneDNN, if it is what computes on the CPU."""
-    return None if chainer.config.engine == 'chainer' or _load() is not None else onednn.library().version
+    return None if chainer.config.engine == 'plain' or _load_onednn() is not None else library().version
 
 
 def describe() -> str:
@@ -76,6 +113,22 @@ def describe() -> str:
     if version() is None:
         return 'plain Chainer on NumPy'
     return f'oneDNN {version()}' + (', bfloat16' if chainer.config.compute_dtype is not None else '')
+
+
+def cudnn_version() -> str | None:
+    """Of cuDNN, if it is what computes on the GPU."""
+    if chainer.config.engine == 'plain' or not is_available(cuda):
+        return None
+    return cuda_runtime.runtime().version()
+
+
+def describe_gpu() -> str:
+    """The GPU's engine for the records, e.g. 'cuDNN 9.19.0, float16'."""
+    version = cudnn_version()
+    if version is None:
+        return f'plain Chainer on CuPy {cuda_runtime.runtime().xp.__version__}'
+    dtype = chainer.config.compute_dtype
+    return f'cuDNN {version}, {"float32" if dtype is None else dtype}'
 
 
 def has_bfloat16() -> bool:
@@ -90,5 +143,5 @@ def has_bfloat16() -> bool:
 def set_threads(n: int) -> None:
     """Compute with `n` threads from here on (of the calling thread), instead of OMP_NUM_THREADS or every core."""
     os.environ['OMP_NUM_THREADS'] = str(n)  # for what is loaded later, and for the records
-    _load()
+    _load_onednn()
     threadpool_limits(n)  # of OpenMP and of NumPy's BLAS

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from trainer.engine.maps import address
+
 ALIGNMENT = 16  # elements; every parameter starts on a cache line
 
-# Address of a parameter -> its place among the gradients.
-_GRADIENTS: dict[int, np.ndarray] = {}
+# Address of a parameter -> its place among the gradients, and the arena of both.
+_GRADIENTS: dict[int, Any] = {}
+_ARENAS: weakref.WeakValueDictionary[int, Arena] = weakref.WeakValueDictionary()
 
 
 class Arena:
@@ -19,14 +23,25 @@ class Arena:
     Gradient functions write into the place that `place_of` names, and no copy is needed.
 
     Args:
-        parameters: arrays of one dtype; their values are copied.
+        parameters: arrays of one dtype and device; their values are copied.
+        zeros: (n, dtype) -> the memory; on a cache line of the CPU by default.
+        channels_last: store weights (out, in, kh, kw) with the input channels side by side, as a GPU reads them.
+        copy_dtype: of `copies`, room for the parameters in another precision, or None.
     """
 
-    def __init__(self, parameters: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[Any],
+        zeros: Callable[[int, Any], Any] | None = None,
+        channels_last: bool = False,
+        copy_dtype: Any = None,
+    ) -> None:
+        self.zeros = zeros = zeros or aligned_zeros
+        self.channels_last = channels_last
         sizes = [-(-p.size // ALIGNMENT) * ALIGNMENT for p in parameters]
         total = sum(sizes)
         dtype = parameters[0].dtype
-        self.data, self.gradient = aligned_zeros(total, dtype), aligned_zeros(total, dtype)
+        self.data, self.gradient = zeros(total, dtype), zeros(total, dtype)
         ends = np.cumsum(sizes).tolist()
         self.shapes = [p.shape for p in parameters]
         self.slices = [
@@ -35,19 +50,39 @@ class Arena:
         self.parameters, self.gradients = self.views(self.data), self.views(self.gradient)
         for view, parameter in zip(self.parameters, parameters, strict=True):
             view[...] = parameter
-        places = {_address(p): g for p, g in zip(self.parameters, self.gradients, strict=True)}
+        self.copies = None if copy_dtype is None else zeros(total, np.dtype(copy_dtype))
+        places = {address(p): g for p, g in zip(self.parameters, self.gradients, strict=True)}
         _GRADIENTS.update(places)
+        _ARENAS.update(dict.fromkeys(places, self))
         weakref.finalize(self, _forget, list(places))
 
-    def views(self, flat: np.ndarray) -> list[np.ndarray]:
+    def views(self, flat: Any) -> list[Any]:
         """One view a parameter of a flat array of the arena's size."""
-        return [flat[part].reshape(shape) for part, shape in zip(self.slices, self.shapes, strict=True)]
+        return [self._view(flat[part], shape) for part, shape in zip(self.slices, self.shapes, strict=True)]
+
+    def copy_places(self) -> dict[int, Any]:
+        """Address of a parameter -> its copy, of those with two dimensions or more."""
+        if self.copies is None:
+            return {}
+        pairs = zip(self.parameters, self.views(self.copies), strict=True)
+        return {address(p): copy for p, copy in pairs if p.ndim > 1}
+
+    def _view(self, flat: Any, shape: tuple[int, ...]) -> Any:
+        if self.channels_last and len(shape) == 4:
+            n_out, n_in, height, width = shape
+            return flat.reshape(n_out, height, width, n_in).transpose(0, 3, 1, 2)
+        return flat.reshape(shape)
 
 
-def place_of(parameter: np.ndarray) -> np.ndarray | None:
-    """Where the gradient of a parameter belongs, if it lies in an arena."""
-    place = _GRADIENTS.get(_address(parameter))
+def place_of(parameter: Any) -> Any:
+    """Where the gradient of a parameter belongs, if it lies in an arena; else None."""
+    place = _GRADIENTS.get(address(parameter))
     return place if place is not None and place.shape == parameter.shape else None
+
+
+def arena_of(parameter: Any) -> Arena | None:
+    """The arena that a parameter lies in."""
+    return _ARENAS.get(address(parameter))
 
 
 def aligned_zeros(n: int, dtype: np.dtype) -> np.ndarray:
@@ -57,10 +92,6 @@ def aligned_zeros(n: int, dtype: np.dtype) -> np.ndarray:
     return raw[start : start + n * dtype.itemsize].view(dtype)
 
 
-def _address(array: np.ndarray) -> int:
-    return array.__array_interface__['data'][0]
-
-
-def _forget(addresses: list[int]) -> None:
-    for address in addresses:
-        _GRADIENTS.pop(address, None)
+def _forget(places: list[int]) -> None:
+    for place in places:
+        _GRADIENTS.pop(place, None)

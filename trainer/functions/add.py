@@ -7,9 +7,6 @@ from typing import Any
 import chainer
 
 from trainer import engine
-from trainer.engine.onednn import elementwise
-from trainer.engine.onednn.convert import as_map
-from trainer.engine.onednn.operation import empty_map
 from trainer.functions.cast import to_float32
 from trainer.functions.concat import SideBySide, joined, split
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
@@ -36,8 +33,8 @@ class Add(EngineFunction):
 
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs(())
-        x, other = map(as_map, inputs)
-        return (elementwise.add(x, other, empty_map(x.shape, x.dtype)),)
+        x, other = map(self.ops.convert.as_map, inputs)
+        return (self.ops.elementwise.add(x, other, self.ops.memory.empty_map(x.shape, x.dtype)),)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import chainer
 import numpy as np
 
 from trainer import engine
-from trainer.engine.onednn import normalization
-from trainer.engine.onednn.operation import FLOAT32
 from trainer.functions.cast import to_float32
 from trainer.functions.concat import channels, parts, put_together
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
@@ -55,15 +54,11 @@ def batch_normalization(
     statistics = {'running_mean': running_mean, 'running_var': running_var}
     if not _is_served(x, gamma, beta, axis) or np.prod(x.shape) == x.shape[1]:  # of one value: Chainer warns
         return put_together(in_chainer(*inputs, **statistics), x)
-    node = BatchNormalization(in_chainer, eps, relu)
-    y = apply(node, inputs, lambda: in_chainer(*inputs, **statistics))
-    is_complete = len(node.statistics) == len(xs)  # else Chainer has computed it, and moved the averages
-    if is_complete and running_mean is not None and running_var is not None:
-        n = int(np.prod(x.shape)) // x.shape[1]
-        for part, c in zip(node.statistics, channels(xs), strict=True):
-            _move(running_mean[c], part.mean, decay)
-            _move(running_var[c], part.variance * np.float32(n / max(n - 1, 1)), decay)
-    return put_together(y, x)
+    running = None if running_mean is None or running_var is None else (running_mean, running_var, decay)
+    node = BatchNormalization(in_chainer, eps, relu, running, known=_latest.of(xs))
+    y = put_together(apply(node, inputs, lambda: in_chainer(*inputs, **statistics)), x)
+    _latest.keep(xs, node)
+    return y
 
 
 def fixed_batch_normalization(
@@ -96,67 +91,101 @@ def fixed_batch_normalization(
     return put_together(apply(FixedBatchNormalization(eps, relu), inputs, lambda: in_chainer(*inputs)), x)
 
 
+class _Latest:
+    """The statistics computed last: two normalisations of one map, one after the other, need to read it for them once.
+
+    Only of what a function has computed, since nobody writes to that afterwards.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []  # weak references to the variables' nodes
+        self.statistics: Any = None
+
+    def of(self, xs: Any) -> Any:
+        """Those of these parts, or None."""
+        is_same = len(xs) == len(self.nodes) and all(
+            isinstance(x, chainer.Variable) and x.node is node() for x, node in zip(xs, self.nodes, strict=True)
+        )
+        return self.statistics if is_same else None
+
+    def keep(self, xs: Any, node: BatchNormalization) -> None:
+        self.nodes, self.statistics = [], getattr(node, 'shared', None)
+        if self.statistics is not None and all(isinstance(x, chainer.Variable) and x.creator_node for x in xs):
+            self.nodes = [weakref.ref(x.node) for x in xs]
+
+
+_latest = _Latest()
+
+
 def _is_served(x: Any, gamma: Any, beta: Any, axis: Any) -> bool:
     all_but_channels = {2: (0,), 4: (0, 2, 3)}.get(x.ndim)
     return (
         all_but_channels is not None
         and (axis is None or tuple(np.atleast_1d(axis)) == all_but_channels)
         and engine.serves(*parts(x), gamma, beta)
-        and gamma.dtype == beta.dtype == FLOAT32
+        and gamma.dtype == beta.dtype == np.float32
         and gamma.shape == beta.shape == (x.shape[1],)
     )
 
 
 def _are_vectors(*arrays: Any, like: Any) -> bool:
-    return all(engine.serves(a) and a.dtype == FLOAT32 and a.shape == like.shape for a in arrays)
-
-
-def _move(running: np.ndarray, current: np.ndarray, decay: float) -> None:
-    running *= decay
-    running += (1 - decay) * current
+    return all(engine.serves(a) and a.dtype == np.float32 and a.shape == like.shape for a in arrays)
 
 
 def _as_4d(x: Any) -> Any:
     return x if x.ndim == 4 else x[:, :, None, None]
 
 
-class BatchNormalization(EngineFunction):
-    """The parts of x, gamma, beta -> the parts of y."""
+def _as(x: Any, ndim: int) -> Any:
+    return x if x.ndim == ndim else x[:, :, 0, 0]
 
-    def __init__(self, in_chainer: Any, eps: float, relu: bool) -> None:
+
+class BatchNormalization(EngineFunction):
+    """The parts of x, gamma, beta -> the parts of y, or y itself where the engine puts them together."""
+
+    def __init__(self, in_chainer: Any, eps: float, relu: bool, running: Any, known: Any = None) -> None:
         super().__init__()
-        self.in_chainer, self.eps, self.relu = in_chainer, eps, relu
-        self.statistics: list[normalization.BatchStatistics] = []
+        self.in_chainer, self.eps, self.relu, self.running, self.known = in_chainer, eps, relu, running, known
 
     def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
-        y = self.in_chainer(*inputs)
-        return y if isinstance(y, tuple) else (y,)
+        ys = self.in_chainer(*inputs)
+        if not isinstance(ys, tuple):
+            return (ys,)
+        return (chainer.functions.concat(ys),) if self.n_output == 1 else ys
 
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs(tuple(range(len(inputs))))
         *xs, gamma, beta = inputs
-        self.channels = channels(xs)
-        ys = []
-        for x, c in zip(xs, self.channels, strict=True):
-            y, statistics = normalization.batch_normalization(_as_4d(x), gamma[c], beta[c], self.eps, self.relu)
-            ys.append(y.reshape(x.shape))
-            self.statistics.append(statistics)
-        return tuple(ys)
+        normalization = self.ops.normalization
+        running = None if self.running is None else normalization.Running(*self.running)
+        options = {'known': self.known} if normalization.SHARES_STATISTICS else {}
+        ys, self.statistics = normalization.batch_normalization(
+            [_as_4d(x) for x in xs], gamma, beta, self.eps, self.relu, running, **options
+        )
+        if normalization.SHARES_STATISTICS:
+            self.shared = self.statistics.mean, self.statistics.variance
+        self.n_output = len(ys)
+        return tuple(_as(y, xs[0].ndim) for y in ys)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         *xs, gamma, beta = (node.data for node in self.inputs)
         ggamma, gbeta = places.empty_like(len(xs), gamma), places.empty_like(len(xs) + 1, beta)
-        gradients: list[Any] = []
-        for x, gy, c, statistics in zip(xs, gys, self.channels, self.statistics, strict=True):
-            if gy is None:  # a part that the loss does not depend on
-                ggamma[c], gbeta[c] = 0, 0
-                gradients.append(None)
-                continue
-            gx = normalization.batch_normalization_backward(
-                _as_4d(x), gamma[c], statistics, _as_4d(gy), self.eps, ggamma[c], gbeta[c]
-            )
-            gradients.append(gx.reshape(x.shape))
-        gradients += [ggamma, gbeta]
+        normalization = self.ops.normalization
+        options = {}
+        if normalization.ADDS_EARLIER:  # in the same pass over memory
+            earlier = [places.take_earlier(i) if i in indexes else None for i in range(len(xs))]
+            options['earlier'] = [None if e is None else _as_4d(e) for e in earlier]
+        gxs = normalization.batch_normalization_backward(
+            [_as_4d(x) for x in xs],
+            gamma,
+            self.statistics,
+            [None if gy is None else _as_4d(gy) for gy in gys],
+            self.eps,
+            ggamma,
+            gbeta,
+            **options,
+        )
+        gradients = [None if gx is None else _as(gx, xs[0].ndim) for gx in gxs] + [ggamma, gbeta]
         return tuple(gradients[i] for i in indexes)
 
 
@@ -169,9 +198,7 @@ class FixedBatchNormalization(EngineFunction):
 
     def forward(self, inputs: Arrays) -> Arrays:
         *xs, gamma, beta, mean, variance = inputs
-        return tuple(
-            normalization.fixed_batch_normalization(
-                _as_4d(x), gamma[c], beta[c], mean[c], variance[c], self.eps, self.relu
-            ).reshape(x.shape)
-            for x, c in zip(xs, channels(xs), strict=True)
+        ys = self.ops.normalization.fixed_batch_normalization(
+            [_as_4d(x) for x in xs], gamma, beta, mean, variance, self.eps, self.relu
         )
+        return tuple(_as(y, xs[0].ndim) for y in ys)

@@ -6,11 +6,13 @@ from typing import Any
 
 import chainer
 import numpy as np
+from ml_dtypes import bfloat16
 
+from trainer import engine
 from trainer.engine.errors import EngineError
-from trainer.engine.onednn.convert import as_dtype
-from trainer.engine.onednn.operation import BFLOAT16, FLOAT32
 from trainer.functions.node import Arrays, EngineFunction, Places
+
+FLOAT16, FLOAT32, BFLOAT16 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(bfloat16)
 
 
 def to_compute_dtype(x: Any) -> Any:
@@ -25,8 +27,9 @@ def to_dtype(x: Any, dtype: Any) -> Any:
 
 
 def to_float32(x: Any) -> Any:
-    """`x` in float32 if it is in bfloat16, which Chainer's own functions do not take."""
-    return Cast(FLOAT32).apply((x,))[0] if x.dtype == BFLOAT16 else x
+    """`x` in float32 if it is in a half precision that was asked for: Chainer's functions take weights of x's alone."""
+    is_half = x.dtype == BFLOAT16 or (x.dtype == FLOAT16 and chainer.config.compute_dtype == FLOAT16)
+    return Cast(FLOAT32).apply((x,))[0] if is_half else x
 
 
 class Cast(EngineFunction):
@@ -51,8 +54,8 @@ class Cast(EngineFunction):
         return Cast(self.x_dtype).apply((gy,))
 
 
-def _cast(x: np.ndarray, dtype: Any) -> np.ndarray:
+def _cast(x: Any, dtype: Any) -> Any:
     try:
-        return as_dtype(x, dtype)
+        return engine.of(x).convert.as_dtype(x, dtype) if engine.serves(x) else x.astype(dtype)
     except EngineError:
         return x.astype(dtype)

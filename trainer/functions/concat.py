@@ -9,8 +9,6 @@ import chainer
 import numpy as np
 
 from trainer import engine
-from trainer.engine.onednn.convert import convert
-from trainer.engine.onednn.operation import empty_map
 from trainer.functions.cast import to_float32
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
 
@@ -31,9 +29,9 @@ class Concat(EngineFunction):
         self.retain_inputs(())
         self.slices = channels(inputs)
         n, _, h, w = inputs[0].shape
-        y = empty_map((n, self.slices[-1].stop, h, w), inputs[0].dtype)
+        y = self.ops.memory.empty_map((n, self.slices[-1].stop, h, w), inputs[0].dtype)
         for x, part in zip(inputs, self.slices, strict=True):
-            convert(x, y[:, part])
+            self.ops.convert.convert(x, y[:, part])
         return (y,)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
@@ -90,8 +88,8 @@ def joined(x: Any) -> Any:
 
 
 def put_together(outputs: Any, like: Any) -> Any:
-    """Outputs of a function of the parts of `like`: side by side as it is."""
-    return SideBySide(outputs) if isinstance(like, SideBySide) else outputs
+    """Outputs of a function of the parts of `like`: side by side as it is, unless they are one already."""
+    return SideBySide(outputs) if isinstance(like, SideBySide) and isinstance(outputs, tuple) else outputs
 
 
 def split(x: Any, sizes: Sequence[int]) -> tuple[Any, ...]:

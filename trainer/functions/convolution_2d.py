@@ -6,12 +6,9 @@ from typing import Any, NamedTuple
 
 import chainer
 import numpy as np
+from chainer.utils.conv import get_conv_outsize
 
 from trainer import engine
-from trainer.engine.onednn import convolution
-from trainer.engine.onednn.convert import as_dense_map
-from trainer.engine.onednn.convolution import Convolution
-from trainer.engine.onednn.operation import DATA_TYPES, empty_map
 from trainer.functions.cast import to_compute_dtype, to_float32
 from trainer.functions.concat import channels, joined, parts
 from trainer.functions.node import Arrays, EngineFunction, Places, apply, pair
@@ -35,7 +32,7 @@ def convolution_2d(
     Args:
         x: (N, C, H, W) floating point, or `SideBySide`.
         W: (out, C / groups, kh, kw).
-        b: (out,) or None.
+        b: (out,) or None; left out if an updater has put its id into `chainer.config.dead_biases`.
         stride, pad, dilate: px, one number or (vertical, horizontal).
         cover_all: count a last window that reaches over the edge.
         groups: C and out are split into so many groups that do not see each other.
@@ -43,6 +40,8 @@ def convolution_2d(
     Returns:
         (N, out, H', W') with H' = (H + 2 pad - dilate (kh - 1) - 1) // stride + 1.
     """
+    if id(b) in chainer.config.dead_biases:
+        b = None
     optional = [] if b is None else [b]
     if add is not None:
         optional.append(joined(add))
@@ -82,9 +81,12 @@ class Window(NamedTuple):
     dilate: tuple[int, int]
     groups: int
 
-    def over(self, x: np.ndarray, W: np.ndarray) -> Convolution:
-        row = W.strides[0] // W.itemsize if len(W) > 1 else W[0].size
-        return Convolution(x.shape, W.shape, *self, DATA_TYPES[x.dtype], row)
+    def size_over(self, x: Any, W: Any) -> tuple[int, ...]:
+        """Height and width of what comes out."""
+        return tuple(
+            get_conv_outsize(length, k, s, p, d=d)
+            for length, k, s, p, d in zip(x.shape[2:], W.shape[2:], self.stride, self.pad, self.dilate, strict=True)
+        )
 
 
 def _is_well_formed(x: Any, W: Any, b: Any, add: Any, window: Window) -> bool:
@@ -97,7 +99,7 @@ def _is_well_formed(x: Any, W: Any, b: Any, add: Any, window: Window) -> bool:
         and (b is None or (b.shape == W.shape[:1] and b.dtype == np.float32))
     ):
         return False
-    y_shape = Convolution(x.shape, W.shape, *window, 0, 0).y_shape
+    y_shape = x.shape[0], W.shape[0], *window.size_over(x, W)
     return min(y_shape) > 0 and (add is None or add.shape == y_shape)
 
 
@@ -118,25 +120,27 @@ class Convolution2D(EngineFunction):
     def forward(self, inputs: Arrays) -> Arrays:
         # What is added has no part in the gradients; retained, it would only stay in memory.
         self.retain_inputs(tuple(range(len(inputs) - self.has_add)))
+        convolution, as_dense_map = self.ops.convolution, self.ops.convert.as_dense_map
         self.xs = [as_dense_map(x) for x in inputs[: self.n_part]]
-        W = np.ascontiguousarray(inputs[self.n_part])
+        W = convolution.as_weights(inputs[self.n_part])
         b = inputs[self.n_part + 1] if self.has_bias else None
         add = as_dense_map(inputs[-1]) if self.has_add else None
         self.columns = channels(self.xs) if self.n_part > 1 else [slice(None)]
         y = None
         for x, columns in zip(self.xs, self.columns, strict=True):
             part = W[:, columns]
-            conv = self.window.over(x, part)
+            conv = convolution.describe(x, part, *self.window)
             if y is None:
-                y = empty_map(conv.y_shape, x.dtype)
+                y = self.ops.memory.empty_map(conv.y_shape, x.dtype)
             convolution.forward(conv, x, part, b, y, add)
             b, add = None, y  # the next part adds to what is there
         return (y,)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
-        gy = as_dense_map(gys[0])
+        convolution, empty_map = self.ops.convolution, self.ops.memory.empty_map
+        gy = self.ops.convert.as_dense_map(gys[0])
         i_weight = self.n_part
-        W = np.ascontiguousarray(self.inputs[i_weight].data)
+        W = convolution.as_weights(self.inputs[i_weight].data)
         gradients: list[Any] = [None] * len(self.inputs)
         if self.has_add:
             gradients[-1] = gy
@@ -150,7 +154,7 @@ class Convolution2D(EngineFunction):
             gradients[i_weight + 1] = gb
         for i, (x, columns) in enumerate(zip(self.xs, self.columns, strict=True)):
             part = W[:, columns]
-            conv = self.window.over(x, part)
+            conv = convolution.describe(x, part, *self.window)
             if i in indexes:
                 gradients[i] = convolution.backward_data(conv, part, gy, empty_map(x.shape, x.dtype))
             if gW is not None:
@@ -165,7 +169,7 @@ class Convolution2D(EngineFunction):
         i_add = len(self.inputs) - 1
         inputs = self.differentiable_inputs()
         wanted = tuple(i for i in indexes if i != i_add)
-        with chainer.using_config('engine', 'chainer'), chainer.using_config('enable_backprop', True):
-            y = self.in_chainer(*inputs, np.zeros(gy.shape, gy.dtype))
+        with chainer.using_config('engine', 'plain'), chainer.using_config('enable_backprop', True):
+            y = self.in_chainer(*inputs, gy.xp.zeros(gy.shape, gy.dtype))
             gradients = chainer.grad([y], [inputs[i] for i in wanted], [gy], enable_double_backprop=True)
         return *gradients, *([gy] if i_add in indexes else [])

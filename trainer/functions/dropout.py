@@ -8,9 +8,7 @@ import chainer
 import numpy as np
 
 from trainer import engine
-from trainer.engine.onednn import elementwise
-from trainer.engine.onednn.convert import as_dense_map
-from trainer.engine.onednn.operation import empty, empty_map
+from trainer.engine import onednn
 from trainer.functions.cast import to_float32
 from trainer.functions.concat import SideBySide, channels, joined, parts
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
@@ -27,13 +25,13 @@ class DropoutKey:
 
     Args:
         seed: 0 .. 2**64 - 1.
-        iteration: updates made before this one.
+        iteration: updates made before this one; on a GPU it may be (1,) uint64 of CuPy, which the kernel reads.
         first_row: position of the pass's first image in its batch.
 
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
     """
 
-    def __init__(self, seed: int, iteration: int, first_row: int = 0) -> None:
+    def __init__(self, seed: int, iteration: Any, first_row: int = 0) -> None:
         self.seed, self.iteration, self.first_row = seed, iteration, first_row
         self.layer = 0  # dropout calls made so far in this pass
 
@@ -41,15 +39,20 @@ class DropoutKey:
         """The next layer's mask: uint8, 0 with probability `ratio` (in steps of 2**-16), otherwise 1; (N, ...)."""
         n_row, n_element = shape[0], int(np.prod(shape[1:]))
         n_counter = -(-n_element // 16)  # a counter yields four 64-bit words
-        counter = [self.first_row * n_counter, 0, self.layer, self.iteration]
+        counter = [self.first_row * n_counter, 0, self.layer, int(self.iteration)]
         self.layer += 1
         words = np.random.Philox(counter=counter, key=[self.seed, DROPOUT]).random_raw(n_row * n_counter * 4)
-        kept = (words.view('<u2') >= np.uint16(min(round(ratio * 2**16), 2**16 - 1))).view(np.uint8)
+        kept = (words.view('<u2') >= threshold(ratio)).view(np.uint8)
         kept = kept.reshape(n_row, -1)[:, :n_element]
         if len(shape) == 4:
             n, c, h, w = shape
             return kept.reshape(n, h, w, c).transpose(0, 3, 1, 2)
         return kept.reshape(shape)
+
+
+def threshold(ratio: float) -> int:
+    """The 16-bit words below it drop their element."""
+    return min(round(ratio * 2**16), 2**16 - 1)
 
 
 def dropout(x: Any, ratio: float = 0.5, *, mask: Any = None) -> Any:
@@ -70,10 +73,23 @@ def dropout(x: Any, ratio: float = 0.5, *, mask: Any = None) -> Any:
     key: DropoutKey | None = getattr(chainer.config, 'dropout_key', None)
     if mask is not None or (key is None and not engine.serves(*parts(x))):
         return chainer.functions.dropout(to_float32(joined(x)), ratio, mask=mask)
-    kept = draw_as_chainer(x.shape, ratio) if key is None else key.draw(x.shape, ratio)
+    mask = _make_mask(x, ratio, key)
     if isinstance(x, SideBySide):
-        return SideBySide(_dropout(part, kept[:, c], ratio) for part, c in zip(x, channels(x), strict=True))
-    return _dropout(x, kept, ratio)
+        return SideBySide(_dropout(part, mask, c.start, ratio) for part, c in zip(x, channels(x), strict=True))
+    return _dropout(x, mask, 0, ratio)
+
+
+def _make_mask(x: Any, ratio: float, key: DropoutKey | None) -> Any:
+    """A `DropoutMask` of x's engine: in memory, or as the key from which a kernel makes it."""
+    scale = 1 / (1 - ratio)
+    elementwise = engine.of(parts(x)[0]).elementwise if engine.serves(*parts(x)) else onednn.elementwise
+    if elementwise.DRAWS_MASKS:
+        key = key or DropoutKey(int(np.random.randint(2**63)), 0)
+        key.layer += 1
+        counter = key.layer - 1, key.first_row, elementwise.as_counter(key.iteration)
+        return elementwise.DropoutMask(x.shape, threshold(ratio), scale, (key.seed, DROPOUT), *counter)
+    kept = draw_as_chainer(x.shape, ratio) if key is None else key.draw(x.shape, ratio)
+    return elementwise.DropoutMask(kept, scale)
 
 
 def draw_as_chainer(shape: tuple[int, ...], ratio: float) -> np.ndarray:
@@ -81,38 +97,35 @@ def draw_as_chainer(shape: tuple[int, ...], ratio: float) -> np.ndarray:
     return (np.random.rand(*shape) >= ratio).view(np.uint8)
 
 
-def _dropout(x: Any, kept: np.ndarray, ratio: float) -> chainer.Variable:
+def _dropout(x: Any, mask: Any, first_channel: int, ratio: float) -> chainer.Variable:
     def in_chainer() -> chainer.Variable:
         wide = to_float32(x)
-        mask = chainer.backend.get_array_module(wide).asarray(kept).astype(wide.dtype)
-        return chainer.functions.dropout(wide, ratio, mask=mask * wide.dtype.type(1 / (1 - ratio)))
+        kept = mask.as_array()
+        kept = kept[:, first_channel : first_channel + x.shape[1]] if x.ndim > 1 else kept
+        factor = chainer.backend.get_array_module(wide).asarray(kept).astype(wide.dtype)
+        return chainer.functions.dropout(wide, ratio, mask=factor * wide.dtype.type(1 / (1 - ratio)))
 
     if not engine.serves(x):
         return in_chainer()
-    return apply(Dropout(kept, 1 / (1 - ratio)), (x,), in_chainer)
+    return apply(Dropout(mask, first_channel), (x,), in_chainer)
 
 
 class Dropout(EngineFunction):
-    """x -> x * kept * scale."""
+    """x -> x * mask."""
 
-    def __init__(self, kept: np.ndarray, scale: float) -> None:
+    def __init__(self, mask: Any, first_channel: int) -> None:
         super().__init__()
-        self.kept = as_dense_map(kept) if kept.ndim == 4 else np.ascontiguousarray(kept)
-        self.scale = scale
+        self.mask, self.first_channel = mask, first_channel
 
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs(())
-        return (self._mask(inputs[0]),)
-
-    def _mask(self, x: Any) -> np.ndarray:
-        if x.ndim == 4:
-            return elementwise.mask(as_dense_map(x), self.kept, self.scale, empty_map(x.shape, x.dtype))
-        return elementwise.mask(np.ascontiguousarray(x), self.kept, self.scale, empty(x.shape, x.dtype))
+        return (self.mask.apply(inputs[0], self.first_channel),)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys
-        return (self._mask(gy),)
+        return (self.mask.apply(gy, self.first_channel),)
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
         (gy,) = gys
-        return (gy * (self.kept * gy.dtype.type(self.scale)),)
+        ones = gy.xp.ones(gy.shape, gy.dtype)
+        return (gy * self.mask.apply(ones, self.first_channel),)

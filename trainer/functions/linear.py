@@ -8,9 +8,6 @@ import chainer
 import numpy as np
 
 from trainer import engine
-from trainer.engine.onednn import linear as fully_connected
-from trainer.engine.onednn.convert import convert
-from trainer.engine.onednn.operation import FLOAT32, empty
 from trainer.functions.cast import to_compute_dtype, to_float32
 from trainer.functions.concat import joined
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
@@ -34,8 +31,8 @@ def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> chainer.Vari
         or not engine.serves(*inputs)
         or W.ndim != 2
         or W.shape[1] != n_in
-        or W.dtype != FLOAT32
-        or (b is not None and (b.shape != W.shape[:1] or b.dtype != FLOAT32))
+        or W.dtype != np.float32
+        or (b is not None and (b.shape != W.shape[:1] or b.dtype != np.float32))
     ):
         return chainer.functions.linear(to_float32(x), W, None if b is None else to_float32(b), n_batch_axes)
     inputs = to_compute_dtype(x), *inputs[1:]
@@ -51,12 +48,14 @@ class Linear(EngineFunction):
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs(tuple(range(len(inputs))))
         x, W, *b = inputs
-        self.x = _in_rows(x)
-        return (fully_connected.forward(self.x, np.ascontiguousarray(W), b[0] if b else None),)
+        as_rows = self.ops.convert.as_rows  # the weights are those of a flattened (C, H, W)
+        self.x = as_rows(x).reshape(len(x), -1)
+        return (self.ops.linear.forward(self.x, as_rows(W), b[0] if b else None),)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys
-        gy, W = np.ascontiguousarray(gy), np.ascontiguousarray(self.inputs[1].data)
+        fully_connected, as_rows = self.ops.linear, self.ops.convert.as_rows
+        gy, W = as_rows(gy), as_rows(self.inputs[1].data)
         gradients: list[Any] = [None, None, None]
         if 0 in indexes:
             gradients[0] = fully_connected.backward_data(W, gy).reshape(self.inputs[0].shape)
@@ -66,10 +65,3 @@ class Linear(EngineFunction):
                 gradients[2] = places.empty_like(2, self.inputs[2].data)
             fully_connected.backward_weights(self.x, gy, gradients[1], gradients[2])
         return tuple(gradients[i] for i in indexes)
-
-
-def _in_rows(x: np.ndarray) -> np.ndarray:
-    """(N, inputs) in C order; the weights are those of a flattened (C, H, W)."""
-    if not x.flags.c_contiguous:
-        x = convert(x, empty(x.shape, x.dtype))
-    return x.reshape(len(x), -1)

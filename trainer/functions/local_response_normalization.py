@@ -7,9 +7,6 @@ from typing import Any
 import chainer
 
 from trainer import engine
-from trainer.engine.onednn import normalization
-from trainer.engine.onednn.normalization import ResponseWindow
-from trainer.engine.onednn.operation import BFLOAT16
 from trainer.functions.cast import to_float32
 from trainer.functions.concat import joined
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
@@ -31,18 +28,19 @@ def local_response_normalization(
         return chainer.functions.local_response_normalization(to_float32(x), n, k, alpha, beta)
 
     x = joined(x)
-    # oneDNN 3.2 crashes at n = 1 and errs from 7 on; in bfloat16 its gradient is wrong where the channels do not fill
-    # its blocks of 16.
-    is_right = n in (3, 5) and (x.dtype != BFLOAT16 or x.shape[1] % 16 == 0)
-    if x.ndim != 4 or not is_right or not engine.serves(x):
+    if x.ndim != 4 or not engine.serves(x):
         return in_chainer(x)
-    return apply(LocalResponseNormalization(ResponseWindow(n, k, alpha, beta)), (x,), lambda: in_chainer(x))
+    normalization = engine.of(x).normalization
+    window = normalization.ResponseWindow(n, k, alpha, beta)
+    if not normalization.is_right(window, x):
+        return in_chainer(x)
+    return apply(LocalResponseNormalization(window), (x,), lambda: in_chainer(x))
 
 
 class LocalResponseNormalization(EngineFunction):
     """x -> y."""
 
-    def __init__(self, window: ResponseWindow) -> None:
+    def __init__(self, window: Any) -> None:
         super().__init__()
         self.window = window
 
@@ -52,10 +50,13 @@ class LocalResponseNormalization(EngineFunction):
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs((0,))
         (x,) = inputs
-        y, self.workspace = normalization.local_response_normalization(x, self.window, chainer.config.enable_backprop)
+        y, self.workspace = self.ops.normalization.local_response_normalization(
+            x, self.window, chainer.config.enable_backprop
+        )
         return (y,)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys
         x = self.inputs[0].data
-        return (normalization.local_response_normalization_backward(x, self.workspace, gy, self.window),)
+        gx = self.ops.normalization.local_response_normalization_backward(x, self.workspace, gy, self.window)
+        return (gx,)

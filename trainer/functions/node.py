@@ -12,22 +12,22 @@ import numpy as np
 from trainer import engine
 from trainer.engine import arena
 from trainer.engine.errors import EngineError
-from trainer.engine.onednn import elementwise
-from trainer.engine.onednn.operation import FLOAT32, empty
 
 Arrays = tuple[Any, ...]  # of NumPy arrays, or None
 
 
 class EngineFunction(chainer.FunctionNode):
-    """A function that the CPU engine computes, forward and backward.
+    """A function that an engine computes, forward and backward; `ops` is the one of its inputs' device.
 
     A subclass defines `forward`, `compute_gradients`, and for gradients of gradients and for what the library refuses
     either `reference` or `differentiable_gradients`.
     """
 
     inputs: Any
+    ops: Any
 
     def apply(self, inputs: Any) -> Any:
+        self.ops = engine.of(inputs[0])
         outputs = super().apply(inputs)
         calls = getattr(chainer.config, 'traced_calls', None)
         if calls is not None:
@@ -51,7 +51,7 @@ class EngineFunction(chainer.FunctionNode):
             earlier = {
                 i: None if g is None else g.array for i, g in zip(target_input_indexes, grad_inputs, strict=True)
             }
-            places = Places(self.inputs, earlier)
+            places = Places(self.ops, self.inputs, earlier)
             try:
                 gys = tuple(None if gy is None else gy.array for gy in grad_outputs)
                 gradients = self.compute_gradients(target_input_indexes, gys, places)
@@ -87,7 +87,7 @@ class EngineFunction(chainer.FunctionNode):
     ) -> tuple[chainer.Variable | None, ...]:
         """The gradients of the inputs `indexes` as variables of a graph; of none of them in bfloat16."""
         inputs = self.differentiable_inputs()
-        with chainer.using_config('engine', 'chainer'), chainer.using_config('enable_backprop', True):
+        with chainer.using_config('engine', 'plain'), chainer.using_config('enable_backprop', True):
             ys = self.reference(*inputs)
             reached = [(y, gy) for y, gy in zip(ys, gys, strict=True) if gy is not None]
             wanted = [inputs[i] for i in indexes]
@@ -108,12 +108,18 @@ class Places:
     """Where gradients go: into the arena of the optimizer if the input is a parameter that lies in one.
 
     Args:
+        ops: the engine.
         nodes: the function's inputs.
         earlier: gradient so far of each input that wants one, or None.
     """
 
-    def __init__(self, nodes: Any, earlier: dict[int, np.ndarray | None]) -> None:
-        self._nodes, self._earlier = nodes, earlier
+    def __init__(self, ops: Any, nodes: Any, earlier: dict[int, Any]) -> None:
+        self._ops, self._nodes, self._earlier = ops, nodes, earlier
+
+    def take_earlier(self, i: int) -> Any:
+        """The gradient so far of input `i`, or None, for a function that adds it to its own as it computes that."""
+        earlier, self._earlier[i] = self._earlier.get(i), None
+        return earlier
 
     def empty_like(self, i: int, parameter: np.ndarray) -> np.ndarray:
         """Where to write the gradient of input `i`, a float32 parameter."""
@@ -123,25 +129,27 @@ class Places:
             place = arena.place_of(parameter)
             if place is not None:
                 return place
-        return empty(parameter.shape, FLOAT32)
+        return self._ops.memory.empty_like_parameter(parameter)
 
-    def add_earlier(self, i: int, gradient: np.ndarray | None, gys: Arrays) -> np.ndarray | None:
+    def add_earlier(self, i: int, gradient: Any, gys: Arrays) -> Any:
         """The sum with the gradient that input `i` had before, in place where the memory is nobody else's."""
         earlier = self._earlier[i]
         if earlier is None or gradient is None:
             return earlier if gradient is None else gradient
         if earlier.dtype != gradient.dtype:
             return earlier + gradient
+        elementwise = self._ops.elementwise
         if _is_in_an_arena(self._nodes[i], earlier):  # where the optimizer reads it
-            return np.add(earlier, gradient, out=earlier)
+            return elementwise.accumulate(gradient, earlier)
         # The earlier one may be another input's, too, and so may a new one that is only passed on, as by a sum.
-        is_passed_on = any(gy is not None and np.may_share_memory(gradient, gy) for gy in gys)
+        may_share_memory = chainer.backend.get_array_module(gradient).may_share_memory
+        is_passed_on = any(gy is not None and may_share_memory(gradient, gy) for gy in gys)
         if is_passed_on or not elementwise.is_dense(gradient):
-            return earlier + gradient
+            return elementwise.sum_of(earlier, gradient)
         return elementwise.add_any(gradient, earlier, gradient)
 
 
-def _is_in_an_arena(node: Any, gradient: np.ndarray) -> bool:
+def _is_in_an_arena(node: Any, gradient: Any) -> bool:
     return node.data is not None and arena.place_of(node.data) is gradient
 
 

@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-import numpy as np
 from chainer.functions.pooling import max_pooling_nd
 from chainer.utils.conv import get_conv_outsize
 
 from trainer import engine
-from trainer.engine.onednn import pooling
-from trainer.engine.onednn.library import POOLING_AVERAGE, POOLING_MAX
-from trainer.engine.onednn.operation import FLOAT32, empty_map
-from trainer.engine.onednn.pooling import Pooling
 from trainer.functions.cast import to_float32
 from trainer.functions.concat import SideBySide, joined
 from trainer.functions.node import Arrays, EngineFunction, Places, apply, pair
@@ -38,7 +33,7 @@ def max_pooling_2d(
     def in_chainer(x: Any) -> Any:
         return chainer.functions.max_pooling_2d(to_float32(x), ksize, stride, pad, cover_all, return_indices)
 
-    windows = _windows(POOLING_MAX, x, ksize, stride, pad, cover_all)
+    windows = _windows('MAX', x, ksize, stride, pad, cover_all)
     if return_indices or windows is None:
         return in_chainer(x)
     return apply(MaxPooling2D(windows), (x,), lambda: in_chainer(x))
@@ -58,14 +53,14 @@ def average_pooling_2d(x: Any, ksize: Any, stride: Any = None, pad: Any = 0) -> 
     def in_chainer(x: Any) -> chainer.Variable:
         return chainer.functions.average_pooling_2d(to_float32(x), ksize, stride, pad)
 
-    windows = _windows(POOLING_AVERAGE, x, ksize, stride, pad, False)
+    windows = _windows('AVERAGE', x, ksize, stride, pad, False)
     if windows is None:
         return in_chainer(x)
     return apply(AveragePooling2D(windows), (x,), lambda: in_chainer(x))
 
 
-def _windows(algorithm: int, x: Any, ksize: Any, stride: Any, pad: Any, cover_all: bool) -> Pooling | None:
-    """What the engine is to compute; None if it cannot."""
+def _windows(algorithm: str, x: Any, ksize: Any, stride: Any, pad: Any, cover_all: bool) -> Any:
+    """What the engine is to compute, its `Pooling`; None if it cannot."""
     if x.ndim != 4 or not engine.serves(x):
         return None
     kernel, stride, pad = pair(ksize), pair(ksize if stride is None else stride), pair(pad)
@@ -77,13 +72,14 @@ def _windows(algorithm: int, x: Any, ksize: Any, stride: Any, pad: Any, cover_al
         size > 0 and p < k and (size - 1) * s - p < length  # no window without an element
         for size, k, s, p, length in zip(y_size, kernel, stride, pad, x.shape[2:], strict=True)
     )
-    return Pooling(algorithm, kernel, stride, pad, y_size) if is_possible else None
+    pooling = engine.of(x).pooling
+    return pooling.Pooling(getattr(pooling, algorithm), kernel, stride, pad, y_size) if is_possible else None
 
 
 class MaxPooling2D(EngineFunction):
     """x -> y; keeps where each maximum stood, not x."""
 
-    def __init__(self, windows: Pooling) -> None:
+    def __init__(self, windows: Any) -> None:
         super().__init__()
         self.windows = windows
 
@@ -91,16 +87,16 @@ class MaxPooling2D(EngineFunction):
         self.retain_inputs(())
         (x,) = inputs
         self.x_shape, self.x_dtype = x.shape, x.dtype
-        y, self.chosen = pooling.forward(self.windows, x, training=chainer.config.enable_backprop)
+        y, self.chosen = self.ops.pooling.forward(self.windows, x, training=chainer.config.enable_backprop)
         return (y,)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys
-        return (pooling.backward(self.windows, self.x_shape, gy, self.chosen),)
+        return (self.ops.pooling.backward(self.windows, self.x_shape, gy, self.chosen),)
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
-        (gy,) = gys
         """Chainer's own gradient, given the places of the maxima."""
+        (gy,) = gys
         _, kernel, stride, pad, y_size = self.windows
         cover_all = any(
             size != get_conv_outsize(length, k, s, p)
@@ -108,18 +104,16 @@ class MaxPooling2D(EngineFunction):
         )
         forward = max_pooling_nd.MaxPoolingND(2, kernel, stride, pad, cover_all)
         forward._in_shape, forward._in_dtype = self.x_shape, gy.dtype
-        itemsize = 1 if kernel[0] * kernel[1] < 256 else 4
-        (n, c, _, _), (h, w) = self.x_shape, y_size
-        chosen: Any = self.chosen
-        places = chosen.view({1: np.uint8, 4: np.int32}[itemsize])[: n * c * h * w]
-        forward.indexes = places.reshape(n, h, w, c).transpose(0, 3, 1, 2).astype(np.int64)
+        y_shape = *self.x_shape[:2], *y_size
+        places = self.ops.pooling.places_of_maxima(self.chosen, y_shape, kernel[0] * kernel[1])
+        forward.indexes = places.astype('int64')
         return max_pooling_nd.MaxPoolingNDGrad(forward).apply((gy,))
 
 
 class AveragePooling2D(EngineFunction):
     """x -> y."""
 
-    def __init__(self, windows: Pooling) -> None:
+    def __init__(self, windows: Any) -> None:
         super().__init__()
         self.windows = windows
 
@@ -130,11 +124,11 @@ class AveragePooling2D(EngineFunction):
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs((0,))
         (x,) = inputs
-        return (pooling.forward(self.windows, x, training=chainer.config.enable_backprop)[0],)
+        return (self.ops.pooling.forward(self.windows, x, training=chainer.config.enable_backprop)[0],)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys
-        return (pooling.backward(self.windows, self.inputs[0].shape, gy, None),)
+        return (self.ops.pooling.backward(self.windows, self.inputs[0].shape, gy, None),)
 
 
 def mean(x: Any, axis: Any = None, *, weights: Any = None, keepdims: bool = False) -> chainer.Variable:
@@ -160,14 +154,11 @@ class GlobalAveragePooling2D(EngineFunction):
         self.retain_inputs(())
         (x,) = inputs
         self.x_shape, self.x_dtype = x.shape, x.dtype
-        return (x.mean(axis=(2, 3), dtype=FLOAT32),)
+        return (self.ops.pooling.global_average(x),)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys
-        _, _, h, w = self.x_shape
-        gx = empty_map(self.x_shape, self.x_dtype)
-        gx[...] = (gy * np.float32(1 / (h * w)))[:, :, None, None]
-        return (gx,)
+        return (self.ops.pooling.global_average_backward(gy, self.x_shape, self.x_dtype),)
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
         (gy,) = gys

@@ -5,19 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-import numpy as np
 
 from trainer import engine
-from trainer.engine.onednn import elementwise
-from trainer.engine.onednn.convert import as_dense_map
-from trainer.engine.onednn.operation import empty, empty_map
 from trainer.functions.cast import to_float32
 from trainer.functions.concat import SideBySide
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
 
 
 def relu(x: Any) -> Any:
-    """As `chainer.functions.relu`: max(x, 0), of any shape, or of maps side by side; the engine makes 0 of NaN."""
+    """As `chainer.functions.relu`: max(x, 0), of any shape or of maps side by side; the CPU's engine makes 0 of NaN."""
     if isinstance(x, SideBySide):
         return SideBySide(map(relu, x))
     if not engine.serves(x):
@@ -32,17 +28,12 @@ class ReLU(EngineFunction):
         (x,) = inputs
         self.retain_inputs(())
         self.retain_outputs((0,))
-        if x.ndim == 4:
-            x = as_dense_map(x)
-            return (elementwise.relu(x, empty_map(x.shape, x.dtype)),)
-        return (elementwise.relu(np.ascontiguousarray(x), empty(x.shape, x.dtype)),)
+        return (self.ops.elementwise.relu(x),)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys
         y = self.get_retained_outputs()[0].array
-        if y.ndim == 4:
-            return (elementwise.relu_backward(y, as_dense_map(gy), empty_map(y.shape, y.dtype)),)
-        return (elementwise.relu_backward(y, np.ascontiguousarray(gy), empty(y.shape, y.dtype)),)
+        return (self.ops.elementwise.relu_backward(y, gy),)
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
         (gy,) = gys

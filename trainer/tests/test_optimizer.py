@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_left_to_chainer(case):
             model.fc.W.update_rule.add_hook(chainer.optimizer_hooks.GradientHardClipping(-1e-4, 1e-4))
         elif case == 'disabled':
             model.conv.disable_update()
-        with chainer.using_config('engine', 'chainer' if case == 'engine off' else 'auto'):
+        with chainer.using_config('engine', 'plain' if case == 'engine off' else 'fused'):
             if case == 'no gradient':
                 model.cleargrads()
                 loss = chainer.functions.sum(model.conv(np.ones((1, 3, 8, 8), np.float32)))

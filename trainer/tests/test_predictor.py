@@ -112,7 +112,7 @@ def test_what_cannot_be_planned_is_called(how):
         for parameter in model.params():
             parameter.array = parameter.array.astype(np.float64)
         x = x.astype(np.float64)
-    with chainer.using_config('engine', 'chainer' if how == 'engine off' else 'auto'):
+    with chainer.using_config('engine', 'plain' if how == 'engine off' else 'fused'):
         predict = Predictor(model if how != 'not a link' else lambda x: model(x), plan=how != 'plan=False')
         expected = call(model, x)
         before = model.n_call

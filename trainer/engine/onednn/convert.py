@@ -65,6 +65,11 @@ def as_dense_map(x: np.ndarray) -> np.ndarray:
     return x if pixel_stride(x) == x.shape[1] else convert(x, empty_map(x.shape, x.dtype))
 
 
+def as_rows(x: np.ndarray) -> np.ndarray:
+    """`x` itself if it lies in C order, else a copy that does."""
+    return x if x.flags.c_contiguous else convert(x, empty(x.shape, x.dtype))
+
+
 def as_dtype(x: np.ndarray, dtype: Any) -> np.ndarray:
     """`x` itself or a copy in `dtype`; maps stay maps."""
     if x.dtype == dtype:

@@ -13,6 +13,7 @@ from trainer.engine.onednn import linear
 from trainer.engine.onednn.convert import Packing, as_dense_map
 from trainer.engine.onednn.library import dims, library, post_op_arg
 from trainer.engine.onednn.operation import (
+    DATA_TYPES,
     Operation,
     describe_map,
     describe_plain,
@@ -77,6 +78,16 @@ class Convolution(NamedTuple):
             )
         ]
         return dims(self.stride), dims([d - 1 for d in self.dilate]), dims(self.pad), dims(right)
+
+
+def describe(x: np.ndarray, W: np.ndarray, stride: Pair, pad: Pair, dilate: Pair, groups: int) -> Convolution:
+    row = W.strides[0] // W.itemsize if len(W) > 1 else W[0].size
+    return Convolution(x.shape, W.shape, stride, pad, dilate, groups, DATA_TYPES[x.dtype], row)
+
+
+def as_weights(W: np.ndarray) -> np.ndarray:
+    """As the primitives take them."""
+    return np.ascontiguousarray(W)
 
 
 def forward(

@@ -8,9 +8,18 @@ from ctypes import c_void_p
 import numpy as np
 
 from trainer.engine.onednn import library as dnn
-from trainer.engine.onednn.convert import as_map
+from trainer.engine.onednn.convert import as_dense_map, as_map
 from trainer.engine.onednn.library import library
-from trainer.engine.onednn.operation import DATA_TYPES, FLOAT32, Operation, describe_map, describe_vector, pixel_stride
+from trainer.engine.onednn.operation import (
+    DATA_TYPES,
+    FLOAT32,
+    Operation,
+    describe_map,
+    describe_vector,
+    empty,
+    empty_map,
+    pixel_stride,
+)
 
 Layout = tuple[tuple[int, ...], int]  # shape and pixel stride of a map; (size,) and 0 of elements without a gap
 
@@ -44,6 +53,16 @@ def add(x: np.ndarray, other: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
+def sum_of(x: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """x + other, of any layouts."""
+    return x + other
+
+
+def accumulate(x: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """total += x."""
+    return np.add(total, x, out=total)
+
+
 def add_any(x: np.ndarray, other: np.ndarray, out: np.ndarray) -> np.ndarray:
     """The same, whatever the layout of `other`."""
     if other.ndim == 4 and not (x.flags.c_contiguous and other.flags.c_contiguous):
@@ -55,8 +74,18 @@ def add_any(x: np.ndarray, other: np.ndarray, out: np.ndarray) -> np.ndarray:
     return add(x, other, out)
 
 
-def mask(x: np.ndarray, kept: np.ndarray, scale: float, out: np.ndarray) -> np.ndarray:
-    """out = x * kept * scale; kept uint8, 0 or 1."""
+def _dense(x: np.ndarray) -> np.ndarray:
+    return as_dense_map(x) if x.ndim == 4 else np.ascontiguousarray(x)
+
+
+def _empty_like(x: np.ndarray) -> np.ndarray:
+    return empty_map(x.shape, x.dtype) if x.ndim == 4 else empty(x.shape, x.dtype)
+
+
+def mask(x: np.ndarray, kept: np.ndarray, scale: float) -> np.ndarray:
+    """x * kept * scale; kept uint8, 0 or 1."""
+    out = _empty_like(x)
+    x = _dense(x)
     factor = np.array([scale], FLOAT32)
     binary_operation(dnn.BINARY_MUL, layouts_of(x, kept, out), (DATA_TYPES[x.dtype], dnn.U8), True).run(
         x, kept, out, factor
@@ -79,8 +108,34 @@ def binary_operation(algorithm: int, layouts: tuple[Layout, ...], types: tuple[i
     return Operation(descriptor, arguments)
 
 
-def relu(x: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """out = max(x, 0)."""
+DRAWS_MASKS = False  # a `DropoutMask` is made of an array
+
+
+class DropoutMask:
+    """A mask in memory.
+
+    Args:
+        kept: uint8, 0 or 1, of the shape of what is masked.
+        scale: of what is kept.
+    """
+
+    def __init__(self, kept: np.ndarray, scale: float) -> None:
+        self.kept, self.scale = kept, scale
+
+    def apply(self, x: np.ndarray, first_channel: int = 0) -> np.ndarray:
+        """x, masked; of a map that is the channels from `first_channel` on of the whole."""
+        kept = self.kept if x.ndim < 2 else self.kept[:, first_channel : first_channel + x.shape[1]]
+        return mask(x, _dense(kept), self.scale)
+
+    def as_array(self) -> np.ndarray:
+        """uint8, 0 or 1."""
+        return self.kept
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    """max(x, 0)."""
+    out = _empty_like(x)
+    x = _dense(x)
     relu_operation(layouts_of(x, out), DATA_TYPES[x.dtype]).run(x, out)
     return out
 
@@ -100,8 +155,10 @@ def _relu_descriptor(x: c_void_p, out: c_void_p) -> c_void_p:
     )
 
 
-def relu_backward(y: np.ndarray, gy: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """out = gy where y > 0, else 0."""
+def relu_backward(y: np.ndarray, gy: np.ndarray) -> np.ndarray:
+    """gy where y > 0, else 0."""
+    gy = _dense(gy)
+    out = _empty_like(y)
     _relu_backward(layouts_of(y, gy, out), DATA_TYPES[y.dtype]).run(y, gy, out)
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,31 @@ from trainer.engine.onednn.operation import (
     pixel_stride,
 )
 
+SHARES_STATISTICS = False  # `batch_normalization` computes them in one pass with what it makes of them
+ADDS_EARLIER = False  # `batch_normalization_backward` leaves gradients that there were before to others
+
+
+class Running(NamedTuple):
+    """Statistics that move along with those of the batches: running = decay * running + (1 - decay) * batch's."""
+
+    mean: np.ndarray  # (C,) float32
+    variance: np.ndarray
+    decay: float
+
+    def move(self, statistics: Sequence[BatchStatistics], n: int) -> None:
+        """Towards those of a batch of n elements a channel, a part after the other."""
+        first = 0
+        for part in statistics:
+            c = slice(first, first + len(part.mean))
+            _move(self.mean[c], part.mean, self.decay)
+            _move(self.variance[c], part.variance * np.float32(n / max(n - 1, 1)), self.decay)
+            first = c.stop
+
+
+def _move(running: np.ndarray, current: np.ndarray, decay: float) -> None:
+    running *= decay
+    running += (1 - decay) * current
+
 
 class BatchStatistics(NamedTuple):
     """What the backward pass of a batch normalisation needs beside x and gamma."""
@@ -32,9 +58,35 @@ class BatchStatistics(NamedTuple):
 
 
 def batch_normalization(
+    xs: Sequence[np.ndarray],
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    eps: float,
+    relu: bool,
+    running: Running | None = None,
+) -> tuple[list[np.ndarray], list[BatchStatistics]]:
+    """y = gamma (x - mean) / sqrt(variance + eps) + beta, [rectified], over the batch, the rows and the columns.
+
+    Of maps side by side, each is normalised by itself; `running` is moved along, in place.
+    """
+    ys, statistics = [], []
+    for x, c in zip(xs, _channels(xs), strict=True):
+        y, found = _normalize(x, gamma[c], beta[c], eps, relu)
+        ys.append(y)
+        statistics.append(found)
+    if running is not None:
+        running.move(statistics, int(np.prod(xs[0].shape)) // xs[0].shape[1])
+    return ys, statistics
+
+
+def _channels(xs: Sequence[np.ndarray]) -> list[slice]:
+    ends = np.cumsum([x.shape[1] for x in xs]).tolist()
+    return [slice(end - x.shape[1], end) for end, x in zip(ends, xs, strict=True)]
+
+
+def _normalize(
     x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, relu: bool
 ) -> tuple[np.ndarray, BatchStatistics]:
-    """y = gamma (x - mean) / sqrt(variance + eps) + beta, [rectified], over the batch, the rows and the columns."""
     x = as_dense_map(x)
     y = empty_map(x.shape, x.dtype)
     mean, variance = empty(gamma.shape, FLOAT32), empty(gamma.shape, FLOAT32)
@@ -49,6 +101,22 @@ def batch_normalization(
 
 
 def fixed_batch_normalization(
+    xs: Sequence[np.ndarray],
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    eps: float,
+    relu: bool,
+) -> list[np.ndarray]:
+    """The same with statistics that are given."""
+    return [
+        normalize_fixed(x, gamma[c], beta[c], mean[c], variance[c], eps, relu)
+        for x, c in zip(xs, _channels(xs), strict=True)
+    ]
+
+
+def normalize_fixed(
     x: np.ndarray,
     gamma: np.ndarray,
     beta: np.ndarray,
@@ -58,7 +126,7 @@ def fixed_batch_normalization(
     relu: bool,
     y: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The same with statistics that are given."""
+    """Of one map, into `y` if that is given."""
     x = as_dense_map(x)
     if y is None:
         y = empty_map(x.shape, x.dtype)
@@ -94,6 +162,26 @@ def _forward_descriptor(x: Any, y: Any, eps: float, relu: bool, training: bool) 
 
 
 def batch_normalization_backward(
+    xs: Sequence[np.ndarray],
+    gamma: np.ndarray,
+    statistics: Sequence[BatchStatistics],
+    gys: Sequence[np.ndarray | None],
+    eps: float,
+    ggamma: np.ndarray,
+    gbeta: np.ndarray,
+) -> list[np.ndarray | None]:
+    """The gradients of xs; those of gamma and beta go into `ggamma` and `gbeta`."""
+    gxs: list[np.ndarray | None] = []
+    for x, gy, c, found in zip(xs, gys, _channels(xs), statistics, strict=True):
+        if gy is None:  # a part that the loss does not depend on
+            ggamma[c], gbeta[c] = 0, 0
+            gxs.append(None)
+        else:
+            gxs.append(_normalize_backward(x, gamma[c], found, gy, eps, ggamma[c], gbeta[c]))
+    return gxs
+
+
+def _normalize_backward(
     x: np.ndarray,
     gamma: np.ndarray,
     statistics: BatchStatistics,
@@ -102,7 +190,6 @@ def batch_normalization_backward(
     ggamma: np.ndarray,
     gbeta: np.ndarray,
 ) -> np.ndarray:
-    """The gradient of x; those of gamma and beta go into `ggamma` and `gbeta`."""
     x, gy = as_dense_map(x), as_dense_map(gy)
     gx = empty_map(x.shape, x.dtype)
     relu = statistics.signs is not None
@@ -143,6 +230,15 @@ class ResponseWindow(NamedTuple):
     def numbers(self) -> tuple[int, float, float, float]:
         """As oneDNN takes them: its alpha is divided by n."""
         return self.n, self.alpha * self.n, self.beta, self.k
+
+
+def is_right(window: ResponseWindow, x: np.ndarray) -> bool:
+    """Whether the library computes it rightly.
+
+    oneDNN 3.2 crashes at n = 1 and errs from 7 on; in bfloat16 its gradient is wrong where the channels do not fill
+    its blocks of 16.
+    """
+    return window.n in (3, 5) and (x.dtype == FLOAT32 or x.shape[1] % 16 == 0)
 
 
 def local_response_normalization(

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from trainer.engine.buffers import Buffers, physical_memory
+from trainer.engine.maps import pixel_stride as pixel_stride
 from trainer.engine.onednn import library as dnn
 from trainer.engine.onednn.library import library
 
@@ -54,30 +55,6 @@ class Operation:
 
 
 # ---- maps: arrays (N, C, H, W) whose channels lie side by side in memory ----
-
-
-def pixel_stride(x: np.ndarray) -> int:
-    """Elements from one pixel of a channels-last map (N, C, H, W) to the next; 0 if its memory is in another order.
-
-    It is C, or more where the map is a slice of the channels of another one.
-    """
-    n, c, h, w = x.shape
-    size = x.itemsize
-    per_image, per_channel, per_row, per_pixel = x.strides
-    if w > 1:
-        pixel = per_pixel
-    elif h > 1:
-        pixel = per_row
-    else:
-        pixel = per_image if n > 1 else c * size
-    is_channels_last = (
-        (c == 1 or per_channel == size)
-        and pixel >= c * size
-        and pixel % size == 0
-        and (h == 1 or per_row == w * pixel)
-        and (n == 1 or per_image == h * w * pixel)
-    )
-    return pixel // size if is_channels_last else 0
 
 
 def empty_map(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -10,15 +10,24 @@ import numpy as np
 from trainer.engine.onednn import library as dnn
 from trainer.engine.onednn.convert import as_dense_map
 from trainer.engine.onednn.library import dims, library
-from trainer.engine.onednn.operation import BUFFERS, DATA_TYPES, Operation, describe_map, empty_map, pixel_stride
+from trainer.engine.onednn.operation import (
+    BUFFERS,
+    DATA_TYPES,
+    FLOAT32,
+    Operation,
+    describe_map,
+    empty_map,
+    pixel_stride,
+)
 
 Pair = tuple[int, int]
+MAX, AVERAGE = dnn.POOLING_MAX, dnn.POOLING_AVERAGE
 
 
 class Pooling(NamedTuple):
     """Windows of a pooling, (vertical, horizontal), px, and the size of what comes out."""
 
-    algorithm: int  # POOLING_MAX or POOLING_AVERAGE
+    algorithm: int  # MAX or AVERAGE
     kernel: Pair
     stride: Pair
     pad: Pair  # above and to the left; below and to the right as much as the last window needs
@@ -99,3 +108,23 @@ def _backward(pooling: Pooling, x_shape: tuple[int, ...], pixel: int, data_type:
     if pooling.algorithm == dnn.POOLING_MAX:
         arguments.append((dnn.WORKSPACE, lib.query(hint, dnn.WORKSPACE_MD)))
     return Operation(descriptor, arguments)
+
+
+def places_of_maxima(chosen: np.ndarray, y_shape: tuple[int, ...], n_place: int) -> np.ndarray:
+    """(N, C, H', W'): which of the `n_place` elements of its window each maximum was, rows first."""
+    n, c, h, w = y_shape
+    dtype = np.uint8 if n_place < 256 else np.int32
+    return chosen.view(dtype)[: n * c * h * w].reshape(n, h, w, c).transpose(0, 3, 1, 2)
+
+
+def global_average(x: np.ndarray) -> np.ndarray:
+    """(N, C) float32, the mean over the rows and columns of a map."""
+    return x.mean(axis=(2, 3), dtype=FLOAT32)
+
+
+def global_average_backward(gy: np.ndarray, x_shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """The gradient of x, a map of `dtype`, given that of its mean, (N, C) float32."""
+    _, _, h, w = x_shape
+    gx = empty_map(x_shape, dtype)
+    gx[...] = (gy * np.float32(1 / (h * w)))[:, :, None, None]
+    return gx

@@ -17,7 +17,6 @@ from trainer.engine.buffers import ALIGNMENT, Buffers
 from trainer.engine.errors import EngineError, EngineWarning
 from trainer.engine.onednn import convolution, linear, normalization, operation, pooling
 from trainer.engine.onednn import library as dnn
-from trainer.functions.convolution_2d import Window
 
 needs_engine = pytest.mark.skipif(not engine.is_available(), reason='oneDNN is not installed')
 
@@ -180,7 +179,7 @@ def fresh_warnings():
 
 
 def test_without_the_library_chainer_computes_and_one_line_says_so(monkeypatch, fresh_warnings):
-    monkeypatch.setattr(engine, '_load', lambda: EngineError('oneDNN is not installed'))
+    monkeypatch.setattr(engine, '_load_onednn', lambda: EngineError('oneDNN is not installed'))
     x, W = make(2, 3, 6, 6), make(4, 3, 3, 3)
     with pytest.warns(EngineWarning, match='oneDNN is not installed') as caught:
         y = F.convolution_2d(x, W)
@@ -317,7 +316,7 @@ def test_no_convolution_of_the_networks_falls_to_reference_code(name, data_type)
     x_shape, w_shape, stride, pad, groups = CONVOLUTIONS[name]
     dtype = {number: dtype for dtype, number in operation.DATA_TYPES.items()}[data_type]
     x, W = operation.empty_map(x_shape, dtype), np.zeros(w_shape, np.float32)
-    conv = Window((stride, stride), (pad, pad), (1, 1), groups).over(x, W)
+    conv = convolution.describe(x, W, (stride, stride), (pad, pad), (1, 1), groups)
     y = operation.empty_map(conv.y_shape, dtype)
     pixels = operation.pixel_stride(x), operation.pixel_stride(y)
     names = [convolution.forward_operation(conv, *pixels, True, pixels[1], False, False)[0].name]

@@ -98,7 +98,7 @@ FORWARD_PRIMITIVES = {'add': 'binary_primitive', 'dropout': 'binary_primitive', 
 @needs_engine
 @pytest.mark.parametrize('name', [n for n in FUNCTIONS if n != 'mean'])  # which NumPy computes
 def test_a_function_refused_forward_is_chainers(name, refusal):
-    with chainer.using_config('engine', 'chainer'):
+    with chainer.using_config('engine', 'plain'):
         expected = compute(name)
     refusal(FORWARD_PRIMITIVES.get(name, 'forward_primitive'))
     with pytest.warns(EngineWarning, match='is computed by plain Chainer: .*says unimplemented') as caught:
@@ -111,7 +111,7 @@ def test_a_function_refused_forward_is_chainers(name, refusal):
 @needs_engine
 @pytest.mark.parametrize('name', [n for n in FUNCTIONS if n not in ('add', 'concat', 'dropout', 'mean')])
 def test_a_gradient_refused_is_chainers(name, refusal):
-    with chainer.using_config('engine', 'chainer'):
+    with chainer.using_config('engine', 'plain'):
         expected = compute(name)
     refusal('backward_')
     with pytest.warns(EngineWarning, match='the gradient of .* is computed by plain Chainer') as caught:
@@ -125,7 +125,7 @@ def test_a_gradient_refused_is_chainers(name, refusal):
 @pytest.mark.filterwarnings('ignore::trainer.engine.errors.EngineWarning')
 @pytest.mark.parametrize('name', [n for n in FUNCTIONS if n != 'mean'])
 def test_a_function_of_bfloat16_refused_forward_is_chainers(name, refusal):
-    with chainer.using_config('engine', 'chainer'):
+    with chainer.using_config('engine', 'plain'):
         expected = compute(name)
     refusal(FORWARD_PRIMITIVES.get(name, 'forward_primitive'))
     compare(compute(name, bfloat16), expected, 2e-2)
@@ -135,7 +135,7 @@ def test_a_function_of_bfloat16_refused_forward_is_chainers(name, refusal):
 @pytest.mark.filterwarnings('ignore::trainer.engine.errors.EngineWarning')
 @pytest.mark.parametrize('name', [n for n in FUNCTIONS if n not in ('add', 'concat', 'dropout', 'mean')])
 def test_a_gradient_of_bfloat16_refused_is_chainers(name, refusal):
-    with chainer.using_config('engine', 'chainer'):
+    with chainer.using_config('engine', 'plain'):
         expected = compute(name)
     refusal('backward_')
     compare(compute(name, bfloat16), expected, 2e-2)
@@ -168,9 +168,9 @@ def test_running_statistics_move_once_where_a_later_part_is_refused(monkeypatch)
 @pytest.mark.parametrize('name', FUNCTIONS)
 def test_without_the_library_every_function_is_chainers_to_the_bit(name, monkeypatch):
     engine._warn_once.cache_clear()
-    with chainer.using_config('engine', 'chainer'):
+    with chainer.using_config('engine', 'plain'):
         expected = compute(name)
-    monkeypatch.setattr(engine, '_load', lambda: EngineError('oneDNN is not installed'))
+    monkeypatch.setattr(engine, '_load_onednn', lambda: EngineError('oneDNN is not installed'))
     with pytest.warns(EngineWarning, match='plain Chainer, several times slower: oneDNN is not installed') as caught:
         results = [compute(name), compute(name)]
     assert len(caught) == 1
@@ -180,9 +180,9 @@ def test_without_the_library_every_function_is_chainers_to_the_bit(name, monkeyp
 
 
 def test_without_the_library_a_compute_dtype_changes_nothing(monkeypatch):
-    with chainer.using_config('engine', 'chainer'):
+    with chainer.using_config('engine', 'plain'):
         expected = compute('convolution_2d'), compute('linear')
-    monkeypatch.setattr(engine, '_load', lambda: EngineError('oneDNN is not installed'))
+    monkeypatch.setattr(engine, '_load_onednn', lambda: EngineError('oneDNN is not installed'))
     with warnings.catch_warnings(), chainer.using_config('compute_dtype', bfloat16):
         warnings.simplefilter('ignore', EngineWarning)
         results = compute('convolution_2d'), compute('linear')
@@ -202,10 +202,10 @@ def test_a_library_without_the_functions_is_refused():
 
 
 def test_the_records_say_what_computes(monkeypatch):
-    with chainer.using_config('engine', 'chainer'):
+    with chainer.using_config('engine', 'plain'):
         assert engine.version() is None
         assert engine.describe() == 'plain Chainer on NumPy'
-    monkeypatch.setattr(engine, '_load', lambda: EngineError('gone'))
+    monkeypatch.setattr(engine, '_load_onednn', lambda: EngineError('gone'))
     assert engine.describe() == 'plain Chainer on NumPy'
 
 
@@ -233,7 +233,7 @@ def test_an_impossible_primitive_is_refused_in_the_librarys_words():
         convolution.forward_operation(impossible, 16, 8, False, 0, relu=False, inference=False)
 
 
-@pytest.mark.parametrize('engine_config', ['auto', 'chainer'])
+@pytest.mark.parametrize('engine_config', ['fused', 'plain'])
 def test_float64_and_empty_batches_are_chainers(engine_config):
     with chainer.using_config('engine', engine_config):
         for x in (X.astype(np.float64), X[:0]):

@@ -35,7 +35,7 @@ def compute(function, arrays, gy, dtype, n_map):
         chainer.Variable(a.astype(dtype if i < n_map or dtype == np.float64 else np.float32))
         for i, a in enumerate(arrays)
     ]
-    with chainer.using_config('engine', 'chainer' if dtype == np.float64 else 'auto'):
+    with chainer.using_config('engine', 'plain' if dtype == np.float64 else 'fused'):
         y = function(*variables)
         y = y.joined() if isinstance(y, F.SideBySide) else y
         y.grad = gy.astype(y.dtype)
@@ -48,7 +48,7 @@ def check(function, arrays, dtype, n_map=1, seed=0, channels_last=False):
     arrays = [a.astype(bfloat16).astype(np.float64) for a in arrays]
     if channels_last:
         arrays[0] = np.ascontiguousarray(arrays[0].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    with chainer.using_config('engine', 'chainer'):
+    with chainer.using_config('engine', 'plain'):
         shape = compute_shape(function, arrays)
     gy = np.random.default_rng([seed, 1, 2]).standard_normal(shape).astype(bfloat16).astype(np.float64)
     expected = compute(function, arrays, gy, np.float64, n_map)
@@ -329,7 +329,7 @@ def test_gradients_of_gradients_are_chainers(name):
 
 def test_gradient_of_a_gradient_of_a_convolution_with_a_sum():
     results = []
-    for config in ('auto', 'chainer'):
+    for config in ('fused', 'plain'):
         with chainer.using_config('engine', config):
             x, W, add = (chainer.Variable(a.copy()) for a in (X, W3, ADD))
             y = C.sin(F.convolution_2d(x, W, pad=1, add=add))

@@ -310,7 +310,7 @@ def test_side_by_side_has_the_shape_of_the_concatenation_and_splits_without_a_co
     assert all(a is b for a, b in zip(F.split(x, [5, 7]), parts, strict=True))
     assert [y.shape for y in F.split(x, [6, 6])] == [(2, 6, 3, 4)] * 2
     np.testing.assert_array_equal(x.array, np.ones((2, 12, 3, 4)))
-    with chainer.using_config('engine', 'chainer'):
+    with chainer.using_config('engine', 'plain'):
         assert isinstance(F.side_by_side(parts), chainer.Variable)
 
 

@@ -49,7 +49,7 @@ def train(model, n):
 
 def test_twenty_updates_have_the_losses_of_chainers_links_and_of_the_engine_switched_off():
     ours = train(Net(F, L), 20)
-    with chainer.using_config('engine', 'chainer'):
+    with chainer.using_config('engine', 'plain'):
         switched_off = train(Net(F, L), 20)
     np.testing.assert_allclose(ours, switched_off, rtol=1e-3)
     np.testing.assert_allclose(ours, train(Net(C, chainer.links), 20), rtol=1e-3)

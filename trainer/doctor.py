@@ -1,0 +1,127 @@
+"""What was found of all that makes training fast, what is missing, and how to install it: python -m trainer.doctor"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from typing import Any, NamedTuple
+
+import chainer
+import numpy as np
+
+from trainer import engine
+from trainer.engine.errors import EngineError
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    what: str
+    found: str  # a version or a name; empty if there is none
+    advice: str = ''  # what to do about it
+
+    def __str__(self) -> str:
+        mark = 'ok' if self.found and not self.advice else '--'
+        return f'{mark}  {self.what:<22} {self.found or "not found"}' + (
+            f'\n      {self.advice}' if self.advice else ''
+        )
+
+
+def examine() -> list[Finding]:
+    """Everything, from the interpreter to the GPU."""
+    return [
+        Finding('Python', platform.python_version()),
+        Finding('Chainer', chainer.__version__),
+        Finding('NumPy', np.__version__),
+        *_examine_cpu(),
+        *_examine_gpu(),
+    ]
+
+
+def _examine_cpu() -> list[Finding]:
+    n_core = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    bfloat16 = 'multiplies bfloat16' if engine.has_bfloat16() else 'without bfloat16: --precision float32'
+    cpu = Finding('CPU', f'{n_core} cores, {bfloat16}')
+    try:
+        return [cpu, Finding('oneDNN', engine.library().version)]
+    except EngineError as error:
+        return [cpu, Finding('oneDNN', '', str(error))]
+
+
+def _examine_gpu() -> list[Finding]:
+    try:
+        import cupy
+    except ImportError as error:
+        return [
+            Finding('CuPy', '', f'{error}; for a GPU: make install EXTRAS=cuda12 (or cuda13, as the driver allows)')
+        ]
+    found = [Finding('CuPy', cupy.__version__)]
+    runtime = cupy.cuda.runtime
+    found.append(Finding('CUDA of CuPy', _dotted(runtime.runtimeGetVersion())))
+    try:
+        driver = runtime.driverGetVersion()
+        n_gpu = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        return [*found, Finding('GPU', '', f'{error}: is there an NVIDIA GPU, and its driver?'), *_examine_cudnn()]
+    too_old = driver // 1000 < runtime.runtimeGetVersion() // 1000
+    advice = 'older than what CuPy was built for: a newer driver, or EXTRAS=cuda12' if too_old else ''
+    found.append(Finding('driver, up to CUDA', _dotted(driver), advice))
+    for i in range(n_gpu):
+        properties = runtime.getDeviceProperties(i)
+        capability = f'{properties["major"]}.{properties["minor"]}'
+        memory = f'{properties["totalGlobalMem"] / 2**30:.0f} GiB'
+        is_old = properties['major'] < 8
+        advice = 'older than compute capability 8.0: plain Chainer (--engine plain)' if is_old else ''
+        found.append(Finding(f'GPU {i}', f'{properties["name"].decode()}, {capability}, {memory}', advice))
+    return [*found, *_examine_cudnn()]
+
+
+def _examine_cudnn() -> list[Finding]:
+    from trainer.engine.cuda import cudnn
+
+    found = []
+    if importlib.util.find_spec('cudnn') is not None:
+        found.append(Finding("cuDNN's front end", _package('nvidia-cudnn-frontend')))
+    try:
+        cudnn.load()
+    except EngineError as error:
+        return [*found, Finding('cuDNN', '', str(error))]
+    return [*found, Finding('cuDNN', cudnn.version().removeprefix('cuDNN '))]
+
+
+def _package(name: str) -> str:
+    try:
+        return version_of(name)
+    except PackageNotFoundError:
+        return 'unknown'
+
+
+def _dotted(version: int) -> str:
+    """12090 -> 12.9."""
+    return f'{version // 1000}.{version % 1000 // 10}'
+
+
+def conclude(findings: list[Finding]) -> list[str]:
+    """What is fast with that, and what falls back to plain Chainer."""
+    faults: dict[str, Any] = {finding.what: finding.advice for finding in findings}
+    has_gpu = any(finding.what.startswith('GPU ') for finding in findings)
+    lines = ['-g -1 (CPU): ' + ('oneDNN, fast' if not faults['oneDNN'] else 'plain Chainer, some ten times slower')]
+    if not has_gpu:
+        return [*lines, '-g 0 (GPU): none to be used']
+    missing = [what for what in ('CuPy', 'GPU 0', 'cuDNN') if faults.get(what)]
+    engine_of_gpu = 'cuDNN and captured iterations, fast' if not missing else 'plain Chainer on CuPy, slow'
+    return [*lines, f'-g 0 (GPU): {engine_of_gpu}']
+
+
+def main() -> int:
+    findings = examine()
+    print(*findings, '', *conclude(findings), sep='\n')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Batches as a network sees them, made on the device from resident images and a table of what was drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trainer.engine.cuda.kernel import launch
+from trainer.engine.cuda.memory import empty
+from trainer.engine.cuda.runtime import runtime
+from trainer.engine.errors import EngineError
+
+N_FIELD = 5  # of a row of the table: image, matrix, top, left, whether to mirror
+N_VIEW_THREAD, N_TILE = 256, 8
+MAX_CHANNEL = 4
+
+
+class Taps:
+    """Matrices of interpolation, of which every row holds few numbers that are not 0, without the zeros.
+
+    Args:
+        matrices: (n, highest, length) float32; row i of matrix m makes pixel i out of a line of the source.
+    """
+
+    def __init__(self, matrices: np.ndarray) -> None:
+        _, self.highest, length = matrices.shape
+        rows = matrices.reshape(-1, length)
+        used = rows != 0
+        first = np.where(used.any(1), used.argmax(1), 0)
+        last = np.where(used.any(1), length - 1 - used[:, ::-1].argmax(1), 0)
+        self.n_tap = int((last - first).max()) + 1
+        first = np.minimum(first, length - self.n_tap)
+        run = runtime()
+        self.first = run.empty(first.shape, np.int32)
+        run.upload(first.astype(np.int32), self.first)
+        weights = np.take_along_axis(rows, first[:, None] + np.arange(self.n_tap), 1)
+        self.weights = run.empty(weights.shape, np.float32)
+        run.upload(np.ascontiguousarray(weights), self.weights)
+
+
+class Augmentation:
+    """Makes batches.
+
+    Args:
+        images: (M, C, H, W) uint8, on the device; C is 4 at most.
+        labels: (M,) int32, on the device.
+        rows, columns: `Taps` along either axis.
+        size: of the pictures, px.
+        n_row: room of the table, rows.
+    """
+
+    def __init__(self, images: Any, labels: Any, rows: Taps, columns: Taps, size: int, n_row: int) -> None:
+        if images.shape[1] > MAX_CHANNEL:
+            raise EngineError(f'images of {images.shape[1]} channels, where {MAX_CHANNEL} are the most')
+        self.images, self.labels, self.size = images, labels, size
+        self.rows, self.columns = rows, columns
+        self.table = runtime().zeros((n_row, N_FIELD), np.int32)
+
+    def write(self, start: int, table: np.ndarray) -> None:
+        """Put rows (n, N_FIELD) int32 at `start`, counted from the first ever; the table is a ring."""
+        n_row = len(self.table)
+        if len(table) > n_row:
+            raise ValueError(f'{len(table)} rows do not fit a table of {n_row}')
+        start %= n_row
+        n_first = min(len(table), n_row - start)
+        runtime().upload(np.ascontiguousarray(table[:n_first]), self.table[start : start + n_first])
+        if n_first < len(table):
+            runtime().upload(np.ascontiguousarray(table[n_first:]), self.table[: len(table) - n_first])
+
+    def batch(self, n: int, position: Any, dtype: Any) -> tuple[Any, Any]:
+        """The pictures of n rows of the table and their labels.
+
+        Args:
+            position: (1,) int64 on the device: the first row.
+        Returns:
+            x: (n, C, size, size), a map, each picture of mean 0 and deviation 1.
+            t: (n,) int32.
+        """
+        _, c, h, w = self.images.shape
+        source = [self.images, self.rows.first, self.rows.weights, self.columns.first, self.columns.weights]
+        source += [c, h, w, self.rows.n_tap, self.columns.n_tap, self.rows.highest, self.size]
+        source += [self.table, len(self.table), position]
+        partial = empty((n, N_TILE, 2), np.float64)
+        x, t = empty((n, self.size, self.size, c), dtype), empty((n,), np.int32)
+        launch('augmentation', 'view_sums', (N_TILE, n), (N_VIEW_THREAD,), [*source, partial])
+        arguments = [*source, partial, self.labels, x, c, t]
+        launch('augmentation', 'view', (N_TILE, n), (N_VIEW_THREAD,), arguments, dtype)
+        return x.transpose(0, 3, 1, 2), t

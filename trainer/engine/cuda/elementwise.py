@@ -1,0 +1,146 @@
+"""Sums, rectifier, bias and dropout, element by element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trainer.engine.cuda.convert import as_map, as_rows
+from trainer.engine.cuda.kernel import N_THREAD, grid_of, launch, vector_of
+from trainer.engine.cuda.memory import empty, empty_map
+from trainer.engine.cuda.runtime import runtime
+from trainer.engine.maps import misalignments, pixel_stride
+
+Rows = tuple[Any, int, int]  # what the kernels see: an array, its columns, and elements from row to row
+
+
+def is_dense(x: Any) -> bool:
+    """Whether the elements lie without a gap, in C order or channels last."""
+    return x.flags.c_contiguous or (x.ndim == 4 and pixel_stride(x) == x.shape[1])
+
+
+def rows_of(x: Any) -> Rows:
+    """A map as rows of channels; anything else, copied into C order if it is not, as one of (N, ...)."""
+    if x.ndim == 4:
+        x = as_map(x)
+        return x, x.shape[1], pixel_stride(x)
+    x = as_rows(x)
+    columns = x.size // len(x) if x.ndim > 1 else x.size
+    return x, columns, columns
+
+
+def empty_like(x: Any) -> Any:
+    return empty_map(x.shape, x.dtype) if x.ndim == 4 else empty(x.shape, x.dtype)
+
+
+def add(x: Any, other: Any, out: Any) -> Any:
+    """out = x + other; `out`, a map without gaps if they are maps, may be one of them."""
+    (x, columns, ld_x), (other, _, ld_other), (_, _, ld_out) = rows_of(x), rows_of(other), rows_of(out)
+    n_vector = vector_of(x.dtype, columns, ld_x, ld_other, ld_out, *misalignments(x, other, out))
+    n_pack = x.size // n_vector
+    arguments = [x, ld_x, other, ld_other, out, ld_out, columns, n_pack]
+    launch('elementwise', 'add', grid_of(n_pack), (N_THREAD,), arguments, x.dtype, n_vector)
+    return out
+
+
+add_any = add  # of any layout
+
+
+def sum_of(x: Any, other: Any) -> Any:
+    """x + other, of any layouts."""
+    return add(x, other, empty_like(x))
+
+
+def accumulate(x: Any, total: Any) -> Any:
+    """total += x: gradients of a parameter, of one layout."""
+    flat = x.reshape(-1) if x.flags.c_contiguous else x.transpose(0, 2, 3, 1).reshape(-1)
+    flat_total = total.reshape(-1) if total.flags.c_contiguous else total.transpose(0, 2, 3, 1).reshape(-1)
+    add(flat, flat_total, flat_total)
+    return total
+
+
+def add_bias(y: Any, bias: Any, other: Any) -> Any:
+    """y += bias of the channel (or None) + other (or None), in place; y is a map."""
+    _, columns, ld = rows_of(y)
+    other, _, ld_other = (None, 0, 0) if other is None else rows_of(other)
+    n_vector = vector_of(y.dtype, columns, ld, ld_other, *misalignments(y, *([] if other is None else [other])))
+    n_pack = y.size // n_vector
+    arguments = [y, ld, bias, other, ld_other, columns, n_pack]
+    launch('elementwise', 'add_bias', grid_of(n_pack), (N_THREAD,), arguments, y.dtype, n_vector)
+    return y
+
+
+def relu(x: Any) -> Any:
+    """max(x, 0); NaN stays."""
+    x, columns, ld = rows_of(x)
+    y = empty_like(x)
+    n_vector = vector_of(x.dtype, columns, ld, *misalignments(x))
+    n_pack = x.size // n_vector
+    launch('elementwise', 'relu', grid_of(n_pack), (N_THREAD,), [x, ld, y, columns, n_pack], x.dtype, n_vector)
+    return y
+
+
+def relu_backward(y: Any, gy: Any) -> Any:
+    """gy where y > 0, else 0."""
+    (y, columns, ld), (gy, _, ld_gy) = rows_of(y), rows_of(gy)
+    gx = empty_like(y)
+    n_vector = vector_of(y.dtype, columns, ld, ld_gy, *misalignments(y, gy))
+    n_pack = y.size // n_vector
+    arguments = [y, ld, gy, ld_gy, gx, columns, n_pack]
+    launch('elementwise', 'relu_gradient', grid_of(n_pack), (N_THREAD,), arguments, y.dtype, n_vector)
+    return gx
+
+
+DRAWS_MASKS = True  # a `DropoutMask` is made of a key
+
+
+class DropoutMask:
+    """A mask of `trainer.functions.DropoutKey`, never in memory: the kernel makes it when it is applied.
+
+    Args:
+        shape: of the whole of what is masked, (N, ...).
+        threshold: 16-bit words below it drop their element.
+        scale: of the others.
+        key: two words.
+        layer, first_row: of the counter.
+        iteration: (1,) uint64 on the device.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        threshold: int,
+        scale: float,
+        key: tuple[int, int],
+        layer: int,
+        first_row: int,
+        iteration: Any,
+    ) -> None:
+        self.shape, self.threshold, self.scale = shape, threshold, scale
+        self.key, self.layer, self.first_row, self.iteration = key, layer, first_row, iteration
+
+    def apply(self, x: Any, first_channel: int = 0) -> Any:
+        """x, masked; of a map that is the channels from `first_channel` on of the whole."""
+        x, columns, ld = rows_of(x)
+        y = empty_like(x)
+        n_channel = self.shape[1] if x.ndim == 4 else columns
+        n_pixel = self.shape[2] * self.shape[3] if x.ndim == 4 else 1
+        n_counter = -(-n_pixel * n_channel // 16) * self.shape[0]
+        arguments = [x, ld, y, columns, columns, first_channel, n_channel, n_pixel, self.shape[0]]
+        arguments += [*self.key, self.layer, self.iteration, self.first_row, self.threshold, self.scale]
+        launch('elementwise', 'dropout', grid_of(n_counter), (N_THREAD,), arguments, x.dtype)
+        return y
+
+    def as_array(self) -> Any:
+        """uint8, 0 or 1."""
+        return self.apply(runtime().xp.ones(self.shape, np.float32)) != 0
+
+
+def as_counter(iteration: Any) -> Any:
+    """An iteration, a number or already (1,) uint64 on the device, as the latter."""
+    if not isinstance(iteration, int):
+        return iteration
+    counter = runtime().empty((1,), np.uint64)
+    runtime().upload(np.array([iteration], np.uint64), counter)
+    return counter

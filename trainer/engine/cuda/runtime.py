@@ -1,0 +1,174 @@
+"""What the engine asks of CUDA, in one place: memory, kernels, graphs.
+
+There is one runtime, CuPy's.  Tests put another in its place that runs the same kernels on the CPU.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from trainer.engine.errors import EngineError
+
+OLDEST_CAPABILITY = 80
+
+
+class Graph(Protocol):
+    """A captured sequence of kernels."""
+
+    def launch(self) -> None: ...
+
+
+class Runtime:
+    """CuPy on its current device."""
+
+    def __init__(self) -> None:
+        try:
+            import cupy
+        except ImportError as error:
+            raise EngineError(f'CuPy is missing ({error}): install the extra cuda12 or cuda13') from None
+        self.xp = cupy
+        self.array_type: Any = cupy.ndarray
+        self._stream: Any = None
+        self._pool: Any = None
+
+    def check(self) -> None:
+        """Raise an EngineError, of one line, if something that the engine needs is missing or too old."""
+        from trainer.engine.cuda import cudnn
+
+        cudnn.load()
+        capability = self.xp.cuda.Device().compute_capability
+        if int(capability) < OLDEST_CAPABILITY:
+            raise EngineError(
+                f'the GPU has compute capability {capability[:-1]}.{capability[-1]}, where 8.0 (Ampere) is the least'
+            )
+
+    def version(self) -> str:
+        """Of cuDNN, e.g. '9.19.0'."""
+        from trainer.engine.cuda import cudnn
+
+        return cudnn.version().removeprefix('cuDNN ')
+
+    @property
+    def device(self) -> int:
+        return self.xp.cuda.Device().id
+
+    @property
+    def n_multiprocessor(self) -> int:
+        return self.xp.cuda.Device().attributes['MultiProcessorCount']
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        """Uninitialised, in C order."""
+        return self.xp.empty(shape, dtype)
+
+    def zeros(self, shape: Sequence[int], dtype: Any) -> Any:
+        return self.xp.zeros(shape, dtype)
+
+    def upload(self, source: np.ndarray, out: Any) -> None:
+        """Copy to the device behind the work under way; waits for it, so not to be done every iteration."""
+        out.set(source)
+
+    def download(self, x: Any) -> np.ndarray:
+        """Copy to the host; waits for the work under way."""
+        return x.get()
+
+    def compile(self, source: str, options: tuple[str, ...]) -> Callable[[str], Any]:
+        """A module of kernels: name -> kernel."""
+        module = self.xp.RawModule(code=source, options=(*options, '-std=c++17'))
+        return module.get_function
+
+    def launch(self, kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any]) -> None:
+        kernel(grid, block, tuple(np.uint64(0) if a is None else a for a in arguments))
+
+    def plan(self, problem: Any) -> Any:
+        """A plan of cuDNN for a convolution."""
+        from trainer.engine.cuda import cudnn
+
+        return cudnn.plan(problem)
+
+    @property
+    def stream(self) -> int:
+        """The current stream's address."""
+        return self.xp.cuda.get_current_stream().ptr
+
+    def use_own_stream(self) -> None:
+        """Send everything of this thread through a stream that can be captured; the default one cannot."""
+        if self._stream is None:
+            self._stream = self.xp.cuda.Stream(non_blocking=True)
+        self._stream.use()
+
+    @contextmanager
+    def private_memory(self) -> Iterator[None]:
+        """Allocate from a pool that captured graphs have for themselves: they keep the addresses they were given."""
+        if self._pool is None:
+            self._pool = self.xp.cuda.MemoryPool()
+        with self.xp.cuda.using_allocator(self._pool.malloc):
+            yield
+
+    def capture(self, function: Callable[[], None]) -> Graph:
+        """The work that `function` sends to the device, noted down instead of done."""
+        stream = self.xp.cuda.get_current_stream()
+        was_collecting = gc.isenabled()
+        gc.disable()  # what it frees may be in use by work under way
+        try:
+            stream.begin_capture()
+            try:
+                function()
+            except BaseException:
+                _abandon(stream)
+                raise
+            graph = stream.end_capture()
+        finally:
+            if was_collecting:
+                gc.enable()
+        graph.upload(stream)
+        return graph
+
+    @property
+    def is_capturing(self) -> bool:
+        return self.xp.cuda.get_current_stream().is_capturing()
+
+    def synchronize(self) -> None:
+        self.xp.cuda.get_current_stream().synchronize()
+
+
+def _abandon(stream: Any) -> None:
+    try:
+        stream.end_capture()
+    except Exception:  # the capture may have become invalid by what raised; that is told
+        return
+
+
+_current: Any = None
+
+
+def current() -> Any:
+    """The runtime in use, or None so far."""
+    return _current
+
+
+def runtime() -> Any:
+    """The runtime in use.
+
+    Raises:
+        EngineError: there is none.
+    """
+    global _current
+    if _current is None:
+        _current = Runtime()
+    return _current
+
+
+@contextmanager
+def using(other: Any) -> Iterator[None]:
+    """Put another runtime in its place."""
+    global _current
+    before, _current = _current, other
+    try:
+        yield
+    finally:
+        _current = before
