@@ -166,7 +166,7 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
             (
                 '--precision',
                 {'choices': PRECISIONS},
-                'fp16, bf16: half-precision maps, float32 weights (default: fp16 on a GPU with its engine, else float32)',
+                'fp16, bf16: half-precision maps, float32 weights (default: fp16 by the engine of a GPU, else float32)',
             ),
             (
                 '--engine',
