@@ -121,8 +121,7 @@ class _FlatUpdate:
         self._views = list(zip(parameters, arena.parameters, arena.gradients, arena.views(self._momenta), strict=True))
         for (parameter, place, place_of_gradient, momentum), gradient in zip(self._views, gradients, strict=True):
             rule = parameter.update_rule
-            if rule.state is None:
-                rule._init_states(parameter)
+            rule._init_states(parameter)  # and to its device, if it was read from a checkpoint
             momentum[...] = rule.state['v']
             rule.state['v'] = momentum
             parameter.array = place
