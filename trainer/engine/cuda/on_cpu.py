@@ -36,17 +36,22 @@ class CPURuntime:
     """Runs kernels on the CPU, on NumPy arrays.
 
     Args:
+        xp: NumPy, or a module that stands for CuPy and whose arrays are NumPy's under another name.
         folder: for compiled kernels, which are kept from one test to the next.
         refused: says (a `Problem` ->) whether a convolution is to be refused, as cuDNN may.
     """
 
-    array_type = np.ndarray
-    xp = np
     device = 0
     n_multiprocessor = 2  # few, so that loops go round more than once
     stream = 0
 
-    def __init__(self, folder: Path | None = None, refused: Callable[[Any], bool] = lambda problem: False) -> None:
+    def __init__(
+        self,
+        xp: Any = np,
+        folder: Path | None = None,
+        refused: Callable[[Any], bool] = lambda problem: False,
+    ) -> None:
+        self.xp, self.array_type = xp, xp.ndarray
         self._folder = folder or Path(tempfile.gettempdir()) / 'chainer-image-trainer-kernels'
         self._folder.mkdir(parents=True, exist_ok=True)
         self._refused = refused
@@ -70,20 +75,23 @@ class CPURuntime:
         x = raw[start : start + int(np.prod(shape)) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
         if self._recorded is not None:
             self._allocated.append(x)
-        return x
+        return x.view(self.array_type)
 
     def zeros(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         x = self.empty(shape, dtype)
-        self._do(lambda: x.fill(0))
+        plain = x.view(np.ndarray)
+        self._do(lambda: plain.fill(0))
         return x
 
     def upload(self, source: np.ndarray, out: np.ndarray) -> None:
         assert self._recorded is None, 'a copy from the host would be the same in every replay'
-        out[...] = source
+        assert type(source) is np.ndarray and type(out) is self.array_type
+        out.view(np.ndarray)[...] = source
 
     def download(self, x: np.ndarray) -> np.ndarray:
         assert self._recorded is None, 'the host cannot wait for work that is being captured'
-        return x.copy()
+        assert type(x) is self.array_type
+        return x.view(np.ndarray).copy()
 
     def synchronize(self) -> None:
         assert self._recorded is None, 'the host cannot wait for work that is being captured'
@@ -135,6 +143,7 @@ class CPURuntime:
 
     def launch(self, kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any]) -> None:
         assert all(n > 0 for n in (*grid, *block)) and np.prod(block) <= 1024 and max(grid[1:]) < 65536, (grid, block)
+        assert all(a is None or isinstance(a, (self.array_type, np.generic)) for a in arguments), 'not of the device'
         values = [np.asarray(_address(a)) for a in arguments]  # arrays of no dimension, which have an address
         pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
         shape = (ctypes.c_uint * 6)(*grid, *block)
