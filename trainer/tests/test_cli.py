@@ -91,6 +91,13 @@ def test_bad_flags_exit_with_2(line, capsys):
     assert line.split()[-1] in capsys.readouterr().err
 
 
+def test_several_gpus_are_refused_with_a_word_on_them(capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse('-g', '0,1')
+    assert exit.value.code == 2
+    assert "'0,1' names several GPUs, but a process uses one" in capsys.readouterr().err
+
+
 def test_every_setting_has_a_flag_and_every_flag_a_setting():
     rows = [row for group in cli.flags(NETWORKS).values() for row in group]
     names = {names.split()[-1].removeprefix('--') for names, _, _ in rows}
