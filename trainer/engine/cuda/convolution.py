@@ -24,6 +24,9 @@ Pair = tuple[int, int]
 LAUNCH_SECONDS, BYTES_PER_SECOND = 2e-6, 2e12
 
 
+ADDS_IN_PLACE = False  # `forward` would read what it has written: cuDNN promises nothing for that
+
+
 class Convolution(NamedTuple):
     """What a convolution computes, but for its numbers; strides, pads and dilations are (vertical, horizontal), px."""
 

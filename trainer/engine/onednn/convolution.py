@@ -24,6 +24,9 @@ from trainer.engine.onednn.operation import (
 Pair = tuple[int, int]
 
 
+ADDS_IN_PLACE = True  # `forward` may add to what y holds
+
+
 class Convolution(NamedTuple):
     """What a convolution computes, but for its numbers.
 

@@ -111,10 +111,11 @@ def test_convolution_of_maps_side_by_side_with_a_sum(dtype, data):
     n, _, h, w = x1.shape
     x2 = rng.standard_normal((n, data.draw(st.integers(1, 20)), h, w))
     n_out = data.draw(st.integers(1, 20))
-    add = rng.standard_normal((n, n_out, h, w))
+    pad = data.draw(st.integers(0, k + 1))  # so wide that windows see nothing but padding
+    add = rng.standard_normal((n, n_out, h + 2 * pad - k + 1, w + 2 * pad - k + 1))
     W = rng.standard_normal((n_out, x1.shape[1] + x2.shape[1], k, k))
     check(
-        lambda x1, x2, add, W, b: F.convolution_2d(F.side_by_side([x1, x2]), W, b, pad=k // 2, add=add),
+        lambda x1, x2, add, W, b: F.convolution_2d(F.side_by_side([x1, x2]), W, b, pad=pad, add=add),
         [x1, x2, add, W, rng.standard_normal(n_out)],
         dtype,
         n_map=3,
