@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import time
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -17,9 +19,9 @@ from chainer.utils.type_check import InvalidType
 
 import trainer.functions as F
 from trainer import engine
+from trainer.engine.cuda import convolution, weights
 from trainer.engine.cuda import loss as losses
 from trainer.engine.cuda import optimizer as optimizers
-from trainer.engine.cuda import weights
 from trainer.engine.cuda.optimizer import State
 from trainer.engine.cuda.runtime import runtime
 from trainer.engine.errors import EngineWarning
@@ -101,6 +103,7 @@ class CapturedUpdater(Updater):
         self._sums = run.zeros((3,), np.float64)  # loss times images, correct images, images
         self._read = np.zeros(3)
         self._n_unread, self._started, self._rate = 0, None, None
+        self._n_skipped = self._state.read()['n_skipped']
 
     def _set_rate(self) -> None:
         rate = get_rate(self.get_optimizer('main'))
@@ -109,40 +112,67 @@ class CapturedUpdater(Updater):
             self._rate = rate
 
     def _compute(self) -> None:
+        optimizer = self.get_optimizer('main')
+        if self._graph is not None and not optimizer.has_gathered():
+            self._graph, self._n_eager = None, 0  # parameters were given new arrays
         if self._graph is not None:
             self._graph.launch()
             self._n_replayed += 1
             return
-        run = runtime()
-        is_due = self._may_capture and self._n_eager >= N_WARM_UP and self.get_optimizer('main').has_gathered()
-        with run.private_memory():
-            if not is_due:
-                self._step_first() if self._n_eager == 0 else self._step()
-                self._n_eager += 1
-                return
-            try:
-                self._graph = run.capture(self._step)
-            except Exception as error:
-                self._may_capture = False
-                warnings.warn(
-                    f'{_function_in(error)} cannot be captured, so each iteration runs as Python, '
-                    f'which is slower: {" ".join(str(error).split())}',
-                    EngineWarning,
-                    stacklevel=2,
-                )
-                self._step()
-                return
-        self._graph.launch()
+        if self._n_eager == 0:
+            self._look_ahead()
+        if self._n_eager < N_WARM_UP or not self._may_capture:
+            before = _random_state()
+            self._step()
+            if self._may_capture and before != _random_state():
+                self._do_not_capture('the model draws random numbers in Python, which a replay would not')
+        elif not optimizer.has_gathered():
+            self._do_not_capture('a parameter has no gradient or is not updated')
+            self._step()
+        else:
+            self._capture()
+        self._n_eager += 1
 
-    def _step_first(self) -> None:
-        """The first iteration, which finds out in which precision the model takes pictures."""
+    def _capture(self) -> None:
+        optimizer = self.get_optimizer('main')
+        rules = [parameter.update_rule for parameter in optimizer.target.params()]
+        counts = optimizer.t, [rule.t for rule in rules]
         try:
+            self._graph = runtime().capture(self._step)
+        except Exception as error:
+            optimizer.t = counts[0]
+            for rule, t in zip(rules, counts[1], strict=True):
+                rule.t = t
+            self._do_not_capture(f'{_function_in(error)} cannot be captured ({" ".join(str(error).split())})')
             self._step()
-        except InvalidType:  # Chainer's own links take that of their weights
-            if self._dtype == np.float32:
-                raise
-            self._dtype = np.dtype(np.float32)
-            self._step()
+        else:
+            self._graph.launch()
+
+    def _do_not_capture(self, why: str) -> None:
+        self._may_capture = False
+        warnings.warn(f'{why}, so each iteration runs as Python, which is slower', EngineWarning, stacklevel=2)
+
+    def _look_ahead(self) -> None:
+        """A forward pass that changes nothing: in which precision the model takes pictures, which biases are dead.
+
+        Without fusion, since most biases turn out to be dead, and trying cuDNN's fused plans takes seconds each.
+        """
+        model = self.get_optimizer('main').target
+        start, stop = self._bounds[0]
+        with (
+            convolution.without_fusion(),
+            chainer.using_config('in_recomputing', True),  # running statistics stay
+            chainer.using_config('dropout_key', F.DropoutKey(self.seed, self._state.iteration, start)),
+        ):
+            try:
+                xs, ts = self._view.batch(stop, self._state.position, self._dtype)
+                y = model(xs)
+            except InvalidType:  # Chainer's own links take the precision of their weights
+                self._dtype = np.dtype(np.float32)
+                xs, ts = self._view.batch(stop, self._state.position, self._dtype)
+                y = model(xs)
+            dead: list[Any] = find_dead_biases(F.softmax_cross_entropy(y, ts))
+        self._dead = [bias for bias in dead if not bias.array.any()]
 
     def _step(self) -> None:
         """An iteration: everything it reads that changes from one to the next lies on the device."""
@@ -161,9 +191,6 @@ class CapturedUpdater(Updater):
             ):
                 y = model(xs[start:stop])
                 loss = F.softmax_cross_entropy(y, ts[start:stop])
-                if arena is None:
-                    dead: list[Any] = find_dead_biases(loss)
-                    self._dead = [b for b in dead if not b.array.any()]
                 loss.grad = self._seeds[k : k + 1].reshape(())
                 loss.backward()
             losses.tally(y.array, ts[start:stop], loss.array, self._sums)
@@ -171,6 +198,8 @@ class CapturedUpdater(Updater):
             place = engine.arena.place_of(bias.array)
             bias.grad = bias.xp.zeros_like(bias.array) if place is None else place
         optimizer.update()
+        if optimizer.arena is not None:
+            optimizer.arena.dead = self._dead
         optimizers.advance(self._state, self._bounds[-1][1])
 
     def _report(self) -> None:
@@ -179,6 +208,7 @@ class CapturedUpdater(Updater):
         assert self._started is not None
         seconds = time.perf_counter() - self._started + self._since['seconds']
         loss, correct, images = totals - self._read + [self._since[k] for k in ('loss', 'correct', 'images')]
+        n_iteration = self._n_unread
         self._read, self._n_unread, self._started = totals, 0, None
         self._since = dict.fromkeys(self._since, 0.0)
         optimizer = self.get_optimizer('main')
@@ -187,8 +217,13 @@ class CapturedUpdater(Updater):
                 f'the loss is {loss} by iteration {self.iteration + 1} (epoch {math.ceil(self.epoch_detail)}, '
                 f'lr {get_rate(optimizer):g}): try a lower --lr, or --warmup 1'
             )
-        if self._graph is not None and not optimizer.has_gathered():
-            self._graph, self._n_eager = None, 0  # parameters were given new arrays
+        state = self._state.read()
+        n_skipped, self._n_skipped = state['n_skipped'] - self._n_skipped, state['n_skipped']
+        if n_skipped >= n_iteration and state['scale'] <= 1:  # else the next, with a lower scale, may be
+            raise TrainingError(
+                f'no gradient of the last {n_iteration} iterations was finite by iteration {self.iteration + 1}, '
+                f'lr {get_rate(optimizer):g}: try a lower --lr, or --precision float32'
+            )
         chainer.report(
             {
                 'train/loss': loss / images,
@@ -200,6 +235,9 @@ class CapturedUpdater(Updater):
 
     def serialize(self, serializer: Any) -> None:
         self._count_replayed()
+        if not isinstance(serializer, chainer.Serializer):  # what was captured knows nothing of what is loaded
+            self.get_optimizer('main').leave_arena()
+            self._graph, self._n_eager, self._view = None, 0, None
         super().serialize(serializer)
         if isinstance(serializer, chainer.Serializer):
             serializer('on_device', json.dumps(self._read_device()))
@@ -208,7 +246,7 @@ class CapturedUpdater(Updater):
             state = json.loads(str(serializer('on_device', '')))
         except KeyError:  # a checkpoint made on a CPU
             return
-        self._since, self._resumed_state, self._view = state['since'], state['state'], None
+        self._since, self._resumed_state = state['since'], state['state']
 
     def _read_device(self) -> dict[str, dict[str, float]]:
         """What a checkpoint has to hold of it: the sums not yet reported and the scale of the loss."""
@@ -234,6 +272,8 @@ class CapturedUpdater(Updater):
 class CapturedEvaluation:
     """Scores a split on a GPU: one graph a batch, what is counted stays on the device until the end.
 
+    It may be called again and again, as long as the network's parameters stay where they are.
+
     Args:
         model: maps images to logits (N, n_class).
         view: a `TestView`.
@@ -242,66 +282,96 @@ class CapturedEvaluation:
     """
 
     def __init__(self, model: Any, view: Any, n: int, n_class: int, batch: int, device: Any) -> None:
-        self.model, self.n, self.n_class, self.batch = model, n, n_class, batch
+        self.model, self.n, self.batch = model, n, min(batch, n)
+        run = runtime()
         self._view = view.resident(device, lambda epoch: np.arange(n))
         self._state = State()
+        self._sums = run.zeros((3,), np.float64)
+        self._confusion = run.zeros((n_class, n_class), np.uint64)
         self._graph: Any = None
+        self._may_capture = True
         self._dtype = chainer.config.compute_dtype or np.dtype(np.float32)  # of pictures
 
     def __call__(self, progress: Callable[[int], Any]) -> tuple[float, np.ndarray]:
         """The mean loss, and images by class and prediction, (n_class, n_class) int64."""
         run = runtime()
-        self._sums = run.zeros((3,), np.float64)
-        self._confusion = run.zeros((self.n_class, self.n_class), np.uint64)
+        self._sums.fill(0)
+        self._confusion.fill(0)
+        self._state.write(position=0)
         self._view.prepare(0, self.n)
-        with run.private_memory(), weights.keeping(_refreshed_copies(self.model)):
+        arena = engine.arena.arena_of(next(iter(self.model.params())).array)
+        with (
+            weights.keeping(_refreshed_copies(arena)),
+            chainer.using_config('dead_biases', frozenset(map(id, arena.dead if arena is not None else []))),
+        ):
             for first in range(0, self.n, self.batch):
                 n = min(self.batch, self.n - first)
-                if n < self.batch or first == 0 or not self._may_capture:
-                    self._step_as_python(n)
+                if n < self.batch:  # the last images once more with some before them, so that no shape is new
+                    self._state.write(position=self.n - self.batch)
+                    self._step(n)
+                elif first == 0 and self._graph is None:
+                    self._step_first()
                 else:
                     self._replay()
                 progress(n)
         loss, _, images = run.download(self._sums)
         return float(loss / images), run.download(self._confusion).astype(np.int64)
 
-    _may_capture = True
-
     def _replay(self) -> None:
-        if self._graph is None:
+        if self._graph is None and self._may_capture:
             try:
                 self._graph = runtime().capture(lambda: self._step(self.batch))
             except Exception:  # the updater has said it, of the same model
                 self._may_capture = False
-                self._step(self.batch)
-                return
-        self._graph.launch()
+        if self._graph is None:
+            self._step(self.batch)
+        else:
+            self._graph.launch()
 
-    def _step_as_python(self, n: int) -> None:
+    def _step_first(self) -> None:
         try:
-            self._step(n)
+            self._step(self.batch)
         except InvalidType:  # Chainer's own links take pictures in the precision of their weights
             if self._dtype == np.float32:
                 raise
             self._dtype = np.dtype(np.float32)
-            self._step(n)
+            self._step(self.batch)
 
     def _step(self, n: int) -> None:
-        x, t = self._view.batch(n, self._state.position, self._dtype)
+        """A batch, of which the last n images count."""
+        x, t = self._view.batch(self.batch, self._state.position, self._dtype)
         with chainer.using_config('train', False), chainer.no_backprop_mode():
-            y = self.model(x)
+            y = self.model(x).array[self.batch - n :]
+            t = t[self.batch - n :]
             loss = F.softmax_cross_entropy(y, t)
-        losses.tally(y.array, t, loss.array, self._sums, self._confusion)
-        optimizers.advance(self._state, n)
+        losses.tally(y, t, loss.array, self._sums, self._confusion)
+        optimizers.advance(self._state, self.batch)
 
 
-def _refreshed_copies(model: Any) -> dict[int, Any]:
+_evaluations: weakref.WeakKeyDictionary[Any, tuple[Any, CapturedEvaluation]] = weakref.WeakKeyDictionary()
+
+
+def captured_evaluation(model: Any, view: Any, *arguments: Any) -> CapturedEvaluation:
+    """The `CapturedEvaluation` of these, the one from before if it is still good for the model."""
+    places = tuple(engine.maps.address(parameter.array) for parameter in model.params())
+    key = id(view), arguments, chainer.config.compute_dtype, places
+    if model not in _evaluations or _evaluations[model][0] != key:
+        _evaluations[model] = key, CapturedEvaluation(model, view, *arguments)
+    return _evaluations[model][1]
+
+
+def _refreshed_copies(arena: Any) -> dict[int, Any]:
     """Weights in the precision of the maps, if an optimizer keeps them: they are made anew, whoever set the weights."""
-    arena = engine.arena.arena_of(next(iter(model.params())).array)
     if arena is None or arena.copies is None:
         return {}
     optimizers.refresh(arena.data, arena.copies)
     return arena.copy_places()
+
+
+def _random_state() -> tuple[Any, ...]:
+    """Of Python's and NumPy's global generators, to tell whether somebody drew from them."""
+    _, keys, position, *_ = np.random.get_state(legacy=True)
+    return random.getstate(), np.asarray(keys).tobytes(), position
 
 
 def _function_in(error: BaseException) -> str:

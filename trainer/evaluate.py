@@ -50,9 +50,9 @@ def evaluate(
         progress: told the number of images of each pass after it; may raise to break off.
     """
     if engine.is_on_gpu(model):
-        from trainer.captured import CapturedEvaluation
+        from trainer.captured import captured_evaluation
 
-        return Evaluation(*CapturedEvaluation(model, view, n, n_class, batch, device)(progress))
+        return Evaluation(*captured_evaluation(model, view, n, n_class, batch, device)(progress))
     host = chainer.get_device('@numpy')
     loss = 0.0
     confusion = np.zeros((n_class, n_class), np.int64)

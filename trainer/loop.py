@@ -63,6 +63,8 @@ def train(model: chainer.Chain, data: Data, config: Config, baselines: Collectio
             recorder.write(finished=not stop.requested)
             trainer.get_extension('Checkpoint').finish(trainer)
             trainer.get_extension('Plots').draw()
+            if isinstance(trainer.updater, CapturedUpdater):  # the network goes on without us
+                trainer.updater.get_optimizer('main').leave_arena()
         except BrokenPipeError:  # of our output, not of a file
             raise
         except TrainingError as error:
@@ -109,7 +111,12 @@ def build(
     sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))
     iterator = EpochIterator(n_train, config.batch, config.seed, epoch=config.start_epoch - 1)
     train_view, test_view = TrainView(data.train, sizes, config.seed), TestView(data.test, sizes)
+    if any(parameter.array is None for parameter in model.params()):  # shapes that the first images decide
+        with chainer.using_config('train', False), chainer.no_backprop_mode():
+            model(train_view(iterator.peek().rows(0, 1), target)[0])
     is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS
+    if config.precision == 'fp16' and not is_captured:
+        raise InputError("--precision fp16: the GPU's engine does not take this network; use --precision float32")
     updater = (CapturedUpdater if is_captured else Updater)(
         iterator,
         optimizer,

@@ -51,7 +51,8 @@ class _FlatUpdate:
     def update(self, lossfun: Any = None, *args: Any, **kwds: Any) -> None:
         if lossfun is not None or not self._gather():
             self._arena = None
-            super().update(lossfun, *args, **kwds)  # type: ignore[misc]
+            if self.state is None or self._unscale():
+                super().update(lossfun, *args, **kwds)  # type: ignore[misc]
             return
         self.t: int
         self.t += 1
@@ -81,13 +82,30 @@ class _FlatUpdate:
         if not self.has_rate_on_device:
             kernels.advance(self.state, 0)
 
+    def _unscale(self) -> bool:
+        """Divide the gradients by the scale of the loss; False if one is not finite, which the state is told."""
+        scale = self.state.read()['scale']
+        parameters = [p for p in self.target.params() if p.grad is not None]  # type: ignore[attr-defined]
+        if not all(bool(p.xp.isfinite(p.grad).all()) for p in parameters):
+            self.state.write(is_overflown=1)
+            return False
+        for parameter in parameters:
+            parameter.grad = parameter.grad / parameter.dtype.type(scale)
+        return True
+
+    def leave_arena(self) -> None:
+        """Give parameters and momenta arrays of their own again, in C order, which serializers need to write to."""
+        if self._arena is not None and self._arena.channels_last:
+            for parameter, _, _, momentum in self._views:
+                parameter.array = parameter.xp.ascontiguousarray(parameter.array).copy()
+                parameter.update_rule.state['v'] = parameter.xp.ascontiguousarray(momentum).copy()
+            self._arena = None
+
     has_rate_on_device = False  # an updater looks after `state`: sets the rate, and advances it
 
     def has_gathered(self) -> bool:
         """Whether parameters, gradients and momenta lie in the arena, as captured kernels expect."""
-        return self._arena is not None and all(
-            p.array is place and p.update_rule.state['v'] is v for p, place, _, v in self._views
-        )
+        return self._arena is not None and all(p.array is place for p, place, _, _ in self._views)
 
     def _gather(self) -> bool:
         """Whether all parameters can be updated at once; if so, they lie in the arena afterwards."""
@@ -127,6 +145,10 @@ class _FlatUpdate:
             parameter.array = place
             place_of_gradient[...] = gradient
             parameter.grad = place_of_gradient
+        if arena.copies is not None:
+            from trainer.engine.cuda import optimizer as kernels
+
+            kernels.refresh(arena.data, arena.copies)
         return True
 
     def _weight_decay(self) -> float | None:

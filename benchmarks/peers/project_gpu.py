@@ -51,7 +51,7 @@ def make_commands(args: Any) -> dict[str, Callable[..., Any]]:
         'describe': lambda: {'computes_with': device.describe(target), 'versions': device.versions(target)},
         'warm_up': lambda: [step() for _ in range(4)] and None,
         'steps': lambda n: task.time_steps(step, run.synchronize, n),
-        'memory': lambda: None if args.rehearse else used_mib(run),
+        'memory': lambda: None if args.rehearse else used_mib(updater),
         'kernels': lambda: time_kernels(args, target, run),
         'bandwidth': lambda: None if args.rehearse else measure_bandwidth(run),
         'epochs': lambda n: time_epochs(args, n),
@@ -74,16 +74,17 @@ def make_updater(args: Any, target: Any, capture: bool = True) -> CapturedUpdate
     return CapturedUpdater(iterator, optimizer, view, target, 0, capture=capture, interval=10**9)
 
 
-def used_mib(run: Any) -> float:
-    """Of the device's memory, by whatever process; the others are asked to end before."""
-    free, total = run.xp.cuda.runtime.memGetInfo()
-    return (total - free) / 2**20
+def used_mib(updater: Any) -> float:
+    """What the pools hold: Chainer's and that of the captured iteration."""
+    from chainer.backends import cuda
+
+    return (cuda.memory_pool.total_bytes() + updater._graph.pool.total_bytes()) / 2**20
 
 
 def measure_bandwidth(run: Any) -> float:
     """GB/s of a copy within the device, bytes read and bytes written: the ceiling of whatever moves memory."""
     cupy = run.xp
-    source = cupy.random.random(2**28, dtype='f')
+    source = cupy.arange(2**28, dtype='f')
     out = cupy.empty_like(source)
     best = 0.0
     for _ in range(5):

@@ -50,6 +50,7 @@ class Arena:
         self.parameters, self.gradients = self.views(self.data), self.views(self.gradient)
         for view, parameter in zip(self.parameters, parameters, strict=True):
             view[...] = parameter
+        self.dead: list[Any] = []  # biases that an updater leaves out: they are 0 and stay so
         self.copies = None if copy_dtype is None else zeros(total, np.dtype(copy_dtype))
         places = {address(p): g for p, g in zip(self.parameters, self.gradients, strict=True)}
         _GRADIENTS.update(places)

@@ -240,7 +240,7 @@ class Doubled(chainer.FunctionNode):
 
 def test_what_cannot_be_captured_runs_as_python_and_is_named():
     updater = make(Strange)
-    with pytest.warns(EngineWarning, match='Doubled cannot be captured, so each iteration runs as Python'):
+    with pytest.warns(EngineWarning, match='Doubled cannot be captured .*so each iteration runs as Python'):
         found = losses(updater, 6)
     np.testing.assert_allclose(found, losses(make(Strange, capture=False), 6), rtol=tolerance())
 
@@ -267,6 +267,102 @@ def test_a_network_of_chainers_own_functions_is_trained_too():
     with chainer.using_config('compute_dtype', HALF):
         model = updater.get_optimizer('main').target
         assert evaluate(model, TestView(data(29), SIZES), 29, N_CLASS, 8, target()).confusion.sum() == 29
+
+
+class Unused(Net):
+    """Has a parameter that the loss does not depend on."""
+
+    def __init__(self):
+        super().__init__()
+        with self.init_scope():
+            self.unused = L.Linear(3, 3)
+
+
+@pytest.mark.parametrize('dtype', [None, HALF], ids=str)
+def test_a_parameter_without_a_gradient_is_named_and_the_others_learn_as_ever(dtype):
+    with pytest.warns(EngineWarning, match='a parameter has no gradient or is not updated, so each iteration'):
+        updater = make(Unused, dtype=dtype)
+        found = losses(updater, 6)
+    parameters = parameters_of_unused()
+    reference = make(Net, dtype=dtype, capture=False)
+    for name, p in reference.get_optimizer('main').target.namedparams():
+        p.array[...] = parameters[name]
+    np.testing.assert_allclose(found, losses(reference, 6), rtol=1e-2)
+
+
+def parameters_of_unused():
+    np.random.seed(3)
+    model = Unused()
+    model.to_device(target())
+    return {name: parameter.array for name, parameter in model.namedparams()}
+
+
+class Noisy(Net):
+    def forward(self, x):
+        return super().forward(x) * np.random.uniform(0.5, 1.5)
+
+
+def test_random_numbers_drawn_in_python_are_not_frozen():
+    updater = make(Noisy)
+    with pytest.warns(EngineWarning, match='draws random numbers in Python'):
+        run(updater, 5)
+    assert updater._graph is None
+
+
+def test_copies_are_right_even_if_the_first_update_is_skipped():
+    updater = make(dtype=HALF)
+    updater._resumed_state = {'scale': 2.0**60}
+    run(updater, 1)
+    arena = updater.get_optimizer('main').arena
+    assert updater._state.read()['n_skipped'] == 1
+    np.testing.assert_array_equal(to_cpu(arena.copies), to_cpu(arena.data).astype(HALF))
+
+
+def test_gradients_that_are_never_finite_stop():
+    class Broken(Net):
+        def forward(self, x):
+            return super().forward(x)
+
+    updater = make(Broken)
+    run(updater, 3)
+    updater.get_optimizer('main').target.bn.gamma.array[...] = np.nan
+    with pytest.raises(TrainingError, match='try a lower --lr'):
+        run(updater, 3)
+
+
+def test_a_state_loaded_into_a_running_updater_is_gone_on_with(tmp_path):
+    expected = losses(make(), 9)
+    first = make()
+    run(first, 5)
+    chainer.serializers.save_npz(tmp_path / 'state.npz', first)
+    second = make()
+    run(second, 8)
+    chainer.serializers.load_npz(tmp_path / 'state.npz', second)
+    np.testing.assert_allclose(losses(second, 4), expected[5:], rtol=max(tolerance(), 1e-6))
+
+
+def test_maps_side_by_side_are_convolved_whatever_the_plans():
+    """A plan that does not add: the second part must not overwrite what it is to add to."""
+
+    class Beside(Net):
+        def __init__(self):
+            super().__init__()
+            with self.init_scope():
+                self.behind = L.Convolution2D(8, 8, 1)
+
+        def forward(self, x):
+            h = self.conv(x)
+            h = self.behind(F.side_by_side([h[:, :4], h[:, 4:]]))
+            return self.out(F.relu(self.fc(F.mean(self.bn(h, relu=True), axis=(2, 3)))))
+
+    model = Beside()
+    x = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    with chainer.using_config('train', False):
+        with runtimes.using(None):
+            expected = model(x).array
+        model.to_device(target())
+        found = model(target().send(x)).array
+    np.testing.assert_allclose(to_cpu(found), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_new_arrays_given_to_parameters_are_noticed():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,13 +80,30 @@ def forward(conv: Convolution, x: Any, W: Any, b: Any, y: Any, add: Any = None) 
     add = None if add is None else aligned(as_map(add))
     problem = conv.problem(FORWARD, x, W, y, bias=b is not None, add=None if add is None else _tensor(add))
     run = runtime()
-    plan, is_fused = _forward_plan(run, run.device, problem)
+    if _is_unfused:
+        plan, is_fused = _plan(problem._replace(bias=False, add=None)), b is None and add is None
+    else:
+        plan, is_fused = _forward_plan(run, run.device, problem)
     if is_fused:
         _execute(plan, [x, W, y, *(a for a in (b, add) if a is not None)])
     else:
         _execute(plan, [x, W, y])
         elementwise.add_bias(y, b, add)
     return y
+
+
+_is_unfused = False
+
+
+@contextmanager
+def without_fusion() -> Iterator[None]:
+    """Within, biases and sums are added by kernels of their own, and no fused plan is tried."""
+    global _is_unfused
+    _is_unfused = True
+    try:
+        yield
+    finally:
+        _is_unfused = False
 
 
 @functools.cache

@@ -39,7 +39,7 @@ def signatures(module: str) -> dict[str, list[str]]:
     for name, lines in re.findall(r'#define (\w+_ARGUMENTS)((?:[^\n]*\\\n)*[^\n]*)', text):
         text = text.replace(f'{name},', lines.replace('\\\n', ' ').strip() + ',')
     found = {}
-    for name, arguments in re.findall(r'__global__ void (\w+)\(([^)]*)\)', text):
+    for name, arguments in re.findall(r'__global__ void (?:__launch_bounds__\(\w+\) )?(\w+)\(([^)]*)\)', text):
         types = []
         for argument in arguments.split(','):
             if '*' in argument:

@@ -45,13 +45,15 @@ class _Shape(NamedTuple):
     block: tuple[int, int]
 
     @classmethod
-    def of(cls, dtype: Any, n_column: int, n_row: int, *numbers: int) -> _Shape:
+    def of(cls, dtype: Any, n_column: int, n_row: int, *numbers: int, sums: bool = True) -> _Shape:
         n_vector = vector_of(dtype, n_column, *numbers)
         n_lane = min(8 if n_vector > 1 else 32, n_column // n_vector)
         n_thread_row = N_THREAD_OF_SUM // n_lane
         n_group = -(-n_column // (n_lane * n_vector))
-        # Two blocks a multiprocessor in all, but none without a few rows for each of its threads.
-        n_chunk = min(2 * runtime().n_multiprocessor // n_group, n_row // (4 * n_thread_row), 128)
+        # Two blocks a multiprocessor in all, but none without a few rows for each of its threads; and where sums have
+        # to be added up, not too many of them.
+        n_block = (2 if sums else 8) * runtime().n_multiprocessor
+        n_chunk = min(n_block // n_group, n_row // (4 * n_thread_row), 128 if sums else 65535)
         if n_group > N_COUNTER:
             raise EngineError(f'{n_column} channels are too many')
         return cls(n_vector, (n_group, max(n_chunk, 1)), (n_lane, n_thread_row))
@@ -125,7 +127,7 @@ def _compute_statistics(x: Parts) -> tuple[Any, Any]:
 def _normalize(
     x: Parts, mean: Any, variance: Any, gamma: Any, beta: Any, eps: float, relu: bool, y: Any, running: Running | None
 ) -> None:
-    shape = _Shape.of(x.dtype, x.n_column, x.n_row, *x.numbers)
+    shape = _Shape.of(x.dtype, x.n_column, x.n_row, *x.numbers, sums=False)
     arguments = [*x.arguments, mean, variance, gamma, beta, eps, relu, y, x.n_column]
     arguments += [None, None, 0.0] if running is None else running
     launch('normalization', 'normalize', shape.grid, shape.block, arguments, x.dtype, shape.n_vector)
@@ -159,7 +161,7 @@ def batch_normalization_backward(
     """
     x, (gy,) = Parts(xs), (as_map(g) for g in gys)
     gxs = Parts([empty_map(part.shape, part.dtype) for part in x.maps])
-    before = [None if e is None else as_map(e) for e in earlier or [None] * len(xs)]
+    before = [None if e is None else as_map(e, x.dtype) for e in earlier or [None] * len(xs)]
     numbers = [*x.numbers, pixel_stride(gy), *misalignments(gy)]
     numbers += [n for e in before if e is not None for n in (pixel_stride(e), *misalignments(e))]
     shape = _Shape.of(x.dtype, x.n_column, x.n_row, *numbers)
@@ -171,6 +173,7 @@ def batch_normalization_backward(
     strides = [0 if e is None else pixel_stride(e) for e in before]
     arguments = [*common, ggamma, gbeta, *_padded(gxs.maps, None), *_padded(gxs.strides, 0)]
     arguments += [*_padded(before, None), *_padded(strides, 0)]
+    shape = _Shape.of(x.dtype, x.n_column, x.n_row, *numbers, sums=False)
     launch('normalization', 'gradient', shape.grid, shape.block, arguments, x.dtype, shape.n_vector)
     return gxs.maps
 

@@ -13,8 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,17 +98,13 @@ class CPURuntime:
     def use_own_stream(self) -> None:
         pass
 
-    @contextmanager
-    def private_memory(self) -> Iterator[None]:
-        yield
-
     # ---- kernels ----
 
     def compile(self, source: str, options: tuple[str, ...]) -> Callable[[str], Any]:
         kernels = re.split(r'(?=extern "C" __global__ void )', source)[1:]
         launchers = []
         for kernel in kernels:
-            name = re.match(r'extern "C" __global__ void (\w+)', kernel)[1]  # type: ignore[index]
+            name = re.search(r'(\w+)\((?!N_THREAD)', kernel)[1]  # type: ignore[index]
             has_barrier = str('__shared__' in kernel).lower()
             launchers.append(
                 f'extern "C" void launch_{name}(void** arguments, const unsigned* shape, unsigned order) '

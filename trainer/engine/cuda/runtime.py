@@ -18,9 +18,17 @@ OLDEST_CAPABILITY = 80
 
 
 class Graph(Protocol):
-    """A captured sequence of kernels."""
+    """A captured sequence of kernels, with the memory that they alone may use."""
 
     def launch(self) -> None: ...
+
+
+class _CuPyGraph:
+    def __init__(self, graph: Any, pool: Any) -> None:
+        self._graph, self.pool = graph, pool
+
+    def launch(self) -> None:
+        self._graph.launch()
 
 
 class Runtime:
@@ -33,8 +41,7 @@ class Runtime:
             raise EngineError(f'CuPy is missing ({error}): install the extra cuda12 or cuda13') from None
         self.xp = cupy
         self.array_type: Any = cupy.ndarray
-        self._stream: Any = None
-        self._pool: Any = None
+        self._streams: dict[int, Any] = {}
 
     def check(self) -> None:
         """Raise an EngineError, of one line, if something that the engine needs is missing or too old."""
@@ -97,27 +104,25 @@ class Runtime:
 
     def use_own_stream(self) -> None:
         """Send everything of this thread through a stream that can be captured; the default one cannot."""
-        if self._stream is None:
-            self._stream = self.xp.cuda.Stream(non_blocking=True)
-        self._stream.use()
-
-    @contextmanager
-    def private_memory(self) -> Iterator[None]:
-        """Allocate from a pool that captured graphs have for themselves: they keep the addresses they were given."""
-        if self._pool is None:
-            self._pool = self.xp.cuda.MemoryPool()
-        with self.xp.cuda.using_allocator(self._pool.malloc):
-            yield
+        if self.device not in self._streams:
+            self._streams[self.device] = self.xp.cuda.Stream(non_blocking=True)
+        self._streams[self.device].use()
 
     def capture(self, function: Callable[[], None]) -> Graph:
-        """The work that `function` sends to the device, noted down instead of done."""
+        """The work that `function` sends to the device, noted down instead of done.
+
+        What `function` allocates comes from a pool that the graph keeps: replays write to the same addresses, which
+        nobody else may be given meanwhile.
+        """
         stream = self.xp.cuda.get_current_stream()
+        pool = self.xp.cuda.MemoryPool()
         was_collecting = gc.isenabled()
         gc.disable()  # what it frees may be in use by work under way
         try:
             stream.begin_capture()
             try:
-                function()
+                with self.xp.cuda.using_allocator(pool.malloc):
+                    function()
             except BaseException:
                 _abandon(stream)
                 raise
@@ -126,7 +131,7 @@ class Runtime:
             if was_collecting:
                 gc.enable()
         graph.upload(stream)
-        return graph
+        return _CuPyGraph(graph, pool)
 
     @property
     def is_capturing(self) -> bool:

@@ -2,7 +2,7 @@
 
 #include "common.cuh"
 
-extern "C" __global__ void column_sums(
+extern "C" __global__ void __launch_bounds__(N_THREAD) column_sums(
     const T* x, long long ld, int C, long long n_row, float* partial, unsigned* counters, float* sums_of_columns) {
     __shared__ float shared[N_THREAD * V * N_SUM];
     const int c = (blockIdx.x * blockDim.x + threadIdx.x) * V;
@@ -26,7 +26,7 @@ extern "C" __global__ void column_sums(
 }
 
 // y (N, C) float32: the mean of the n_pixel rows of each image.  Grid: (groups of columns, images).
-extern "C" __global__ void global_average(const T* x, long long ld, int C, int n_pixel, float* y) {
+extern "C" __global__ void __launch_bounds__(N_THREAD) global_average(const T* x, long long ld, int C, int n_pixel, float* y) {
     __shared__ float shared[N_THREAD * V * N_SUM];
     const int c = (blockIdx.x * blockDim.x + threadIdx.x) * V;
     float sums[N_SUM][V] = {};

@@ -14,6 +14,7 @@
 #include <vector>
 
 #define __global__
+#define __launch_bounds__(n)
 #define __device__
 #define __shared__ static
 #define __forceinline__ inline

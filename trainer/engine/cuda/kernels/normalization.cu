@@ -27,7 +27,7 @@ __device__ inline float normalized(const Affine& a, int v, float x) {
 
 // mean and (biased) variance of each column.  Sums are of the distance to the first row's element, so that a mean
 // that is large beside the deviation does not cancel.
-extern "C" __global__ void statistics(
+extern "C" __global__ void __launch_bounds__(N_THREAD) statistics(
     const T* x0, const T* x1, long long ld0, long long ld1, int n0, int C, long long n_row,
     float* partial, unsigned* counters, float* mean, float* variance) {
     __shared__ float shared[N_THREAD * V * N_SUM];
@@ -64,7 +64,7 @@ extern "C" __global__ void statistics(
 }
 
 // y = gamma (x - mean) / sqrt(variance + eps) + beta, [rectified]; moves the running statistics along where given.
-extern "C" __global__ void normalize(
+extern "C" __global__ void __launch_bounds__(N_THREAD) normalize(
     const T* x0, const T* x1, long long ld0, long long ld1, int n0, int C, long long n_row,
     const float* mean, const float* variance, const float* gamma, const float* beta, float eps, int relu,
     T* y, long long ld_y, float* running_mean, float* running_variance, float decay) {
@@ -100,7 +100,7 @@ __device__ inline void unrectified(const Affine& a, int relu, const float (&norm
         if (relu && normal[v] * a.gamma[v] + a.beta[v] <= 0) gradient[v] = 0;
 }
 
-extern "C" __global__ void gradient_sums(
+extern "C" __global__ void __launch_bounds__(N_THREAD) gradient_sums(
     const T* x0, const T* x1, long long ld0, long long ld1, int n0, int C, long long n_row,
     const float* mean, const float* variance, const float* gamma, const float* beta, float eps, int relu,
     const T* gy, long long ld_y, float* partial, unsigned* counters, float* ggamma, float* gbeta) {
@@ -140,7 +140,7 @@ extern "C" __global__ void gradient_sums(
 }
 
 // gx = gamma / deviation * (g - gbeta / n - normal * ggamma / n) [+ what x had before]
-extern "C" __global__ void gradient(
+extern "C" __global__ void __launch_bounds__(N_THREAD) gradient(
     const T* x0, const T* x1, long long ld0, long long ld1, int n0, int C, long long n_row,
     const float* mean, const float* variance, const float* gamma, const float* beta, float eps, int relu,
     const T* gy, long long ld_y, const float* ggamma, const float* gbeta,
