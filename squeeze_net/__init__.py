@@ -7,15 +7,40 @@ of `size`.
 
 import trainer  # noqa: F401  (before Chainer is imported: it makes Chainer run on today's NumPy)
 from squeeze_net.alexnet import AlexNet
-from squeeze_net.fire import PreActivationFire
-from squeeze_net.squeezenet import SqueezeNet
+from squeeze_net.fire import Fire, PreActivationFire
+from squeeze_net.squeezenet import BYPASSES, SqueezeNet, SqueezeNetV10, SqueezeNetV11
 from squeeze_net.vgg import VGGBN
+
+
+def _variants(name: str, network: type) -> dict[str, type]:
+    """The published network, then with bypasses, each also with batch normalisation."""
+    found = {}
+    for bypass in BYPASSES:
+        for batch_norm in (False, True):
+            suffix = (f'_{bypass}' if bypass != 'none' else '') + ('_bn' if batch_norm else '')
+            options = {'bypass': bypass, 'batch_norm': batch_norm, '__doc__': network.__doc__}
+            found[name + suffix] = type(network.__name__, (network,), options) if suffix else network
+    return found
+
 
 NETWORKS = {
     'squeezenet': SqueezeNet,
     'alexnet': AlexNet,
     'vgg_bn': VGGBN,
+    **_variants('squeezenet_v1.0', SqueezeNetV10),
+    **_variants('squeezenet_v1.1', SqueezeNetV11),
 }
 BASELINES = ('alexnet', 'vgg_bn')  # what the plots draw dashed beside the others
 
-__all__ = ['BASELINES', 'NETWORKS', 'VGGBN', 'AlexNet', 'PreActivationFire', 'SqueezeNet']
+__all__ = [
+    'BASELINES',
+    'BYPASSES',
+    'NETWORKS',
+    'VGGBN',
+    'AlexNet',
+    'Fire',
+    'PreActivationFire',
+    'SqueezeNet',
+    'SqueezeNetV10',
+    'SqueezeNetV11',
+]

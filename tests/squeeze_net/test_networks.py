@@ -118,7 +118,7 @@ def test_logits_and_gradients_of_every_network(name, n_class):
     assert all(p.grad.any() for p in model.params() if p.name in ('W', 'gamma'))
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', ['squeezenet', 'alexnet', 'vgg_bn'])
 def test_weights_start_from_he_and_biases_from_zero(name):
     np.random.seed(0)
     for path, parameter in NETWORKS[name](10, 32).namedparams():

@@ -1,0 +1,105 @@
+"""The summary against the published figures, and in each of its forms."""
+
+import json
+import subprocess
+
+import pytest
+
+import trainer
+from squeeze_net import NETWORKS, summary
+from squeeze_net.summary import as_dot, as_json, as_markdown, as_text, summarise
+
+
+@pytest.mark.parametrize(
+    ('name', 'parameters', 'macs'),
+    [
+        ('squeezenet_v1.0', 1_248_424, 861_339_936),
+        ('squeezenet_v1.1', 1_235_496, 387_747_520),
+        ('squeezenet_v1.0_simple', 1_248_424, 861_339_936),
+        ('squeezenet_v1.0_complex', 1_589_672, None),
+        ('alexnet', 60_965_224, None),
+    ],
+)
+def test_totals_are_the_published_ones(name, parameters, macs):
+    found = summarise(name)
+    assert found.parameters == parameters
+    assert found.bytes == 4 * parameters
+    assert macs is None or found.macs == macs
+
+
+def test_the_rows_are_those_of_table_1():
+    rows = {layer.name: layer for layer in summarise('squeezenet_v1.0').layers}
+    assert list(rows) == [
+        *('input', 'conv1', 'maxpool1', 'fire2', 'fire3', 'fire4', 'maxpool4', 'fire5', 'fire6', 'fire7', 'fire8'),
+        *('maxpool8', 'fire9', 'conv10', 'avgpool'),
+    ]
+    assert rows['conv1'].output == (96, 111, 111) and rows['conv1'].window == '7x7/2 (x96)'
+    assert rows['maxpool4'].output == (256, 27, 27) and rows['maxpool4'].window == '3x3/2'
+    # parameters of table 1, before pruning
+    table = {'conv1': 14_208, 'fire2': 11_920, 'fire3': 12_432, 'fire4': 45_344, 'fire5': 49_440}
+    table |= {'fire6': 104_880, 'fire7': 111_024, 'fire8': 188_992, 'fire9': 197_184, 'conv10': 513_000}
+    assert {name: rows[name].parameters for name in table} == table
+    fire = rows['fire6']
+    assert (fire.s1x1, fire.e1x1, fire.e3x3, fire.depth) == (48, 192, 192, 2)
+    assert rows['avgpool'].output == (1000,) and rows['avgpool'].window == '15x15'
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_every_parameter_of_every_network_is_in_some_row(name):
+    assert summarise(name, 64, 7).parameters == NETWORKS[name](7, 64).count_params()
+
+
+def test_bypasses_are_told():
+    layers = summarise('squeezenet_v1.0_complex', 64).layers
+    assert [layer.bypass for layer in layers if layer.s1x1] == ['complex', 'simple'] * 4
+    assert [layer.bypass for layer in summarise('squeezenet', 64).layers if layer.s1x1] == ['none', 'simple'] * 4
+
+
+def test_text_markdown_and_json_hold_the_same():
+    found = summarise('squeezenet_v1.1')
+    text, markdown = as_text(found).splitlines(), as_markdown(found).splitlines()
+    facts = json.loads(as_json(found))
+    assert len(text) == len(found.layers) + 4 and len(markdown) == len(found.layers) + 3
+    assert '387,747,520' in text[-1] and '387,747,520' in markdown[-1]
+    assert facts['total'] == {'parameters': 1_235_496, 'macs': 387_747_520, 'bytes': 4_941_984}
+    assert [layer['name'] for layer in facts['layers']] == [layer.name for layer in found.layers]
+    assert max(map(len, text)) <= 120
+
+
+def test_the_graph_has_every_layer_and_every_bypass():
+    found = summarise('squeezenet_v1.0_simple', 64)
+    dot = as_dot(found)
+    assert dot.count('->') == len(found.layers) - 1 + 4
+    assert dot.count('style=dashed') == 4
+    assert all(f'"{layer.name}" [label=' in dot for layer in found.layers)
+
+
+def test_without_graphviz_the_dot_is_written_with_a_word_about_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(summary.shutil, 'which', lambda name: None)
+    assert summary.main(['squeezenet_v1.1', '--size', '64', '--graph', str(tmp_path / 'net.svg')]) == 0
+    assert (tmp_path / 'net.dot').read_text().startswith('digraph "squeezenet_v1.1"')
+    assert 'Graphviz is not installed' in capsys.readouterr().err
+
+
+def test_with_graphviz_it_is_drawn(tmp_path, capsys, monkeypatch):
+    def run(command, input, **options):
+        assert command == ['dot', '-Tpng']
+        return subprocess.CompletedProcess(command, 0, b'drawn ' + input[:7])
+
+    monkeypatch.setattr(summary.shutil, 'which', lambda name: '/bin/dot')
+    monkeypatch.setattr(summary.subprocess, 'run', run)
+    summary.main(['squeezenet_v1.1', '--size', '64', '--graph', str(tmp_path / 'net.png')])
+    assert (tmp_path / 'net.png').read_bytes() == b'drawn digraph'
+
+
+@pytest.mark.parametrize(
+    ('argv', 'words'),
+    [
+        (['squeezenet_v1.0', '--size', '20'], 'images of 20 px leave no map: SqueezeNetV10 needs 21 px or more'),
+        (['squeezenet_v1.0', '--n_class', '0'], '--n_class is 0, but has to be 1 or more'),
+        (['squeezenet_v1.0', '--graph', 'net.jpg'], 'net.jpg: the name has to end in .svg, .png or .dot'),
+    ],
+)
+def test_faults_are_named(argv, words):
+    with pytest.raises(trainer.InputError, match=words):
+        summary.main(argv)
