@@ -8,7 +8,6 @@ import random
 import time
 import traceback
 import warnings
-import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -168,6 +167,8 @@ class CapturedUpdater(Updater):
                 xs, ts = self._view.batch(stop, self._state.position, self._dtype)
                 y = model(xs)
             except InvalidType:  # Chainer's own links take the precision of their weights
+                if self._dtype == np.float32:
+                    raise
                 self._dtype = np.dtype(np.float32)
                 xs, ts = self._view.batch(stop, self._state.position, self._dtype)
                 y = model(xs)
@@ -348,16 +349,13 @@ class CapturedEvaluation:
         optimizers.advance(self._state, self.batch)
 
 
-_evaluations: weakref.WeakKeyDictionary[Any, tuple[Any, CapturedEvaluation]] = weakref.WeakKeyDictionary()
-
-
 def captured_evaluation(model: Any, view: Any, *arguments: Any) -> CapturedEvaluation:
-    """The `CapturedEvaluation` of these, the one from before if it is still good for the model."""
-    places = tuple(engine.maps.address(parameter.array) for parameter in model.params())
-    key = id(view), arguments, chainer.config.compute_dtype, places
-    if model not in _evaluations or _evaluations[model][0] != key:
-        _evaluations[model] = key, CapturedEvaluation(model, view, *arguments)
-    return _evaluations[model][1]
+    """The `CapturedEvaluation` of these: the one that the view keeps, if it is still good for the model."""
+    places = [engine.maps.address(parameter.array) for parameter in model.params()]
+    key = arguments, chainer.config.compute_dtype, places
+    if view.evaluation is None or view.evaluation[0] is not model or view.evaluation[1] != key:
+        view.evaluation = model, key, CapturedEvaluation(model, view, *arguments)
+    return view.evaluation[2]
 
 
 def _refreshed_copies(arena: Any) -> dict[int, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 import trainer.functions as F
 from trainer import engine
+from trainer.augmentation import TestView
 from trainer.predictor import Predictor
 
 
@@ -49,7 +50,7 @@ def evaluate(
         device: where the model is.
         progress: told the number of images of each pass after it; may raise to break off.
     """
-    if engine.is_on_gpu(model):
+    if engine.is_on_gpu(model) and isinstance(view, TestView):
         from trainer.captured import captured_evaluation
 
         return Evaluation(*captured_evaluation(model, view, n, n_class, batch, device)(progress))

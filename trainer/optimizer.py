@@ -39,6 +39,7 @@ class _FlatUpdate:
     momentum: float
     is_nesterov = False
     state: Any = None  # `trainer.engine.cuda.optimizer.State`
+    has_rate_on_device = False  # an updater looks after `state`: sets the rate, and advances it
     _arena: Arena | None = None
     _momenta: Any
     _views: list[tuple[Any, Any, Any, Any]]  # parameter, its place, its gradient's, its momentum's
@@ -101,10 +102,8 @@ class _FlatUpdate:
                 parameter.update_rule.state['v'] = parameter.xp.ascontiguousarray(momentum).copy()
             self._arena = None
 
-    has_rate_on_device = False  # an updater looks after `state`: sets the rate, and advances it
-
     def has_gathered(self) -> bool:
-        """Whether parameters, gradients and momenta lie in the arena, as captured kernels expect."""
+        """Whether the parameters lie in the arena, as captured kernels expect."""
         return self._arena is not None and all(p.array is place for p, place, _, _ in self._views)
 
     def _gather(self) -> bool:

@@ -57,7 +57,8 @@ class Predictor:
             return self._plans[key](x)
         with tracing() as calls:
             y = self._call(x)
-        if self._may_plan and isinstance(self.model, chainer.Link) and engine.serves(x):
+        is_on_cpu = engine.of(x) is engine.onednn and engine.serves(x)
+        if self._may_plan and isinstance(self.model, chainer.Link) and is_on_cpu:
             try:
                 self._plans[key] = _Plan(self.model, calls, x, y)
             except _CannotPlan:

@@ -25,6 +25,7 @@ class _View(chainer.dataset.Converter):
         self._size, self._sides = size, sides
         self._device = chainer.get_device('@numpy')
         self._drawn: dict[int, Draws] = {}
+        self.evaluation: Any = None  # what a GPU has captured of scoring this split, kept by `trainer.captured`
 
     def draws(self, epoch: int) -> Draws:
         """One row an image of the split, on the CPU."""

@@ -458,3 +458,23 @@ def test_a_whole_run_and_its_continuation(tmp_path):
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=tolerance(), atol=tolerance())
     assert yaml.safe_load((outcome.folder / 'config.yaml').read_text())['precision'] in ('float32', 'fp16')
+
+
+def test_an_evaluation_is_kept_for_its_view_and_model_alone():
+    updater = make()
+    run(updater, 3)
+    model, device = updater.get_optimizer('main').target, target()
+    one, other = TestView(data(16), SIZES), TestView(tuple(a[::-1][:16].copy() for a in data(30)), SIZES)
+    first = evaluate(model, one, 16, N_CLASS, 8, device)
+    kept = one.evaluation[2]
+    assert evaluate(model, one, 16, N_CLASS, 8, device).loss == first.loss and one.evaluation[2] is kept
+    assert evaluate(model, other, 16, N_CLASS, 8, device).loss != first.loss
+    changed = make(seed=8).get_optimizer('main').target
+    assert evaluate(changed, one, 16, N_CLASS, 8, device).loss != first.loss and one.evaluation[2] is not kept
+
+
+def test_any_converter_can_be_evaluated():
+    model = make().get_optimizer('main').target
+    view, device = TestView(data(16), SIZES), target()
+    found = evaluate(model, lambda index, device: view(index, device), 16, N_CLASS, 8, device)
+    assert found.loss == pytest.approx(evaluate(model, view, 16, N_CLASS, 8, device).loss, rel=1e-4)
