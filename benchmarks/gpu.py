@@ -1,12 +1,12 @@
 """On one GPU: the gpu tests, then training steps beside PyTorch's on the same card; prints a table, writes JSON.
 
 python benchmarks/gpu.py --fill                       once: compiles kernels, tries plans, fills every cache
-python benchmarks/gpu.py --torch-python PYTHON        the measurement, eight minutes at most
+python benchmarks/gpu.py --torch-python PYTHON        the measurement, meant to take eight minutes at most
 python benchmarks/gpu.py --rehearse                   without a GPU: that all of it runs; measures nothing
 
 Contestants take turns in processes of their own. PyTorch's batch lies ready on the device; the project's step makes
 its pictures, too. The floor in bytes is that of a step whose normalisations are nodes of their own and whose
-convolutions are cuDNN's (row "s" of the design notes: 2609 MB at batch 64, in proportion at others).
+convolutions are cuDNN's (2609 MB at batch 64, counted layer by layer; in proportion at others).
 """
 
 from __future__ import annotations

@@ -117,7 +117,11 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
     """The table of flags: group -> rows of (names, type, help)."""
     return {
         'what to train': [
-            ('--model', {'choices': list(networks)}, f'default: {next(iter(networks))}'),
+            (
+                '--model',
+                {'choices': list(networks), 'metavar': 'NAME'},
+                f'{", ".join(networks)} (default: {next(iter(networks))})',
+            ),
             (
                 '--dataset',
                 {'choices': list(datasets.DATASETS)},
