@@ -17,6 +17,7 @@ from trainer import datasets
 from trainer.config import NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, Config
 from trainer.engine import ENGINES
 from trainer.errors import InputError
+from trainer.preprocessing import PREPROCESSINGS
 
 
 def parse(
@@ -137,6 +138,11 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
                 '--size',
                 {'type': int, 'metavar': 'PX'},
                 'training crop, cut from 2 to 10 px more; tested at 6 px more (default: 122; 32: up to 4 more, at 32)',
+            ),
+            (
+                '--preprocess',
+                {'choices': list(PREPROCESSINGS), 'metavar': 'NAME'},
+                f'colours of {", ".join(PREPROCESSINGS)}; published weights need their own (default: experiment)',
             ),
             ('--dropout', NUMBER, "ratio of the network's dropout; 0 turns it off (default: the network's own, 0.5)"),
         ],

@@ -16,6 +16,7 @@ from ml_dtypes import bfloat16
 from trainer.engine import ENGINES
 from trainer.errors import InputError
 from trainer.files import atomic_write
+from trainer.preprocessing import PREPROCESSINGS
 from trainer.schedule import Schedule, constant, cosine, default_milestones, step, warm_up
 
 OPTIMIZERS = ('momentum', 'nesterov', 'adam')
@@ -40,6 +41,7 @@ class Config:
     data: str | None = None
     limit: int | None = None
     size: int = 122
+    preprocess: str = 'experiment'
     epoch: int = 300
     batch: int = 64
     start_epoch: int = 1
@@ -95,6 +97,7 @@ class Config:
             if getattr(self, name) > self.batch:
                 raise InputError(f'--{name} {getattr(self, name)} cuts a batch of {self.batch} into empty parts')
         choices_of = {'optimizer': OPTIMIZERS, 'schedule': SCHEDULES, 'precision': PRECISIONS, 'engine': ENGINES}
+        choices_of['preprocess'] = tuple(PREPROCESSINGS)
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise InputError(f'--{name} is {getattr(self, name)!r}, but has to be one of {", ".join(choices)}')

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import chainer
 from chainer.training import Extension
 
-from trainer import checkpoint, confusion, device, engine, plots, records
+from trainer import checkpoint, confusion, device, engine, plots, preprocessing, records
 from trainer.augmentation import Sizes, TestView, TrainView
 from trainer.captured import CapturedUpdater
 from trainer.checkpoint import Checkpoint
@@ -110,7 +110,8 @@ def build(
     n_train, n_test = len(data.train.labels), len(data.test.labels)
     sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))
     iterator = EpochIterator(n_train, config.batch, config.seed, epoch=config.start_epoch - 1)
-    train_view, test_view = TrainView(data.train, sizes, config.seed), TestView(data.test, sizes)
+    colours = preprocessing.find(config.preprocess)
+    train_view, test_view = TrainView(data.train, sizes, config.seed, colours), TestView(data.test, sizes, colours)
     if any(parameter.array is None for parameter in model.params()):  # shapes that the first images decide
         with chainer.using_config('train', False), chainer.no_backprop_mode():
             model(train_view(iterator.peek().rows(0, 1), target)[0])

@@ -118,7 +118,7 @@ class Preprocessing:
         if self.mean is None:
             from trainer.augmentation.warp import normalise
 
-            return normalise(x.astype(np.float32))
+            return normalise(x.astype(np.float32, copy=False))
         xp = backend.get_array_module(x)
         mean, std = (xp.asarray(values, np.float32)[:, None, None] for values in (self.mean, self.std))
         y = x[:, ::-1] if self.order == 'BGR' else x

@@ -9,6 +9,7 @@ import numpy as np
 
 from trainer.augmentation.draw import Draws, take
 from trainer.augmentation.warp import matrix_of, weight_table
+from trainer.preprocessing import Preprocessing
 
 
 class ResidentView:
@@ -20,6 +21,7 @@ class ResidentView:
         order: epoch -> the images in the order of their rows, (M,) int64.
         size: of the pictures, px.
         sides: smallest and largest that is drawn, px.
+        colours: how pixels become numbers.
     """
 
     _EPOCHS_KEPT = 2  # a batch may begin in one epoch and end in the next
@@ -31,14 +33,16 @@ class ResidentView:
         order: Callable[[int], np.ndarray],
         size: int,
         sides: tuple[int, int],
+        colours: Preprocessing,
     ) -> None:
-        from trainer.engine.cuda.augmentation import Augmentation, Taps
+        from trainer.engine.cuda.augmentation import Augmentation, Colours, Taps
 
         images, labels = split
         self.n = len(labels)
         self._draws, self._order, self._sides = draws, order, sides
         rows, columns = (Taps(weight_table(length, sides)) for length in images.shape[2:])
-        self._augmentation = Augmentation(images, labels, rows, columns, size, self._EPOCHS_KEPT * self.n)
+        fixed = None if colours.mean is None else Colours(colours.mean, colours.std, colours.order == 'BGR')
+        self._augmentation = Augmentation(images, labels, rows, columns, size, self._EPOCHS_KEPT * self.n, fixed)
         self._written: list[int] = []  # epochs
 
     def prepare(self, start: int, stop: int) -> None:
@@ -58,7 +62,7 @@ class ResidentView:
         """Rows from `position`, (1,) int64 on the device, on, as kernels read them when they run.
 
         Returns:
-            x: (n, C, size, size), a map of `dtype`, normalised.
+            x: (n, C, size, size), a map of `dtype`, in the network's numbers.
             t: (n,) int32.
         """
         return self._augmentation.batch(n, position, dtype)

@@ -12,7 +12,8 @@ from trainer import rng
 from trainer.augmentation.draw import Draws, draw_test, draw_train, take
 from trainer.augmentation.resident import ResidentView
 from trainer.augmentation.sizes import Sizes
-from trainer.augmentation.warp import normalise, warp
+from trainer.augmentation.warp import warp
+from trainer.preprocessing import PREPROCESSINGS, Preprocessing
 
 
 class _View(chainer.dataset.Converter):
@@ -20,9 +21,9 @@ class _View(chainer.dataset.Converter):
 
     _EPOCHS_KEPT = 2  # a batch may begin in one epoch and end in the next
 
-    def __init__(self, split: tuple[Any, Any], size: int, sides: tuple[int, int]) -> None:
+    def __init__(self, split: tuple[Any, Any], size: int, sides: tuple[int, int], colours: Preprocessing) -> None:
         self._images, self._labels = split
-        self._size, self._sides = size, sides
+        self._size, self._sides, self._colours = size, sides, colours
         self._device = chainer.get_device('@numpy')
         self._drawn: dict[int, Draws] = {}
         self.evaluation: Any = None  # what a GPU has captured of scoring this split, kept by `trainer.captured`
@@ -40,7 +41,7 @@ class _View(chainer.dataset.Converter):
         """
         with chainer.using_device(device):
             self._move(device)
-            return ResidentView((self._images, self._labels), self.draws, order, self._size, self._sides)
+            return ResidentView((self._images, self._labels), self.draws, order, self._size, self._sides, self._colours)
 
     def _look(self, epochs: Any, index: Any, device: chainer.backend.Device | None) -> tuple[Any, Any]:
         """Image `index[b]` as epoch `epochs[b]` shows it, and its label."""
@@ -49,7 +50,7 @@ class _View(chainer.dataset.Converter):
             self._move(device)
             index = device.send(np.asarray(index))
             draws = self._draws_of(np.asarray(epochs), index)
-            x = normalise(warp(self._images[index], draws, self._size, self._sides))
+            x = self._colours.colours(warp(self._images[index], draws, self._size, self._sides))
             return x.astype(chainer.get_dtype(map_mixed16=np.float16), copy=False), self._labels[index]
 
     def _draws_of(self, epochs: np.ndarray, index: Any) -> Draws:
@@ -83,10 +84,13 @@ class TrainView(_View):
         split: images (N, 3, H, W) uint8 and labels (N,) int32.
         sizes: of the experiment.
         seed: 0 .. 2**64 - 1.
+        colours: how pixels become numbers; what it says of sizes does not count.
     """
 
-    def __init__(self, split: tuple[Any, Any], sizes: Sizes, seed: int) -> None:
-        super().__init__(split, sizes.crop, (sizes.side_min, sizes.side_max))
+    def __init__(
+        self, split: tuple[Any, Any], sizes: Sizes, seed: int, colours: Preprocessing = PREPROCESSINGS['experiment']
+    ) -> None:
+        super().__init__(split, sizes.crop, (sizes.side_min, sizes.side_max), colours)
         self._sizes, self._seed = sizes, seed
 
     def draws(self, epoch: int) -> Draws:
@@ -112,12 +116,15 @@ class TestView(_View):
     Args:
         split: images (N, 3, H, W) uint8 and labels (N,) int32.
         sizes: of the experiment.
+        colours: how pixels become numbers; what it says of sizes does not count.
     """
 
     __test__ = False  # not a test, whatever pytest makes of the name
 
-    def __init__(self, split: tuple[Any, Any], sizes: Sizes) -> None:
-        super().__init__(split, sizes.test_crop, (sizes.test, sizes.test))
+    def __init__(
+        self, split: tuple[Any, Any], sizes: Sizes, colours: Preprocessing = PREPROCESSINGS['experiment']
+    ) -> None:
+        super().__init__(split, sizes.test_crop, (sizes.test, sizes.test), colours)
         self._sizes = sizes
 
     def draws(self, epoch: int = 0) -> Draws:

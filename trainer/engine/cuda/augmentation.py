@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,20 @@ class Taps:
         run.upload(np.ascontiguousarray(weights), self.weights)
 
 
+class Colours:
+    """The same for all pictures: (x - mean) / std, by channel.
+
+    Args:
+        mean, std: of each channel, 0..255, in the order of the network.
+        is_reversed: whether that is not the order of the images (BGR of RGB).
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], is_reversed: bool) -> None:
+        self.is_reversed = is_reversed
+        self.values = runtime().empty((2, len(mean)), np.float32)
+        runtime().upload(np.array([mean, std], np.float32), self.values)
+
+
 class Augmentation:
     """Makes batches.
 
@@ -48,13 +63,23 @@ class Augmentation:
         rows, columns: `Taps` along either axis.
         size: of the pictures, px.
         n_row: room of the table, rows.
+        colours: None gives each picture mean 0 and deviation 1.
     """
 
-    def __init__(self, images: Any, labels: Any, rows: Taps, columns: Taps, size: int, n_row: int) -> None:
+    def __init__(
+        self,
+        images: Any,
+        labels: Any,
+        rows: Taps,
+        columns: Taps,
+        size: int,
+        n_row: int,
+        colours: Colours | None = None,
+    ) -> None:
         if images.shape[1] > MAX_CHANNEL:
             raise EngineError(f'images of {images.shape[1]} channels, where {MAX_CHANNEL} are the most')
         self.images, self.labels, self.size = images, labels, size
-        self.rows, self.columns = rows, columns
+        self.rows, self.columns, self.colours = rows, columns, colours
         self.table = runtime().zeros((n_row, N_FIELD), np.int32)
 
     def write(self, start: int, table: np.ndarray) -> None:
@@ -74,16 +99,20 @@ class Augmentation:
         Args:
             position: (1,) int64 on the device: the first row.
         Returns:
-            x: (n, C, size, size), a map, each picture of mean 0 and deviation 1.
+            x: (n, C, size, size), a map, in the network's numbers.
             t: (n,) int32.
         """
         _, c, h, w = self.images.shape
         source = [self.images, self.rows.first, self.rows.weights, self.columns.first, self.columns.weights]
         source += [c, h, w, self.rows.n_tap, self.columns.n_tap, self.rows.highest, self.size]
         source += [self.table, len(self.table), position]
-        partial = empty((n, N_TILE, 2), np.float64)
         x, t = empty((n, self.size, self.size, c), dtype), empty((n,), np.int32)
-        launch('augmentation', 'view_sums', (N_TILE, n), (N_VIEW_THREAD,), [*source, partial])
-        arguments = [*source, partial, self.labels, x, c, t]
-        launch('augmentation', 'view', (N_TILE, n), (N_VIEW_THREAD,), arguments, dtype)
+        launched = (N_TILE, n), (N_VIEW_THREAD,)
+        if self.colours is None:
+            partial = empty((n, N_TILE, 2), np.float64)
+            launch('augmentation', 'view_sums', *launched, [*source, partial])
+            launch('augmentation', 'view', *launched, [*source, partial, self.labels, x, c, t], dtype)
+        else:
+            colours = [self.colours.values, int(self.colours.is_reversed)]
+            launch('augmentation', 'view_coloured', *launched, [*source, *colours, self.labels, x, c, t], dtype)
         return x.transpose(0, 3, 1, 2), t

@@ -16,6 +16,7 @@ from trainer.engine.cuda import runtime as runtimes
 from trainer.engine.cuda.on_cpu import CPURuntime
 from trainer.engine.errors import EngineWarning
 from trainer.iterator import Batch, EpochIterator
+from trainer.preprocessing import PREPROCESSINGS
 
 needs_compiler = pytest.mark.skipif(not on_cpu.has_compiler(), reason='no g++ to compile the kernels for the CPU')
 
@@ -317,6 +318,19 @@ def test_pictures_are_those_of_the_cpu(size, gpu):
     x, _ = resident.batch(12, send(np.zeros(1, np.int64)), np.float16)
     expected, _ = TestView(split, Sizes.of(size))(np.arange(12))
     np.testing.assert_allclose(host(x).astype(float), expected, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize('name', ['caffe', 'torchvision'])
+def test_pictures_in_the_colours_of_published_weights(name, gpu):
+    rng = np.random.default_rng(0)
+    split = rng.integers(0, 256, (4, 3, 32, 32), np.uint8), np.arange(4, dtype=np.int32)
+    view = TrainView(split, Sizes.of(40), seed=4, colours=PREPROCESSINGS[name])
+    expected, labels = view(Batch(np.zeros(4, np.int64), np.arange(4)))
+    resident = view.resident(target(gpu), lambda epoch: np.arange(4))
+    resident.prepare(0, 4)
+    x, t = map(host, resident.batch(4, send(np.zeros(1, np.int64)), np.float32))
+    np.testing.assert_allclose(x, expected, atol=2e-4)
+    np.testing.assert_array_equal(t, labels)
 
 
 def test_pictures_are_made_smaller_too(gpu):

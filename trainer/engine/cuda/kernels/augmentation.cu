@@ -98,3 +98,21 @@ extern "C" __global__ void view(
     }
     if (blockIdx.x == 0 && threadIdx.x == 0) t[blockIdx.y] = labels[row[0]];
 }
+
+// The same with the colours of all pictures: `colours` is (2, C), what is subtracted from each channel and what the
+// rest is divided by, in the order of x's channels, which is that of the images or the reverse of it.
+extern "C" __global__ void view_coloured(
+    SOURCE_ARGUMENTS, const int* rows, long long capacity, const long long* position, const float* colours,
+    int is_reversed, const int* labels, T* x, int ld, int* t) {
+    const Source s = SOURCE;
+    const int* row = rows + (*position + blockIdx.y) % capacity * N_FIELD;
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < size * size; i += gridDim.x * blockDim.x) {
+        float value[MAX_CHANNEL];
+        look(s, row, i / size, i % size, value);
+        T* pixel = x + ((long long)blockIdx.y * size * size + i) * ld;
+        for (int c = 0; c < ld; ++c)
+            from_float(
+                c < C ? (value[is_reversed ? C - 1 - c : c] - colours[c]) / colours[C + c] : 0.0f, pixel[c]);
+    }
+    if (blockIdx.x == 0 && threadIdx.x == 0) t[blockIdx.y] = labels[row[0]];
+}
