@@ -15,7 +15,7 @@ TIMEOUT_S = 30
 MAX_BYTES = 1 << 30
 
 
-def download(url: str, path: Path, md5: str) -> None:
+def download(url: str, path: Path, md5: str | None = None, sha256: str | None = None) -> None:
     """Fetch `url` into `path`, showing progress on a terminal.
 
     What arrived stays beside `path`, in a file that ends in `.part`, until the file is whole: a transfer that breaks
@@ -25,7 +25,7 @@ def download(url: str, path: Path, md5: str) -> None:
     Args:
         url: the address, https.
         path: the file to make; its folder is created.  When it exists already, nothing is done.
-        md5: the checksum, hexadecimal.
+        md5, sha256: one of them, the checksum, hexadecimal, or its first digits where no more of it is known.
     Raises:
         InputError: the address cannot be reached, the transfer broke off, the disk cannot be written, or what arrived
             has another checksum (and is then removed).
@@ -39,9 +39,11 @@ def download(url: str, path: Path, md5: str) -> None:
             if path.exists():
                 return
             _transfer(url, part)
-            if (found := _md5(part)) != md5:
+            kind, expected = ('md5', md5) if md5 is not None else ('sha256', sha256)
+            assert expected
+            if not (found := _digest(part, kind)).startswith(expected):
                 part.unlink()
-                raise InputError(f'{url} gave a file with md5 {found}, expected {md5}; it was removed')
+                raise InputError(f'{url} gave a file with {kind} {found}, expected {expected}; it was removed')
             part.replace(path)
     except (OSError, http.client.HTTPException) as error:
         reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, 'reason', error)
@@ -97,6 +99,6 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _md5(path: Path) -> str:
+def _digest(path: Path, kind: str) -> str:
     with path.open('rb') as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()

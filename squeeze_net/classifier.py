@@ -1,0 +1,167 @@
+"""A trained network with all that belongs to its use: its preprocessing, and the names of its classes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import chainer
+import numpy as np
+
+import trainer
+from squeeze_net import NETWORKS, weights
+from trainer import Config, device, engine, preprocessing
+from trainer.config import PRECISIONS
+from trainer.datasets.sources import read_class_list
+from trainer.engine import ENGINES
+from trainer.predictor import Predictor
+from trainer.preprocessing import PREPROCESSINGS, Preprocessing
+
+
+class Classifier:
+    """Images to logits.
+
+    Args:
+        model: maps (N, 3, H, W) to logits (N, n_class); on the device of `config`.
+        preprocessing: what the network expects.
+        classes: the n_class names.
+        config: precision, engine, GPU and threads.
+        batch: images computed at once; fewer are filled up, so that all batches have one plan.
+
+    Attributes:
+        network: its name in `NETWORKS`.
+    """
+
+    def __init__(
+        self,
+        model: chainer.Chain,
+        network: str,
+        preprocessing: Preprocessing,
+        classes: Sequence[str],
+        config: Config,
+        batch: int = 32,
+    ) -> None:
+        self.model, self.network, self.preprocessing, self.classes = model, network, preprocessing, tuple(classes)
+        self.batch = batch
+        self.device = device.open_device(config.gpu)
+        if config.threads is not None:
+            engine.set_threads(config.threads)
+        with config.using_precision():
+            self.config = replace(config, precision=device.choose_precision(self.device, config))
+        model.to_device(self.device)
+        self._predict = Predictor(model)
+
+    @classmethod
+    def open(
+        cls,
+        source: str | Path,
+        network: str | None = None,
+        preprocess: str | None = None,
+        classes: Path | None = None,
+        config: Config | None = None,
+        batch: int = 32,
+    ) -> Classifier:
+        """The classifier in a file of weights of any format, or in a published one by its name.
+
+        Args:
+            source: a file, or a name of `squeeze_net.weights.PUBLISHED`.
+            network: its name in `NETWORKS`, where the file does not say or tell it.
+            preprocess: a name of `PREPROCESSINGS`, where the file does not say, or against what it says.
+            classes: a file of class names, one a line.
+        Raises:
+            InputError: a file that cannot be read, or that leaves open what it needs; says which flag helps.
+        """
+        model, loaded = weights.load_model(weights.find(source), network)
+        found = loaded.metadata
+        if preprocess is not None:
+            wanted = preprocessing.find(preprocess)
+        elif found.preprocessing is not None:
+            wanted = found.preprocessing
+        else:
+            raise trainer.InputError(
+                f'{source} does not say what images it expects: give --preprocess {"|".join(PREPROCESSINGS)}'
+            )
+        assert found.network is not None and found.n_class is not None
+        names = found.classes or default_class_names(found.n_class)
+        if classes is not None:
+            names = read_class_list(classes).names
+        if len(names) != found.n_class:
+            raise trainer.InputError(
+                f'--classes {classes} names {len(names)} classes, but {source} has {found.n_class}'
+            )
+        return cls(model, found.network, wanted, names, config or Config(), batch)
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """Logits (N, n_class) float32.
+
+        Args:
+            pictures: (N, 3, H, W) uint8, RGB, as `preprocessing.cut` makes them.
+        """
+        n = len(pictures)
+        with self.config.using_precision(), chainer.using_device(self.device):
+            logits = [self._compute(pictures[start : start + self.batch]) for start in range(0, n, self.batch)]
+        return np.concatenate(logits) if logits else np.empty((0, len(self.classes)), np.float32)
+
+    def _compute(self, pictures: np.ndarray) -> np.ndarray:
+        n = len(pictures)
+        if n < self.batch:
+            pictures = np.concatenate((pictures, np.repeat(pictures[-1:], self.batch - n, 0)))
+        x = self.preprocessing.colours(self.device.send(pictures)).astype(self.config.dtype, copy=False)
+        return chainer.get_device('@numpy').send(self._predict(x))[:n]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities, (N, n_class) float64."""
+    e = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes come before the true one, (N,) int64; of equal logits, the lower class comes first."""
+    own = np.take_along_axis(logits, labels[:, None], 1)
+    is_lower = np.arange(logits.shape[1]) < labels[:, None]
+    # What is not a number comes before everything, so that a broken network is never right.
+    before = ~(logits < own) & ~(logits == own) | ((logits == own) & is_lower)
+    return before.sum(1) + np.isnan(own[:, 0])
+
+
+def default_class_names(n_class: int) -> tuple[str, ...]:
+    """ImageNet's for 1,000 classes, else the numbers."""
+    if n_class != 1000:
+        return tuple(map(str, range(n_class)))
+    with resources.as_file(resources.files('squeeze_net').joinpath('imagenet_classes.txt')) as path:
+        return read_class_list(path).names
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Those that `from_flags` reads, but for the file of weights itself."""
+    group = parser.add_argument_group('the network')
+    group.add_argument('--network', choices=list(NETWORKS), metavar='NAME', help='if the file does not tell it')
+    group.add_argument(
+        '--preprocess',
+        choices=list(PREPROCESSINGS),
+        metavar='NAME',
+        help=f'{", ".join(PREPROCESSINGS)} (default: what the file says)',
+    )
+    group.add_argument('--classes', type=Path, metavar='FILE', help='names of the classes, one a line')
+    group = parser.add_argument_group('where and how to compute')
+    group.add_argument('-b', '--batch', type=int, default=32, metavar='N', help='images at once (default: 32)')
+    group.add_argument('-g', '--gpu', type=int, default=-1, metavar='ID', help='-1 is the CPU (default: -1)')
+    group.add_argument('--precision', choices=PRECISIONS, default='auto', help='default: float32 on a CPU')
+    group.add_argument('--engine', choices=ENGINES, default='fused', help='default: fused')
+    group.add_argument('--threads', type=int, metavar='N', help='CPU threads (default: every core)')
+    group.add_argument('--workers', type=int, metavar='N', help='processes that decode (default: every core)')
+    group.add_argument(
+        '--unreadable',
+        choices=('skip', 'fail'),
+        default='skip',
+        help='what to do with images that cannot be read (default: skip, and say so)',
+    )
+
+
+def from_flags(source: str, args: argparse.Namespace) -> Classifier:
+    config = Config(gpu=args.gpu, precision=args.precision, engine=args.engine, threads=args.threads, batch=args.batch)
+    return Classifier.open(source, args.network, args.preprocess, args.classes, config, args.batch)

@@ -1,0 +1,231 @@
+"""Name what is on images: the likeliest classes of each, as a table, JSON lines or CSV, or drawn beside the image."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import trainer
+from squeeze_net import classifier
+from squeeze_net.classifier import Classifier, softmax
+from trainer.datasets import decode
+from trainer.datasets.sources.source import IMAGE_SUFFIXES, read_file
+from trainer.files import atomic_write
+from trainer.records import strict_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+EXAMPLES = """\
+python -m squeeze_net.infer cat.jpg --weights squeezenet_v1.1.caffemodel
+python -m squeeze_net.infer photos/ more/dog.png -w results/squeezenet_jpeg/weights_best.npz --format csv
+python -m squeeze_net.infer val.txt -w squeezenet_v1.0.caffemodel --top 1 --format jsonl
+python -m squeeze_net.infer cat.jpg -w squeezenet_v1.1.caffemodel --draw drawn/
+"""
+
+
+class Photos:
+    """Files of images without labels, as a source for `trainer.datasets.decode`."""
+
+    classes: tuple[str, ...] | None = None
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths, self.labels, self.place = list(paths), np.zeros(len(paths), np.int32), f'{len(paths)} images'
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, i: int) -> bytes:
+        return read_file(self.paths[i])
+
+    def name(self, i: int) -> str:
+        return str(self.paths[i])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The likeliest classes of an image, the likeliest first."""
+
+    image: str
+    classes: tuple[int, ...]
+    names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def gather(sources: Sequence[Path]) -> list[Path]:
+    """The images that are meant: files, those in folders (and below, by name), those that lists name.
+
+    Raises:
+        InputError: a source that does not exist, or holds no image.
+    """
+    found: list[Path] = []
+    for source in sources:
+        if source.is_dir():
+            inside = sorted(path for path in source.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise trainer.InputError(f'{source} holds no images ({", ".join(IMAGE_SUFFIXES)})')
+            found += inside
+        elif not source.exists():
+            raise trainer.InputError(
+                f'{source} does not exist; expected an image, a folder of images, or a list (.txt)'
+            )
+        elif source.suffix.lower() == '.txt':
+            found += read_list(source)
+        else:
+            found.append(source)
+    return found
+
+
+def read_list(path: Path) -> list[Path]:
+    """The images of a text file of lines `path` or `path label`, relative to its folder.
+
+    Raises:
+        InputError: the file cannot be read, or names no image.
+    """
+    try:
+        lines = read_file(path).decode().splitlines()
+    except UnicodeDecodeError:
+        raise trainer.InputError(f'{path} is no list of images: it is not a text') from None
+    names = (re.sub(r'\s+\d+$', '', line.strip()) for line in lines)  # a label
+    found = [path.parent / name for name in names if name]
+    if not found:
+        raise trainer.InputError(f'{path} names no image')
+    return found
+
+
+def infer(model: Classifier, batches: Any, paths: Sequence[Path], top: int) -> Iterator[Answer]:
+    """The `top` likeliest classes of each image, in the order of `paths`; unreadable ones are left out."""
+    for pictures, _, indexes in batches:
+        probabilities = softmax(model(pictures))
+        order = np.argsort(-probabilities, axis=1, kind='stable')[:, :top]
+        for index, classes, row in zip(indexes, order, probabilities, strict=True):
+            names = tuple(model.classes[c] for c in classes)
+            yield Answer(str(paths[index]), tuple(map(int, classes)), names, tuple(map(float, row[classes])))
+
+
+def as_table(answer: Answer) -> str:
+    lines = [answer.image]
+    for name, probability in zip(answer.names, answer.probabilities, strict=True):
+        lines.append(f'  {probability:7.2%}  {name}')
+    return '\n'.join(lines)
+
+
+def as_jsonl(answer: Answer) -> str:
+    top = zip(answer.classes, answer.names, answer.probabilities, strict=True)
+    found = [{'class': c, 'name': name, 'probability': round(p, 6)} for c, name, p in top]
+    return strict_json({'image': answer.image, 'top': found})
+
+
+def as_csv(answer: Answer) -> str:
+    """A line an answer: image, rank, class, name, probability."""
+    lines = io.StringIO()
+    table = csv.writer(lines, lineterminator='\n')
+    top = zip(answer.classes, answer.names, answer.probabilities, strict=True)
+    table.writerows((answer.image, rank, c, name, f'{p:.6f}') for rank, (c, name, p) in enumerate(top, 1))
+    return lines.getvalue().removesuffix('\n')
+
+
+FORMATS = {'table': as_table, 'jsonl': as_jsonl, 'csv': as_csv}
+CSV_HEADER = 'image,rank,class,name,probability'
+
+
+def draw(image: Image, answer: Answer) -> Image:
+    """The image, at most 480 px wide and high, and below it a bar for each of its classes."""
+    from PIL import Image as PILImage
+    from PIL import ImageDraw, ImageFont
+
+    side, row, margin = 480, 30, 12
+    scale = side / max(image.size)
+    picture = image.convert('RGB').resize([max(1, round(length * scale)) for length in image.size])
+    sheet = PILImage.new('RGB', (side, picture.height + row * len(answer.names) + 2 * margin), 'white')
+    sheet.paste(picture, ((side - picture.width) // 2, 0))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    for i, (name, probability) in enumerate(zip(answer.names, answer.probabilities, strict=True)):
+        top = picture.height + margin + i * row
+        length = round((side - 2 * margin) * probability)
+        pen.rectangle((margin, top + 2, margin + length, top + row - 3), fill='#9ecae1' if i == 0 else '#deebf7')
+        pen.text((margin + 6, top + row / 2), _shortened(name, 44), fill='black', font=font, anchor='lm')
+        pen.text((side - margin, top + row / 2), f'{probability:.1%}', fill='black', font=font, anchor='rm')
+    return sheet
+
+
+def _shortened(name: str, n: int) -> str:
+    return name if len(name) <= n else name[: n - 1].rstrip() + '…'
+
+
+class Drawer:
+    """Writes a labelled picture an answer, as PNG files numbered where names repeat."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise trainer.InputError(f'--draw {folder} cannot be made ({error.strerror})') from None
+        self.folder, self._used = folder, {}  # type: Path, dict[str, int]
+
+    def __call__(self, answer: Answer) -> None:
+        stem = Path(answer.image).stem
+        self._used[stem] = self._used.get(stem, 0) + 1
+        number = f'_{self._used[stem]}' if self._used[stem] > 1 else ''
+        with atomic_write(self.folder / f'{stem}{number}.png') as file:
+            draw(decode.decode(read_file(Path(answer.image))), answer).save(file, 'png')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    if args.top < 1:
+        raise trainer.InputError(f'--top is {args.top}, but has to be 1 or more')
+    paths = gather(args.images)
+    args.batch = min(args.batch, len(paths))
+    model = classifier.from_flags(args.weights, args)
+    drawer = None if args.draw is None else Drawer(args.draw)
+    workers = 0 if len(paths) < FEW else args.workers  # processes take longer to start than a few images to decode
+    batches = decode.batches(Photos(paths), model.preprocessing, args.batch, workers, args.unreadable)
+    if args.format == 'csv':
+        print(CSV_HEADER)
+    for answer in infer(model, batches, paths, min(args.top, len(model.classes))):
+        print(FORMATS[args.format](answer), flush=True)
+        if drawer is not None:
+            drawer(answer)
+    for fault in batches.skipped:
+        print(f'left out: {fault}', file=sys.stderr)
+    if len(batches.skipped) == len(paths):
+        raise trainer.InputError('none of the images can be read')
+    return 0
+
+
+FEW = 64
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m squeeze_net.infer',
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'images', nargs='+', type=Path, metavar='IMAGE|FOLDER|LIST', help='a list is a .txt of paths, one a line'
+    )
+    parser.add_argument(
+        '-w', '--weights', required=True, metavar='FILE|NAME', help='of any format, or the name of published ones'
+    )
+    parser.add_argument('--top', type=int, default=5, metavar='N', help='classes to name (default: 5)')
+    parser.add_argument('--format', choices=list(FORMATS), default='table', help='default: table')
+    parser.add_argument('--draw', type=Path, metavar='DIR', help='write each image with its classes below it')
+    classifier.add_flags(parser)
+    return parser
+
+
+if __name__ == '__main__':
+    with trainer.exit_with_message('python -m squeeze_net.infer'):
+        sys.exit(main())

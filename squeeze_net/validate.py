@@ -1,0 +1,229 @@
+"""Score a file of weights, of any format, on images whose classes are known."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import trainer
+from squeeze_net import classifier
+from squeeze_net.classifier import Classifier, ranks, softmax
+from trainer import datasets, device
+from trainer.augmentation import Sizes, draw_test, warp
+from trainer.confusion import format_confusion
+from trainer.datasets import decode
+from trainer.datasets.sources import ImageList
+from trainer.files import atomic_write
+from trainer.records import strict_json
+
+EXAMPLES = """\
+python -m squeeze_net.validate squeezenet_v1.0.caffemodel --list val.txt
+python -m squeeze_net.validate squeezenet_v1.1.pth --list val.txt --preprocess torchvision --json
+python -m squeeze_net.validate results/squeezenet_jpeg/weights_best.npz --dataset cifar10
+"""
+
+
+SHOWN = 20  # classes of a matrix on the terminal, names of unreadable images
+
+
+class Score:
+    """What a network makes of images, summed batch by batch.
+
+    Attributes:
+        n: images.
+        loss: mean softmax cross entropy.
+        top1, top5: fractions; of classes with equal logits the lower one comes first.
+        confusion: (n_class, n_class) int64 images; rows: the true class, columns: the predicted one.
+        in_top5: (n_class,) int64 images by true class.
+    """
+
+    def __init__(self, n_class: int) -> None:
+        self.confusion = np.zeros((n_class, n_class), np.int64)
+        self.in_top5 = np.zeros(n_class, np.int64)
+        self._loss = 0.0
+
+    def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Count logits (N, n_class) of images whose classes are `labels` (N,)."""
+        with np.errstate(divide='ignore', invalid='ignore'):
+            probabilities = np.take_along_axis(softmax(logits), labels[:, None], 1)
+            self._loss -= float(np.log(probabilities).sum())
+        np.add.at(self.confusion, (labels, logits.argmax(1)), 1)
+        np.add.at(self.in_top5, labels, ranks(logits, labels) < 5)
+
+    @property
+    def n(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def loss(self) -> float:
+        return self._loss / max(self.n, 1)
+
+    @property
+    def top1(self) -> float:
+        return float(np.trace(self.confusion)) / max(self.n, 1)
+
+    @property
+    def top5(self) -> float:
+        return float(self.in_top5.sum()) / max(self.n, 1)
+
+
+def score(model: Classifier, batches: Iterable[Any], progress: Any = lambda n: None) -> Score:
+    """Score pictures (N, 3, H, W) uint8 with labels (N,).
+
+    Raises:
+        InputError: a label that the network has no class for.
+    """
+    n_class = len(model.classes)
+    found = Score(n_class)
+    for pictures, labels, *_ in batches:
+        if labels.min() < 0 or labels.max() >= n_class:
+            wrong = labels.min() if labels.min() < 0 else labels.max()
+            raise trainer.InputError(
+                f'an image has the label {wrong}, but the classes of the network are 0..{n_class - 1}'
+            )
+        found.add(model(pictures), labels)
+        progress(len(labels))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    model = classifier.from_flags(args.weights, args)
+    if args.list is not None:
+        batches, n, source = from_list(args, model)
+    else:
+        batches, n, source = from_dataset(args, model)
+    started = time.perf_counter()
+    with tqdm(total=n, unit=' images', leave=False, disable=None) as bar:
+        found = score(model, batches, bar.update)
+    seconds = time.perf_counter() - started
+    skipped = list(getattr(batches, 'skipped', ()))
+    if found.n == 0:
+        raise trainer.InputError(f'{source} holds no image that can be read')
+    record = {
+        'weights': str(args.weights),
+        'network': model.network,
+        'n_parameters': model.model.count_params(),
+        'preprocessing': model.preprocessing.as_dict(),
+        'source': source,
+        'n_images': found.n,
+        'top1': found.top1,
+        'top5': found.top5 if len(model.classes) > 5 else None,
+        'loss': found.loss,
+        'n_unreadable': len(skipped),
+        'unreadable': [str(fault) for fault in skipped[:SHOWN]],
+        'seconds': round(seconds, 3),
+        'images_per_s': round(found.n / seconds, 1),
+        'precision': model.config.precision,
+        'device': device.describe(model.device),
+        'versions': device.versions(model.device),
+    }
+    print(strict_json(record) if args.json else as_text(record))
+    if skipped and args.json:
+        print(f'{len(skipped)} images could not be read', file=sys.stderr)
+    if args.per_class is not None:
+        write_per_class(found, model.classes, args.per_class)
+    if args.confusion is not None:
+        write_confusion(found, model.classes, args.confusion)
+    elif len(model.classes) <= SHOWN and not args.json:
+        print('\n' + format_confusion(model.classes, found.confusion))
+    return 0
+
+
+def from_list(args: argparse.Namespace, model: Classifier) -> tuple[Any, int, str]:
+    """Batches of the images that --list names, decoded in other processes; how many, and where from."""
+    images = ImageList(args.list, args.root)
+    batches = decode.batches(images, model.preprocessing, args.batch, args.workers, args.unreadable)
+    return batches, len(images), str(args.list)
+
+
+def from_dataset(args: argparse.Namespace, model: Classifier) -> tuple[Any, int, str]:
+    """Batches of the test images of --dataset, as a training evaluates them; how many, and where from."""
+    view = model.preprocessing
+    data = datasets.load(args.dataset, args.data, limit=args.limit, max_side=view.side)
+    sizes = Sizes(view.crop, view.side, view.side, view.side, view.crop)
+    images, labels = data.test
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(labels), args.batch):
+            part = slice(start, start + args.batch)
+            draws = draw_test(len(labels[part]), sizes)
+            yield warp(images[part], draws, sizes.test_crop, (sizes.test, sizes.test)), labels[part]
+
+    return batches(), len(labels), f'{data.source}, test'
+
+
+def as_text(record: dict[str, Any]) -> str:
+    view = record['preprocessing']
+    sizes = f'{view["resize"]} {view["side"]}, crop {view["crop"]} px'
+    top5 = '' if record['top5'] is None else f'   top-5 {record["top5"]:.2%}'
+    lines = [
+        f'{record["weights"]}: {record["network"]}, {record["n_parameters"]:,} parameters',
+        f'{record["source"]}: {record["n_images"]:,} images, preprocessing {view["name"]} ({sizes})',
+        f'top-1 {record["top1"]:.2%}{top5}   loss {record["loss"]:.4f}   {record["images_per_s"]:,.0f} images/s',
+    ]
+    if record['n_unreadable']:
+        more = f', and {record["n_unreadable"] - SHOWN} more' if record['n_unreadable'] > SHOWN else ''
+        lines.append(f'{record["n_unreadable"]} could not be read: {", ".join(record["unreadable"])}{more}')
+    return '\n'.join(lines)
+
+
+def write_per_class(found: Score, classes: Sequence[str], path: Path) -> None:
+    """A CSV with a line a class: images, top-1, top-5, and what it is most often taken for."""
+    with atomic_write(path, 'w') as file:
+        table = csv.writer(file, lineterminator='\n')
+        table.writerow(('class', 'name', 'images', 'top1', 'top5', 'most_confused_with', 'times'))
+        for label, (name, row) in enumerate(zip(classes, found.confusion, strict=True)):
+            n, right, wrong = int(row.sum()), int(row[label]), row.copy()
+            wrong[label] = 0
+            other = int(wrong.argmax())
+            rates = (f'{right / n:.4f}', f'{found.in_top5[label] / n:.4f}') if n else ('', '')
+            most = (classes[other], int(wrong[other])) if wrong[other] else ('', 0)
+            table.writerow((label, name, n, *rates, *most))
+
+
+def write_confusion(found: Score, classes: Sequence[str], path: Path) -> None:
+    """A CSV of the pairs that occur: true class, predicted class, images."""
+    with atomic_write(path, 'w') as file:
+        table = csv.writer(file, lineterminator='\n')
+        table.writerow(('true', 'predicted', 'true_name', 'predicted_name', 'images'))
+        for i, j in np.argwhere(found.confusion):
+            table.writerow((i, j, classes[i], classes[j], found.confusion[i, j]))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m squeeze_net.validate',
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('weights', metavar='WEIGHTS', help='a file, or the name of a published one')
+    images = parser.add_argument_group('the images')
+    source = images.add_mutually_exclusive_group(required=True)
+    source.add_argument('--list', type=Path, metavar='FILE', help='lines `path label`')
+    source.add_argument('--dataset', choices=list(datasets.DATASETS), help='the test images of a data set')
+    images.add_argument(
+        '--root', type=Path, metavar='DIR', help='where the paths of --list begin (default: its folder)'
+    )
+    images.add_argument('--data', metavar='DIR', help='where the data set is, as for main.py')
+    images.add_argument('--limit', type=int, metavar='N', help='only the first N images of each class of the data set')
+    classifier.add_flags(parser)
+    out = parser.add_argument_group('what to write')
+    out.add_argument('--json', action='store_true', help='one line of JSON in the place of the text')
+    out.add_argument('--per_class', type=Path, metavar='FILE.csv', help='accuracy class by class')
+    out.add_argument('--confusion', type=Path, metavar='FILE.csv', help='which class was taken for which, how often')
+    return parser
+
+
+if __name__ == '__main__':
+    with trainer.exit_with_message('python -m squeeze_net.validate'):
+        sys.exit(main())

@@ -1,0 +1,116 @@
+"""Convert a file of weights to another format, or say what is in it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import trainer
+from squeeze_net import NETWORKS
+from squeeze_net.weights import PUBLISHED, READERS, WRITTEN, Weights, find, read, tensors_of, write
+from squeeze_net.weights.model import classifier_of, fill, recognise
+from trainer import preprocessing
+from trainer.datasets.sources import read_class_list
+from trainer.preprocessing import PREPROCESSINGS
+
+EXAMPLES = """\
+python -m squeeze_net.weights squeezenet_v1.1.caffemodel                  what is in it
+python -m squeeze_net.weights squeezenet_v1.1.caffemodel squeezenet.onnx  a network that runs anywhere
+python -m squeeze_net.weights squeezenet1_1.pth start.npz --reset-classifier 10
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    path = find(args.source)
+    weights = with_flags(read(path), args)
+    print(describe(weights, path))
+    if args.target is None:
+        print(list_tensors(weights))
+        return 0
+    for written in write(weights, args.target):
+        print(f'wrote {written}: {written.stat().st_size:,} bytes')
+    return 0
+
+
+def with_flags(weights: Weights, args: argparse.Namespace) -> Weights:
+    """The same with what the flags add to it."""
+    metadata = weights.metadata
+    if args.network is not None:
+        metadata = replace(metadata, network=args.network)
+    if args.preprocess is not None:
+        metadata = replace(metadata, preprocessing=preprocessing.find(args.preprocess))
+    weights = recognise(Weights(weights.tensors, metadata))
+    if args.reset_classifier is not None:
+        weights = reset_classifier(weights, args.reset_classifier, args.seed)
+    if args.classes is not None:
+        names = read_class_list(args.classes).names
+        n_class = weights.metadata.n_class
+        if n_class not in (None, len(names)):
+            raise trainer.InputError(f'--classes {args.classes} names {len(names)} classes, the weights have {n_class}')
+        weights = Weights(weights.tensors, replace(weights.metadata, classes=names))
+    return weights
+
+
+def reset_classifier(weights: Weights, n_class: int, seed: int) -> Weights:
+    """The same with a classifier of `n_class` classes as a fresh network has it."""
+    network = weights.metadata.network
+    if n_class < 1:
+        raise trainer.InputError(f'--reset-classifier is {n_class}, but has to be 1 or more')
+    if network not in NETWORKS:
+        raise trainer.InputError(f'--reset-classifier needs to know the network: give --network {"|".join(NETWORKS)}')
+    np.random.seed(seed)
+    view = weights.metadata.preprocessing
+    model = NETWORKS[network](n_class, 227 if view is None else view.crop)
+    fill(model, weights.tensors, classifier_of(network))
+    return Weights(tensors_of(model), replace(weights.metadata, n_class=n_class, classes=None))
+
+
+def describe(weights: Weights, path: Path) -> str:
+    metadata = weights.metadata
+    words = [f'{path}: {metadata.network or "an unknown network"}', f'{weights.n_parameters:,} parameters']
+    if metadata.n_class is not None:
+        words.append(f'{metadata.n_class:,} classes' + ('' if metadata.classes is None else ' with names'))
+    view = metadata.preprocessing
+    words.append('unknown preprocessing' if view is None else f'preprocessing {view.name}, {view.crop} px')
+    return ', '.join(words)
+
+
+def list_tensors(weights: Weights) -> str:
+    width = max(map(len, weights.tensors))
+    lines = []
+    for name, tensor in weights.tensors.items():
+        shape = ' x '.join(map(str, tensor.shape)) or 'a number'
+        lines.append(f'  {name:{width}}  {shape:18}  {tensor.dtype}')
+    return '\n'.join(lines)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m squeeze_net.weights',
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'source', metavar='SRC', help=f'a file ({", ".join(READERS)}), or a published one: {", ".join(PUBLISHED)}'
+    )
+    parser.add_argument('target', nargs='?', type=Path, metavar='DST', help=f'what to write: {", ".join(WRITTEN)}')
+    parser.add_argument('--network', choices=list(NETWORKS), metavar='NAME', help='if the file does not tell it')
+    parser.add_argument('--reset-classifier', type=int, metavar='N', help='give it a fresh classifier of N classes')
+    parser.add_argument('--seed', type=int, default=0, help='of the fresh classifier (default: 0)')
+    parser.add_argument(
+        '--preprocess', choices=list(PREPROCESSINGS), metavar='NAME', help=f'note down: {", ".join(PREPROCESSINGS)}'
+    )
+    parser.add_argument('--classes', type=Path, metavar='FILE', help='note down their names, one a line')
+    return parser
+
+
+if __name__ == '__main__':
+    with trainer.exit_with_message('python -m squeeze_net.weights'):
+        sys.exit(main())

@@ -1,0 +1,35 @@
+"""What every file of weights is once read: tensors by the project's names, and what is known about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trainer.metadata import Metadata
+
+MAX_FILE_BYTES = 1 << 30
+
+
+@dataclass
+class Weights:
+    """Tensors and what belongs to them.
+
+    Attributes:
+        tensors: by the path of the parameter, 'fire2/squeeze1x1/W'; W (out, in, kh, kw) or (out, in), b, and gamma,
+            beta, avg_mean, avg_var, N of batch normalisation.
+        metadata: network, classes, preprocessing, as far as known.
+    """
+
+    tensors: dict[str, np.ndarray]
+    metadata: Metadata = field(default_factory=Metadata)
+
+    @property
+    def n_parameters(self) -> int:
+        """Not counting the running statistics of batch normalisation."""
+        return sum(tensor.size for name, tensor in self.tensors.items() if not is_statistic(name))
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor is a running statistic, which no optimizer touches."""
+    return name.rpartition('/')[2] in ('avg_mean', 'avg_var', 'N')

@@ -1,0 +1,89 @@
+"""What published files call the layers of the published networks, and how they are told apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+FIRES = tuple(f'fire{n}' for n in range(2, 10))
+CONVOLUTIONS = (
+    'conv1',
+    *(f'{fire}/{part}' for fire in FIRES for part in ('squeeze1x1', 'expand1x1', 'expand3x3')),
+    'conv10',
+)
+
+# The prototxt of the deep-compressed v1.0.
+_DEEP_COMPRESSION = {'conv1x1_1': 'squeeze1x1', 'conv1x1_2': 'expand1x1', 'conv3x3_2': 'expand3x3'}
+
+# torchvision numbers the modules of `features`, pools included, and so the versions differ.
+_TORCHVISION_FIRES = {
+    'squeezenet_v1.0': (3, 4, 5, 7, 8, 9, 10, 12),
+    'squeezenet_v1.1': (3, 4, 6, 7, 9, 10, 11, 12),
+}
+_TORCH_KINDS = {
+    'weight': 'W',
+    'bias': 'b',
+    'running_mean': 'avg_mean',
+    'running_var': 'avg_var',
+    'num_batches_tracked': 'N',
+}
+
+
+def from_caffe(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The project's names of a Caffe model's blobs; what is not known keeps its own."""
+    return {_from_caffe(name): tensor for name, tensor in tensors.items()}
+
+
+def _from_caffe(name: str) -> str:
+    layer, _, kind = name.rpartition('/')
+    parts = layer.split('/')
+    parts[-1] = _DEEP_COMPRESSION.get(parts[-1], parts[-1])
+    if parts == ['conv_final']:
+        parts = ['conv10']
+    return '/'.join([*parts, kind])
+
+
+def is_torch(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether these are the keys of a PyTorch state dict."""
+    return bool(tensors) and all(name.rpartition('.')[2] in _TORCH_KINDS for name in tensors)
+
+
+def torchvision_network(tensors: Mapping[str, np.ndarray]) -> str | None:
+    """'squeezenet_v1.0' or 'squeezenet_v1.1' if these are the keys of torchvision's, else None."""
+    numbers = {int(found[1]) for name in tensors if (found := re.match(r'features\.(\d{1,2})\.squeeze\.', name))}
+    for network, fires in _TORCHVISION_FIRES.items():
+        if numbers == set(fires):
+            return network
+    return None
+
+
+def from_torch(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The project's names of a state dict: torchvision's SqueezeNets, or the project's own layers with dots."""
+    network = torchvision_network(tensors)
+    fires = dict(zip(map(str, _TORCHVISION_FIRES.get(network or '', ())), FIRES, strict=False))
+    means = {name.rpartition('.')[0] for name in tensors if name.endswith('.running_mean')}
+    renamed = {}
+    for name, tensor in tensors.items():
+        path, _, kind = name.rpartition('.')
+        parts = path.split('.')
+        if network is not None:
+            if parts == ['features', '0']:
+                parts = ['conv1']
+            elif parts == ['classifier', '1']:
+                parts = ['conv10']
+            elif parts[0] == 'features' and len(parts) == 3 and parts[1] in fires:
+                parts = [fires[parts[1]], 'squeeze1x1' if parts[2] == 'squeeze' else parts[2]]
+        own = _TORCH_KINDS.get(kind, kind)
+        if path in means:
+            own = {'W': 'gamma', 'b': 'beta'}.get(own, own)
+        renamed['/'.join([*parts, own])] = tensor
+    return renamed
+
+
+def to_torch(name: str) -> str:
+    """The key of a state dict for a tensor: the project's layers with dots, PyTorch's kinds."""
+    kinds = {own: kind for kind, own in _TORCH_KINDS.items()} | {'gamma': 'weight', 'beta': 'bias'}
+    *path, kind = name.split('/')
+    return '.'.join([*path, kinds.get(kind, kind)])
