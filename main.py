@@ -15,6 +15,7 @@ from squeeze_net import BASELINES, NETWORKS
 from trainer import cli, datasets
 from trainer.augmentation import Sizes
 from trainer.confusion import format_confusion
+from trainer.progress import format_top5
 from trainer.records import peers, read_run
 
 EXAMPLES = """\
@@ -49,7 +50,7 @@ def main() -> int:
     summary = outcome.summary
     print(format_confusion(summary['classes'], np.array(summary['confusion'])))
     for name in ('last', 'best'):
-        print(f'{name} epoch {summary[name]["epoch"]}: test accuracy {summary[name]["test_accuracy"]:.2%}')
+        print(f'{name} epoch {summary[name]["epoch"]}: test accuracy {summary[name]["test_accuracy"]:.2%}{format_top5(summary[name])}')
     print(f'records: {outcome.folder}   plots: {Path(config.save_path) / "img"}')
     if not any(run.model in BASELINES for run in [read_run(outcome.folder), *peers(outcome.folder)]):
         print('a baseline to plot beside it: the same command with --model alexnet')

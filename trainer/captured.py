@@ -173,7 +173,7 @@ class CapturedUpdater(Updater):
                 xs, ts = self._view.batch(stop, self._state.position, self._dtype)
                 y = model(xs)
             dead: list[Any] = find_dead_biases(F.softmax_cross_entropy(y, ts))
-        self._dead = [bias for bias in dead if not bias.array.any()]
+        self._dead = [bias for bias in dead if bias.update_rule.enabled and not bias.array.any()]
 
     def _step(self) -> None:
         """An iteration: everything it reads that changes from one to the next lies on the device."""
@@ -266,7 +266,7 @@ class CapturedUpdater(Updater):
         optimizer = self.get_optimizer('main')
         optimizer.t += self._n_replayed
         for parameter in optimizer.target.params():
-            parameter.update_rule.t += self._n_replayed
+            parameter.update_rule.t += self._n_replayed if parameter.update_rule.enabled else 0
         self._n_replayed = 0
 
 
@@ -289,18 +289,21 @@ class CapturedEvaluation:
         self._state = State()
         self._sums = run.zeros((3,), np.float64)
         self._confusion = run.zeros((n_class, n_class), np.uint64)
+        self._n_top5 = run.zeros((1,), np.uint64)
         self._graph: Any = None
         self._may_capture = True
         self._dtype = chainer.config.compute_dtype or np.dtype(np.float32)  # of pictures
 
-    def __call__(self, progress: Callable[[int], Any]) -> tuple[float, np.ndarray]:
-        """The mean loss, and images by class and prediction, (n_class, n_class) int64."""
+    def __call__(self, progress: Callable[[int], Any]) -> tuple[float, np.ndarray, int]:
+        """The mean loss, images by class and prediction, (n_class, n_class) int64, and those right among the top 5."""
         run = runtime()
         self._sums.fill(0)
         self._confusion.fill(0)
+        self._n_top5.fill(0)
         self._state.write(position=0)
         self._view.prepare(0, self.n)
-        arena = engine.arena.arena_of(next(iter(self.model.params())).array)
+        arenas = [engine.arena.arena_of(parameter.array) for parameter in self.model.params()]
+        arena = next((arena for arena in arenas if arena is not None), None)  # what is frozen lies in none
         with (
             weights.keeping(_refreshed_copies(arena)),
             chainer.using_config('dead_biases', frozenset(map(id, arena.dead if arena is not None else []))),
@@ -316,7 +319,8 @@ class CapturedEvaluation:
                     self._replay()
                 progress(n)
         loss, _, images = run.download(self._sums)
-        return float(loss / images), run.download(self._confusion).astype(np.int64)
+        confusion, n_top5 = run.download(self._confusion), run.download(self._n_top5)
+        return float(loss / images), confusion.astype(np.int64), int(n_top5[0])
 
     def _replay(self) -> None:
         if self._graph is None and self._may_capture:
@@ -345,7 +349,7 @@ class CapturedEvaluation:
             y = self.model(x).array[self.batch - n :]
             t = t[self.batch - n :]
             loss = F.softmax_cross_entropy(y, t)
-        losses.tally(y, t, loss.array, self._sums, self._confusion)
+        losses.tally(y, t, loss.array, self._sums, self._confusion, self._n_top5)
         optimizers.advance(self._state, self.batch)
 
 

@@ -9,6 +9,9 @@ from chainer.training import Extension
 from tqdm import tqdm
 
 
+N_CLASS_WITHOUT_TOP5 = 10
+
+
 class Progress(Extension):
     """Two bars, of the run and of the epoch, with images/s and time left; and a line for every epoch that ends.
 
@@ -92,6 +95,12 @@ def format_entry(entry: dict[str, Any], n_epoch: int) -> str:
     return (
         f'epoch {entry["epoch"]:>{len(str(n_epoch))}}/{n_epoch}  lr {entry["lr"]:<8.3g} '
         f'train {entry["train_loss"]:.4f} {entry["train_accuracy"]:7.2%}   '
-        f'test {entry["test_loss"]:.4f} {entry["test_accuracy"]:7.2%}   '
+        f'test {entry["test_loss"]:.4f} {entry["test_accuracy"]:7.2%}{format_top5(entry)}   '
         f'{entry["images_per_s"]:,.0f} images/s  {entry["seconds"]:,.1f} s'
     )
+
+
+def format_top5(entry: dict[str, Any]) -> str:
+    """`, top-5 81.23%` behind the accuracy of an entry; nothing of few classes, where it says little."""
+    top5, n_class = entry.get('test_top5'), len(entry.get('per_class_accuracy') or ())
+    return f', top-5 {top5:.2%}' if top5 is not None and n_class > N_CLASS_WITHOUT_TOP5 else ''

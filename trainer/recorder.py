@@ -94,6 +94,7 @@ class Recorder(Extension):
                 'train_accuracy': self.sums['accuracy'] / self.sums['images'],
                 'test_loss': evaluation.loss,
                 'test_accuracy': evaluation.accuracy,
+                'test_top5': evaluation.top5,
                 'per_class_accuracy': evaluation.per_class_accuracy,
                 'seconds': round(self._epoch_seconds(), 3),
                 'images_per_s': round(self.sums['images'] / self.sums['seconds'], 1),

@@ -82,8 +82,9 @@ def fixed_batch_normalization(
 
     inputs = *xs, gamma, beta, mean, var
     # The engine has no gradient for it: it is asked for in fine-tuning with fixed statistics at most.
+    is_differentiated = chainer.config.enable_backprop and any(chainer.as_variable(v).requires_grad for v in inputs)
     if (
-        chainer.config.enable_backprop
+        is_differentiated
         or not _is_served(x, gamma, beta, axis)
         or not _are_vectors(mean, var, like=gamma)
     ):

@@ -118,6 +118,7 @@ def test_leaves_records_weights_checkpoints_and_plots(tmp_path):
         'train_accuracy',
         'test_loss',
         'test_accuracy',
+        'test_top5',
         'per_class_accuracy',
         'seconds',
         'images_per_s',
