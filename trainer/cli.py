@@ -156,8 +156,7 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
             (
                 '--schedule',
                 {'choices': SCHEDULES},
-                'step divides the rate by 10 at each milestone, cosine and poly take it to 0, '
-                'factor multiplies it every few epochs (default: step)',
+                'step: divided by 10 at each milestone; cosine, poly: down to 0; factor: times --factor (default: step)',
             ),
             (
                 '--milestones',
@@ -179,12 +178,23 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
             (
                 '--freeze',
                 {'metavar': 'PATTERN,...'},
-                "what stays as it is: links or parameters by path, such as 'conv1,fire[2-5]'; "
-                'its batch normalisation uses the statistics it has',
+                "links or parameters that stay as they are, batch normalisation in test mode: 'conv1,fire[2-5]/*'",
             ),
-            ('--smoothing', NUMBER, 'of the labels in the training loss: X of each is spread over all classes (default: 0)'),
-            ('--mixup', {'type': float, 'metavar': 'ALPHA'}, 'mix images in pairs, shares from Beta(ALPHA, ALPHA) (default: 0, off)'),
-            ('--cutmix', {'type': float, 'metavar': 'ALPHA'}, 'paste a box of one image into another; with --mixup, either by chance'),
+            (
+                '--smoothing',
+                NUMBER,
+                'of the labels in the training loss: X of each is spread over all classes (default: 0)',
+            ),
+            (
+                '--mixup',
+                {'type': float, 'metavar': 'ALPHA'},
+                'mix images in pairs, shares from Beta(ALPHA, ALPHA) (default: 0, off)',
+            ),
+            (
+                '--cutmix',
+                {'type': float, 'metavar': 'ALPHA'},
+                'paste a box of one image into another; with --mixup, either by chance',
+            ),
             (
                 '--ema',
                 {'type': float, 'metavar': 'DECAY'},
@@ -234,7 +244,11 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
             ('-m --load_model', FILE, 'start from the weights in an .npz, of weights or a checkpoint'),
             ('-o --load_optimizer', FILE, 'start from the momentum in a checkpoint'),
             ('-l --load_log', FILE, 'begin the log with the epochs before --start_epoch of an earlier log.jsonl'),
-            ('--log_file', FILE, 'also write what is printed to FILE, behind what it holds, with the time of each line'),
+            (
+                '--log_file',
+                FILE,
+                'also write what is printed to FILE, behind what it holds, with the time of each line',
+            ),
             (
                 '--config',
                 {'metavar': 'FILE.yaml'},

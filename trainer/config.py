@@ -27,7 +27,17 @@ COMPUTE_DTYPES = {'fp16': np.dtype(np.float16), 'bf16': np.dtype(bfloat16)}
 
 # What may differ between a checkpoint and the run that resumes it.
 FREE_ON_RESUME = frozenset(
-    {'save_path', 'run', 'overwrite', 'resume', 'data', 'load_model', 'load_optimizer', 'load_log', 'log_file'}  # where things are
+    {
+        'save_path',
+        'run',
+        'overwrite',
+        'resume',
+        'data',
+        'load_model',
+        'load_optimizer',
+        'load_log',
+        'log_file',
+    }  # where things are
     | {'gpu', 'engine', 'threads', 'train_batch_divide', 'test_batch_divide', 'checkpoint_minutes'}  # how to compute
     | {'epoch', 'milestones'}  # how far; the rates that follow from them are compared with the log's
 )
@@ -37,7 +47,7 @@ FREE_ON_RESUME = frozenset(
 class Config:
     """The flags of a run; `--help` and `trainer.cli.flags` say what each means. Units: epochs, px, images.
 
-    The length is `epoch` or `iterations`, never both; `epoch` is 300 where neither is given, and None with `iterations`.
+    The length is `epoch` or `iterations`, never both: `epoch` is 300 where neither is given, None with `iterations`.
     """
 
     model: str = 'model'

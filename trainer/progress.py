@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
 from chainer.training import Extension
 from tqdm import tqdm
-
 
 N_CLASS_WITHOUT_TOP5 = 10
 
@@ -19,15 +19,16 @@ class Progress(Extension):
 
     Args:
         n: training images an epoch.
-        n_epoch: last epoch of the run.
+        n_epoch: last epoch of the run; a fraction where the run ends within one.
         shown_epoch: last epoch that needs no line.
     """
 
     priority = -50  # after the record, before the checkpoint
     trigger = 1, 'iteration'
 
-    def __init__(self, n: int, n_epoch: int, shown_epoch: int) -> None:
-        self.n, self.n_epoch, self.shown_epoch = n, n_epoch, shown_epoch
+    def __init__(self, n: int, n_epoch: float, shown_epoch: int) -> None:
+        self.n, self.n_epoch, self.shown_epoch = n, math.ceil(n_epoch), shown_epoch
+        self.n_image = round(n * n_epoch)
         self.run: Any = None
         self.epoch: Any = None
 
@@ -40,7 +41,7 @@ class Progress(Extension):
         }
         position = trainer.updater.epoch_detail
         self.run = tqdm(
-            total=self.n * self.n_epoch,
+            total=self.n_image,
             initial=int(position * self.n),
             desc='run',
             position=1,

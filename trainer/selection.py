@@ -144,4 +144,6 @@ def _check_matches(flag: str, pattern: str, paths: list[str]) -> None:
     close = difflib.get_close_matches(pattern, paths, n=N_SHOWN, cutoff=0.5)
     tops = list(dict.fromkeys(path.partition('/')[0] for path in paths))
     shown = ', '.join(close or tops[:N_SHOWN]) + ('' if close or len(tops) <= N_SHOWN else ', ...')
-    raise InputError(f'{flag}: {pattern!r} matches no link or parameter; {"close are" if close else "there are"} {shown}')
+    raise InputError(
+        f'{flag}: {pattern!r} matches no link or parameter; {"close are" if close else "there are"} {shown}'
+    )

@@ -83,11 +83,7 @@ def fixed_batch_normalization(
     inputs = *xs, gamma, beta, mean, var
     # The engine has no gradient for it: it is asked for in fine-tuning with fixed statistics at most.
     is_differentiated = chainer.config.enable_backprop and any(chainer.as_variable(v).requires_grad for v in inputs)
-    if (
-        is_differentiated
-        or not _is_served(x, gamma, beta, axis)
-        or not _are_vectors(mean, var, like=gamma)
-    ):
+    if is_differentiated or not _is_served(x, gamma, beta, axis) or not _are_vectors(mean, var, like=gamma):
         return put_together(in_chainer(*inputs), x)
     return put_together(apply(FixedBatchNormalization(eps, relu), inputs, lambda: in_chainer(*inputs)), x)
 

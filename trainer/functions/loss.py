@@ -44,7 +44,7 @@ def _in_chainer(x: Any, t: Any, smoothing: float, options: Any) -> Any:
     loss = chainer.functions.softmax_cross_entropy(x, t, **options)
     if not smoothing:
         return loss
-    labels = t.array if isinstance(t, chainer.Variable) else t
+    labels: Any = t.array if isinstance(t, chainer.Variable) else t
     counts = (labels >= 0).astype(loss.dtype)
     weights = counts / max(counts.sum(), 1) / x.shape[1]  # (N,)
     all_classes = chainer.functions.sum(chainer.functions.log_softmax(x) * weights[:, None])

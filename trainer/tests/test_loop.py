@@ -113,6 +113,7 @@ def test_leaves_records_weights_checkpoints_and_plots(tmp_path):
     assert [entry['lr'] for entry in log] == [0.05, 0.005, 0.0005]
     assert set(log[0]) == {
         'epoch',
+        'iteration',
         'lr',
         'train_loss',
         'train_accuracy',

@@ -38,9 +38,7 @@ def softmax_cross_entropy_backward(x: Any, t: Any, kept: tuple[Any, Any], gy: An
     return gx
 
 
-def tally(
-    x: Any, t: Any, loss: Any, sums: Any, confusion: Any = None, n_top5: Any = None, share: float = 1.0
-) -> None:
+def tally(x: Any, t: Any, loss: Any, sums: Any, confusion: Any = None, n_top5: Any = None, share: float = 1.0) -> None:
     """Add a batch to what is counted, on the device.
 
     Args:
