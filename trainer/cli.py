@@ -156,7 +156,7 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
             (
                 '--schedule',
                 {'choices': SCHEDULES},
-                'step: divided by 10 at each milestone; cosine, poly: down to 0; factor: times --factor (default: step)',
+                'step: a tenth from each milestone on; cosine, poly: down to 0; factor: times --factor (default: step)',
             ),
             (
                 '--milestones',
