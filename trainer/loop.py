@@ -124,7 +124,7 @@ def build(
             model(train_view(iterator.peek().rows(0, 1), target)[0])
     multiply_rates(optimizer, config.lr_multiplier)
     if frozen := freeze(model, config.freeze):
-        print(f'frozen: {len(frozen)} of {len(list(model.params()))} parameters, and the statistics of their links')
+        print(f'frozen: {len(frozen)} of {len(list(model.params()))} parameters')
     mixing = Mixing(config.seed, (sizes.crop, sizes.crop), config.mixup, config.cutmix)
     is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS
     if config.precision == 'fp16' and not is_captured:

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -74,15 +72,6 @@ def test_config_of_a_run_of_iterations_repeats_it(tmp_path):
     config = parse(*line.split(), '--log_file', str(tmp_path / 'x.log'))
     config.write(tmp_path / 'config.yaml')
     assert parse('--config', str(tmp_path / 'config.yaml')) == config
-
-
-@pytest.mark.parametrize('path', sorted((Path(__file__).parents[2] / 'configs').glob('*.yaml')), ids=lambda p: p.stem)
-def test_recipes_are_read(path):
-    names = yaml.safe_load(path.read_text())
-    networks = {names.get('model', 'plain'): Plain}
-    config = cli.parse(networks, ['--config', str(path)])
-    for name, value in names.items():
-        assert getattr(config, name) == (tuple(value) if isinstance(value, list) else value), name
 
 
 def test_config_of_a_run_repeats_it(tmp_path):
