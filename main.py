@@ -15,6 +15,8 @@ from squeeze_net import BASELINES, NETWORKS
 from trainer import cli, datasets
 from trainer.augmentation import Sizes
 from trainer.confusion import format_confusion
+from trainer.log_file import copied_to
+from trainer.progress import format_top5
 from trainer.records import peers, read_run
 
 EXAMPLES = """\
@@ -28,7 +30,11 @@ DenseNet's own optimisation:         python main.py -g 0 --optimizer nesterov --
 
 def main() -> int:
     config = cli.parse(NETWORKS, description=__doc__, epilog=EXAMPLES)
+    with copied_to(config.log_file):
+        return run(config)
 
+
+def run(config: trainer.Config) -> int:
     data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=Sizes.of(config.size).side_max)
     print(f'{data.source}: {len(data.train.labels):,} training and {len(data.test.labels):,} test images')
 
@@ -49,7 +55,8 @@ def main() -> int:
     summary = outcome.summary
     print(format_confusion(summary['classes'], np.array(summary['confusion'])))
     for name in ('last', 'best'):
-        print(f'{name} epoch {summary[name]["epoch"]}: test accuracy {summary[name]["test_accuracy"]:.2%}')
+        entry = summary[name]
+        print(f'{name} epoch {entry["epoch"]}: test accuracy {entry["test_accuracy"]:.2%}{format_top5(entry)}')
     print(f'records: {outcome.folder}   plots: {Path(config.save_path) / "img"}')
     if not any(run.model in BASELINES for run in [read_run(outcome.folder), *peers(outcome.folder)]):
         print('a baseline to plot beside it: the same command with --model alexnet')

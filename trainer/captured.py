@@ -27,7 +27,7 @@ from trainer.engine.errors import EngineWarning
 from trainer.errors import TrainingError
 from trainer.functions.shifts import find_dead_biases
 from trainer.schedule import get_rate
-from trainer.updater import Updater
+from trainer.updater import Updater, mix_part
 
 N_WARM_UP = 2  # iterations before the capture: kernels get compiled, plans made, memory allocated
 INITIAL_SCALE = 2.0**10
@@ -50,8 +50,9 @@ class CapturedUpdater(Updater):
     overflow is skipped and the scale halved (Micikevicius et al., "Mixed precision training", 2018, section 3.2).
 
     Args:
-        iterator, optimizer, converter, device, seed, divide, iteration: as for `Updater`; the converter is a
-            `TrainView`, the optimizer one of `trainer.optimizer`'s.
+        iterator, optimizer, converter, device, seed, divide, iteration, smoothing, mixing, average, last_iteration:
+            as for `Updater`; the converter is a `TrainView`, the optimizer one of `trainer.optimizer`'s. `mixing`,
+            which draws on the host, is not captured.
         capture: False computes as Python each time.
         interval: iterations from one report to the next.
     """
@@ -80,8 +81,9 @@ class CapturedUpdater(Updater):
         self._view.prepare(position, position + iterator.batch)
         self._set_rate()
         self._compute()
+        self._update_average()
         self._n_unread += 1
-        if self._n_unread >= self._interval or iterator.is_new_epoch:
+        if self._n_unread >= self._interval or iterator.is_new_epoch or self.iteration + 1 == self.last_iteration:
             self._report()
 
     def _prepare(self, iterator: Any) -> None:
@@ -120,6 +122,8 @@ class CapturedUpdater(Updater):
             return
         if self._n_eager == 0:
             self._look_ahead()
+            if self._may_capture and self.mixing is not None:
+                self._do_not_capture('--mixup and --cutmix draw on the host')
         if self._n_eager < N_WARM_UP or not self._may_capture:
             before = _random_state()
             self._step()
@@ -165,7 +169,8 @@ class CapturedUpdater(Updater):
         ):
             try:
                 xs, ts = self._view.batch(stop, self._state.position, self._dtype)
-                y = model(xs)
+                with chainer.using_config('train', True):  # restored, should a frozen link raise
+                    y = model(xs)
             except InvalidType:  # Chainer's own links take the precision of their weights
                 if self._dtype == np.float32:
                     raise
@@ -173,7 +178,7 @@ class CapturedUpdater(Updater):
                 xs, ts = self._view.batch(stop, self._state.position, self._dtype)
                 y = model(xs)
             dead: list[Any] = find_dead_biases(F.softmax_cross_entropy(y, ts))
-        self._dead = [bias for bias in dead if not bias.array.any()]
+        self._dead = [bias for bias in dead if bias.update_rule.enabled and not bias.array.any()]
 
     def _step(self) -> None:
         """An iteration: everything it reads that changes from one to the next lies on the device."""
@@ -183,18 +188,24 @@ class CapturedUpdater(Updater):
         xs, ts = self._view.batch(self._bounds[-1][1], self._state.position, self._dtype)
         optimizers.seed_gradients(self._state, self._shares, self._seeds)
         copies = {} if arena is None else arena.copy_places()
+        mix = self.draw_mix(self.iteration, len(ts))
+        labels = [(ts, 1.0)]
+        if mix is not None:
+            xs, labels = mix_part(mix, xs, ts, len(ts))
         for k, (start, stop) in enumerate(self._bounds):
             key = F.DropoutKey(self.seed, self._state.iteration, start)
             with (
                 weights.keeping(copies),
+                chainer.using_config('train', True),
                 chainer.using_config('dropout_key', key),
                 chainer.using_config('dead_biases', frozenset(map(id, self._dead))),
             ):
                 y = model(xs[start:stop])
-                loss = F.softmax_cross_entropy(y, ts[start:stop])
+                loss = self.loss_of(y, [(t[start:stop], share) for t, share in labels])
                 loss.grad = self._seeds[k : k + 1].reshape(())
                 loss.backward()
-            losses.tally(y.array, ts[start:stop], loss.array, self._sums)
+            for t, share in labels:
+                losses.tally(y.array, t[start:stop], loss.array, self._sums, share=share)
         for bias in self._dead:  # they were left out, or what rounding made of a gradient of 0 is
             place = engine.arena.place_of(bias.array)
             bias.grad = bias.xp.zeros_like(bias.array) if place is None else place
@@ -266,7 +277,7 @@ class CapturedUpdater(Updater):
         optimizer = self.get_optimizer('main')
         optimizer.t += self._n_replayed
         for parameter in optimizer.target.params():
-            parameter.update_rule.t += self._n_replayed
+            parameter.update_rule.t += self._n_replayed if parameter.update_rule.enabled else 0
         self._n_replayed = 0
 
 
@@ -289,18 +300,21 @@ class CapturedEvaluation:
         self._state = State()
         self._sums = run.zeros((3,), np.float64)
         self._confusion = run.zeros((n_class, n_class), np.uint64)
+        self._n_top5 = run.zeros((1,), np.uint64)
         self._graph: Any = None
         self._may_capture = True
         self._dtype = chainer.config.compute_dtype or np.dtype(np.float32)  # of pictures
 
-    def __call__(self, progress: Callable[[int], Any]) -> tuple[float, np.ndarray]:
-        """The mean loss, and images by class and prediction, (n_class, n_class) int64."""
+    def __call__(self, progress: Callable[[int], Any]) -> tuple[float, np.ndarray, int]:
+        """The mean loss, images by class and prediction, (n_class, n_class) int64, and those right among the top 5."""
         run = runtime()
         self._sums.fill(0)
         self._confusion.fill(0)
+        self._n_top5.fill(0)
         self._state.write(position=0)
         self._view.prepare(0, self.n)
-        arena = engine.arena.arena_of(next(iter(self.model.params())).array)
+        arenas = [engine.arena.arena_of(parameter.array) for parameter in self.model.params()]
+        arena = next((arena for arena in arenas if arena is not None), None)  # what is frozen lies in none
         with (
             weights.keeping(_refreshed_copies(arena)),
             chainer.using_config('dead_biases', frozenset(map(id, arena.dead if arena is not None else []))),
@@ -316,7 +330,8 @@ class CapturedEvaluation:
                     self._replay()
                 progress(n)
         loss, _, images = run.download(self._sums)
-        return float(loss / images), run.download(self._confusion).astype(np.int64)
+        confusion, n_top5 = run.download(self._confusion), run.download(self._n_top5)
+        return float(loss / images), confusion.astype(np.int64), int(n_top5[0])
 
     def _replay(self) -> None:
         if self._graph is None and self._may_capture:
@@ -345,7 +360,7 @@ class CapturedEvaluation:
             y = self.model(x).array[self.batch - n :]
             t = t[self.batch - n :]
             loss = F.softmax_cross_entropy(y, t)
-        losses.tally(y, t, loss.array, self._sums, self._confusion)
+        losses.tally(y, t, loss.array, self._sums, self._confusion, self._n_top5)
         optimizers.advance(self._state, self.batch)
 
 

@@ -8,7 +8,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ HEADER_BYTES = 4096  # more than an array's header in an npz ever takes
 
 class Checkpoint(Extension):
     """Saves `checkpoint_last.npz` and `weights_last.npz` at the end of every epoch, and the best epoch's beside them.
+
+    Of an averaged network (`--ema`), the weights are the averaged ones, and a checkpoint holds both.
 
     Between epochs it saves `checkpoint_last.npz` every `minutes` and when a stop is requested.
 
@@ -53,7 +55,7 @@ class Checkpoint(Extension):
         self._saved_iteration = trainer.updater.iteration
         if len(self.recorder.entries) > self._saved_epochs:
             self(trainer)
-        elif trainer.updater.is_new_epoch and self.recorder.own_entries and not self.recorder.pending:
+        elif trainer.updater.is_at_end() and self.recorder.own_entries and not self.recorder.pending:
             self._keep_epoch(trainer)
 
     def __call__(self, trainer: Any) -> None:
@@ -77,7 +79,9 @@ class Checkpoint(Extension):
 
     def _keep_epoch(self, trainer: Any) -> None:
         last = self.folder / 'checkpoint_last.npz'
-        save_weights(self.folder / 'weights_last.npz', trainer.updater.get_optimizer('main').target)
+        average = trainer.updater.average
+        with average.in_place() if average is not None else nullcontext():
+            save_weights(self.folder / 'weights_last.npz', trainer.updater.get_optimizer('main').target)
         if self.recorder.best is self.recorder.entries[-1]:
             link_or_copy(self.folder / 'weights_last.npz', self.folder / 'weights_best.npz')
             if last.exists():  # not in a run resumed from another one's

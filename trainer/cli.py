@@ -39,9 +39,16 @@ def parse(
     given = vars(parser.parse_args(split_glued(sys.argv[1:] if argv is None else argv)))
     config_file = given.pop('config', None)
     if config_file is not None:
-        given = read_yaml(Path(config_file), parser) | given
+        given = put_over(given, read_yaml(Path(config_file), parser))
     model = given.setdefault('model', next(iter(networks)))
-    return Config(**(getattr(networks[model], 'recipe', {}) | given))
+    return Config(**put_over(given, getattr(networks[model], 'recipe', {})))
+
+
+def put_over(upper: Mapping[str, Any], lower: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of both, those of `upper` winning: also --epoch over --iterations, or the other way round."""
+    lengths = {'epoch', 'iterations'}
+    is_replaced = bool(lengths & upper.keys())
+    return {name: value for name, value in lower.items() if not (is_replaced and name in lengths)} | dict(upper)
 
 
 def split_glued(argv: Sequence[str]) -> list[str]:
@@ -65,7 +72,7 @@ def read_yaml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
             close = difflib.get_close_matches(str(key), NAMES, n=1)
             hint = f'; did you mean {close[0]!r}?' if close else ''
             raise InputError(f'--config {path} has the unknown key {key!r}{hint}')
-        if isinstance(value, dict) or (isinstance(value, list) and key != 'milestones'):
+        if isinstance(value, dict) or (isinstance(value, list) and key not in LISTS):
             raise InputError(f'--config {path}: {key} takes one value, not {value!r}')
         if isinstance(value, list):
             value = ','.join(map(str, value))
@@ -109,6 +116,7 @@ def gpu(text: str) -> int:
     return int(text)
 
 
+LISTS = ('milestones', 'freeze', 'lr_multiplier')  # may be lists in YAML, with commas on the command line
 INT = {'type': int, 'metavar': 'N'}
 NUMBER = {'type': float, 'metavar': 'X'}
 FILE = {'metavar': 'FILE'}
@@ -148,22 +156,56 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
         ],
         'how to train': [
             ('-e --epoch', INT, 'last epoch (default: 300)'),
+            ('--iterations', INT, 'last iteration, instead of --epoch; the schedule then ends with it, too'),
             ('-b --batch', INT, 'images an update (default: 64)'),
             ('-lr --lr', NUMBER, "learning rate at the start (default: 0.1, or the network's own)"),
             (
                 '--schedule',
                 {'choices': SCHEDULES},
-                'step divides the rate by 10 at each milestone, cosine takes it to 0 (default: step)',
+                'step: a tenth from each milestone on; cosine, poly: down to 0; factor: times --factor (default: step)',
             ),
             (
                 '--milestones',
                 {'type': milestones, 'metavar': 'A,B'},
                 'epochs after which the rate drops (default: half and three quarters of --epoch)',
             ),
+            ('--power', NUMBER, 'of --schedule poly: lr * (1 - progress)^X (default: 1, a straight line)'),
+            ('--factor', NUMBER, 'of --schedule factor (default: 0.94)'),
+            ('--factor_every', INT, 'whole epochs from one multiplication by --factor to the next (default: 1)'),
             ('--warmup', NUMBER, 'raise the rate from 0 over so many epochs (default: 0)'),
             ('--optimizer', {'choices': OPTIMIZERS}, 'default: momentum'),
             ('--momentum', NUMBER, 'default: 0.9'),
             ('--weight_decay', NUMBER, "on all parameters (default: 1e-4, or the network's own)"),
+            (
+                '--lr_multiplier',
+                {'metavar': 'PATTERN=X,...'},
+                "times X the rate of the parameters that match: 'conv10=10,fire9/*=2' (the last match counts)",
+            ),
+            (
+                '--freeze',
+                {'metavar': 'PATTERN,...'},
+                "links or parameters that stay as they are, batch normalisation in test mode: 'conv1,fire[2-5]/*'",
+            ),
+            (
+                '--smoothing',
+                NUMBER,
+                'of the labels in the training loss: X of each is spread over all classes (default: 0)',
+            ),
+            (
+                '--mixup',
+                {'type': float, 'metavar': 'ALPHA'},
+                'mix images in pairs, shares from Beta(ALPHA, ALPHA) (default: 0, off)',
+            ),
+            (
+                '--cutmix',
+                {'type': float, 'metavar': 'ALPHA'},
+                'paste a box of one image into another; with --mixup, either by chance',
+            ),
+            (
+                '--ema',
+                {'type': float, 'metavar': 'DECAY'},
+                'test and save a moving average of the weights, such as of 0.999 (default: 0, off)',
+            ),
             ('--seed', INT, 'of weights, order, augmentation and dropout (default: 0)'),
             (
                 '-s --start_epoch',
@@ -208,6 +250,11 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
             ('-m --load_model', FILE, 'start from the weights in an .npz, of weights or a checkpoint'),
             ('-o --load_optimizer', FILE, 'start from the momentum in a checkpoint'),
             ('-l --load_log', FILE, 'begin the log with the epochs before --start_epoch of an earlier log.jsonl'),
+            (
+                '--log_file',
+                FILE,
+                'also write what is printed to FILE, behind what it holds, with the time of each line',
+            ),
             (
                 '--config',
                 {'metavar': 'FILE.yaml'},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,16 +17,28 @@ from trainer.engine import ENGINES
 from trainer.errors import InputError
 from trainer.files import atomic_write
 from trainer.preprocessing import PREPROCESSINGS
-from trainer.schedule import Schedule, constant, cosine, default_milestones, step, warm_up
+from trainer.schedule import Schedule, constant, cosine, default_milestones, factor, poly, step, warm_up
+from trainer.selection import read_multipliers, read_patterns
 
 OPTIMIZERS = ('momentum', 'nesterov', 'adam')
-SCHEDULES = ('step', 'cosine', 'constant')
+SCHEDULES = ('step', 'cosine', 'constant', 'poly', 'factor')
+DEFAULT_EPOCH = 300
 PRECISIONS = ('auto', 'float32', 'fp16', 'bf16', 'float64')
 COMPUTE_DTYPES = {'fp16': np.dtype(np.float16), 'bf16': np.dtype(bfloat16)}
 
 # What may differ between a checkpoint and the run that resumes it.
 FREE_ON_RESUME = frozenset(
-    {'save_path', 'run', 'overwrite', 'resume', 'data', 'load_model', 'load_optimizer', 'load_log'}  # where things are
+    {
+        'save_path',
+        'run',
+        'overwrite',
+        'resume',
+        'data',
+        'load_model',
+        'load_optimizer',
+        'load_log',
+        'log_file',
+    }  # where things are
     | {'gpu', 'engine', 'threads', 'train_batch_divide', 'test_batch_divide', 'checkpoint_minutes'}  # how to compute
     | {'epoch', 'milestones'}  # how far; the rates that follow from them are compared with the log's
 )
@@ -34,7 +46,10 @@ FREE_ON_RESUME = frozenset(
 
 @dataclass(frozen=True)
 class Config:
-    """The flags of a run; `--help` and `trainer.cli.flags` say what each means. Units: epochs, px, images."""
+    """The flags of a run; `--help` and `trainer.cli.flags` say what each means. Units: epochs, px, images.
+
+    The length is `epoch` or `iterations`, never both: `epoch` is 300 where neither is given, None with `iterations`.
+    """
 
     model: str = 'model'
     dataset: str = 'cifar10'
@@ -42,7 +57,8 @@ class Config:
     limit: int | None = None
     size: int = 122
     preprocess: str = 'experiment'
-    epoch: int = 300
+    epoch: int | None = None
+    iterations: int | None = None
     batch: int = 64
     start_epoch: int = 1
     lr: float = 0.1
@@ -51,8 +67,17 @@ class Config:
     weight_decay: float = 1e-4
     schedule: str = 'step'
     milestones: tuple[int, ...] | None = None
+    power: float = 1.0
+    factor: float = 0.94
+    factor_every: int = 1
     warmup: float = 0.0
     dropout: float | None = None
+    smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
+    freeze: str | None = None
+    lr_multiplier: str | None = None
     seed: int = 0
     precision: str = 'auto'
     gpu: int = -1
@@ -67,12 +92,18 @@ class Config:
     load_model: str | None = None
     load_optimizer: str | None = None
     load_log: str | None = None
+    log_file: str | None = None
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
+        if self.epoch is not None and self.iterations is not None:
+            raise InputError(f'--epoch {self.epoch} and --iterations {self.iterations} both say how long: give one')
+        if self.iterations is None:
+            object.__setattr__(self, 'epoch', DEFAULT_EPOCH if self.epoch is None else self.epoch)
         at_least = {
             'limit': 1,
             'epoch': 1,
+            'iterations': 1,
             'batch': 1,
             'start_epoch': 1,
             'gpu': -1,
@@ -81,17 +112,23 @@ class Config:
             'seed': 0,
         }
         at_least |= {'weight_decay': 0, 'warmup': 0, 'dropout': 0, 'checkpoint_minutes': 0}
+        at_least |= {'power': 0, 'factor': 0, 'factor_every': 1, 'smoothing': 0, 'mixup': 0, 'cutmix': 0, 'ema': 0}
         at_least |= {'train_batch_divide': 1, 'test_batch_divide': 1, 'threads': 1}
         for name, bound in at_least.items():
             value = getattr(self, name)
             if value is not None and not bound <= value < float('inf'):  # NaN fails, too
                 raise InputError(f'--{name} is {value}, but has to be a number of at least {bound}')
-        for name in ('momentum', 'dropout'):
+        for name in ('momentum', 'dropout', 'ema'):
             if getattr(self, name) is not None and getattr(self, name) >= 1:
                 raise InputError(f'--{name} is {getattr(self, name)}, but has to be below 1')
+        for name in ('smoothing', 'factor'):
+            if getattr(self, name) > 1:
+                raise InputError(f'--{name} is {getattr(self, name)}, but has to be at most 1')
+        read_patterns(self.freeze)
+        read_multipliers(self.lr_multiplier)
         if self.seed >= 2**32:
             raise InputError(f'--seed is {self.seed}, but has to be below 2**32')
-        if self.start_epoch > self.epoch:
+        if self.epoch is not None and self.start_epoch > self.epoch:
             raise InputError(f'--start_epoch {self.start_epoch} comes after the last epoch, --epoch {self.epoch}')
         for name in ('train_batch_divide', 'test_batch_divide'):
             if getattr(self, name) > self.batch:
@@ -128,12 +165,45 @@ class Config:
         ):
             yield
 
-    def make_schedule(self) -> Schedule:
+    @property
+    def length(self) -> str:
+        """The flag that says how long the run is, as it is given."""
+        return f'--epoch {self.epoch}' if self.iterations is None else f'--iterations {self.iterations}'
+
+    def count_epochs(self, n_train: int) -> float:
+        """The length in epochs of `n_train` images; with --iterations, the last one may be a part of one.
+
+        Raises:
+            InputError: --start_epoch comes after the last iteration.
+        """
+        if self.iterations is None:
+            assert self.epoch is not None
+            return self.epoch
+        n_epoch = self.iterations * self.batch / n_train
+        if self.start_epoch - 1 >= n_epoch:
+            raise InputError(
+                f'--start_epoch {self.start_epoch} comes after the last iteration, --iterations {self.iterations}: '
+                f'{n_train} images in batches of {self.batch} make {n_epoch:.1f} epochs of them'
+            )
+        return n_epoch
+
+    def make_schedule(self, n_epoch: float | None = None) -> Schedule:
+        """The learning rate over `n_epoch` epochs, which are --epoch by default."""
+        if n_epoch is None:
+            assert self.epoch is not None, 'how many epochs --iterations are depends on the number of images'
+            n_epoch = self.epoch
         if self.schedule == 'step':
-            milestones = default_milestones(self.epoch) if self.milestones is None else self.milestones
+            milestones: Sequence[float] = self.milestones or ()
+            if self.milestones is None:
+                is_whole = self.iterations is None
+                milestones = default_milestones(int(n_epoch)) if is_whole else (n_epoch / 2, 3 * n_epoch / 4)
             rate = step(self.lr, milestones)
         elif self.schedule == 'cosine':
-            rate = cosine(self.lr, self.epoch)
+            rate = cosine(self.lr, n_epoch)
+        elif self.schedule == 'poly':
+            rate = poly(self.lr, n_epoch, self.power)
+        elif self.schedule == 'factor':
+            rate = factor(self.lr, self.factor, self.factor_every)
         else:
             rate = constant(self.lr)
         return warm_up(rate, self.warmup)

@@ -1,4 +1,4 @@
-"""Test-mode loss, accuracy and confusion matrix."""
+"""Test-mode loss, accuracy (top-1 and top-5) and confusion matrix."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from trainer import engine
 from trainer.augmentation import TestView
 from trainer.predictor import Predictor
 
+N_TOP = 5
+
 
 class Evaluation(NamedTuple):
     """What a network makes of a set of images."""
 
     loss: float  # mean softmax cross entropy
     confusion: np.ndarray  # (n_class, n_class) int64 images; rows: the true class, columns: the predicted one
+    top5: float | None = None  # fraction whose class is among the five largest logits; None of five classes or fewer
 
     @property
     def accuracy(self) -> float:
@@ -53,9 +56,10 @@ def evaluate(
     if engine.is_on_gpu(model) and isinstance(view, TestView):
         from trainer.captured import captured_evaluation
 
-        return Evaluation(*captured_evaluation(model, view, n, n_class, batch, device)(progress))
+        loss, confusion, n_top5 = captured_evaluation(model, view, n, n_class, batch, device)(progress)
+        return Evaluation(loss, confusion, n_top5 / n if n_class > N_TOP else None)
     host = chainer.get_device('@numpy')
-    loss = 0.0
+    loss, n_top5 = 0.0, 0
     confusion = np.zeros((n_class, n_class), np.int64)
     predict = Predictor(model)
     with chainer.using_config('train', False), chainer.no_backprop_mode():
@@ -65,5 +69,20 @@ def evaluate(
             y = predict(x)
             loss += float(F.softmax_cross_entropy(y, t).array) * len(index)
             np.add.at(confusion, (host.send(t), host.send(y.argmax(axis=1))), 1)
+            n_top5 += int((ranks(host.send(y), host.send(t)) < N_TOP).sum()) if n_class > N_TOP else 0
             progress(len(index))
-    return Evaluation(loss / n, confusion)
+    return Evaluation(loss / n, confusion, n_top5 / n if n_class > N_TOP else None)
+
+
+def ranks(y: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """How many logits come before that of the true class: larger ones, and equal ones of lower classes.
+
+    Args:
+        y: (N, n_class) logits.
+        t: (N,) classes.
+    Returns:
+        (N,) int64; 0 where the class is the prediction (of logits that are numbers).
+    """
+    own = y[np.arange(len(y)), t][:, None]
+    is_lower = np.arange(y.shape[1]) < t[:, None]
+    return ((y > own) | ((y == own) & is_lower)).sum(axis=1)

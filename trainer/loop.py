@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from chainer.training import Extension
 
 from trainer import checkpoint, confusion, device, engine, plots, preprocessing, records
 from trainer.augmentation import Sizes, TestView, TrainView
+from trainer.average import WeightAverage
 from trainer.captured import CapturedUpdater
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
@@ -23,10 +25,13 @@ from trainer.errors import InputError, TrainingError
 from trainer.evaluate import Evaluation, evaluate
 from trainer.interrupt import StopRequest
 from trainer.iterator import EpochIterator
+from trainer.log_file import copied_to
+from trainer.mixing import Mixing
 from trainer.optimizer import make_optimizer
 from trainer.progress import Progress
 from trainer.recorder import Recorder
 from trainer.schedule import Schedule, SetLearningRate
+from trainer.selection import freeze, multiply_rates
 from trainer.updater import Updater
 
 SECONDS_BETWEEN_PLOTS = 30
@@ -55,7 +60,7 @@ def train(model: chainer.Chain, data: Data, config: Config, baselines: Collectio
     """
     with config.using_precision():
         config = replace(config, precision=device.choose_precision(device.open_device(config.gpu), config))
-    with StopRequest() as stop, config.using_precision():
+    with copied_to(config.log_file), StopRequest() as stop, config.using_precision():
         try:
             trainer = build(model, data, config, stop, baselines)
             trainer.run(show_loop_exception_msg=False)
@@ -63,6 +68,8 @@ def train(model: chainer.Chain, data: Data, config: Config, baselines: Collectio
             recorder.write(finished=not stop.requested)
             trainer.get_extension('Checkpoint').finish(trainer)
             trainer.get_extension('Plots').draw()
+            if trainer.updater.average is not None:
+                trainer.updater.average.apply()  # what was tested and saved
             if isinstance(trainer.updater, CapturedUpdater):  # the network goes on without us
                 trainer.updater.get_optimizer('main').leave_arena()
         except BrokenPipeError:  # of our output, not of a file
@@ -112,9 +119,14 @@ def build(
     iterator = EpochIterator(n_train, config.batch, config.seed, epoch=config.start_epoch - 1)
     colours = preprocessing.find(config.preprocess)
     train_view, test_view = TrainView(data.train, sizes, config.seed, colours), TestView(data.test, sizes, colours)
+    n_epoch = config.count_epochs(n_train)
     if any(parameter.array is None for parameter in model.params()):  # shapes that the first images decide
         with chainer.using_config('train', False), chainer.no_backprop_mode():
             model(train_view(iterator.peek().rows(0, 1), target)[0])
+    multiply_rates(optimizer, config.lr_multiplier)
+    if frozen := freeze(model, config.freeze):
+        print(f'frozen: {len(frozen)} of {len(list(model.params()))} parameters')
+    mixing = Mixing(config.seed, (sizes.crop, sizes.crop), config.mixup, config.cutmix)
     is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS
     if config.precision == 'fp16' and not is_captured:
         raise InputError("--precision fp16: the GPU's engine does not take this network; use --precision float32")
@@ -126,9 +138,13 @@ def build(
         config.seed,
         divide=config.train_batch_divide,
         iteration=(config.start_epoch - 1) * n_train // config.batch,
+        smoothing=config.smoothing,
+        mixing=mixing if config.mixup or config.cutmix else None,
+        average=WeightAverage(model, config.ema) if config.ema else None,
+        last_iteration=config.iterations,
     )
-    schedule = config.make_schedule()
-    progress = Progress(n_train, config.epoch, shown_epoch=config.start_epoch - 1)
+    schedule = config.make_schedule(n_epoch)
+    progress = Progress(n_train, n_epoch, shown_epoch=config.start_epoch - 1)
 
     def run_test(model: chainer.Chain) -> Evaluation:
         def advance(n: int) -> None:
@@ -137,12 +153,13 @@ def build(
 
         progress.begin_test(n_test)
         batch = -(-config.batch // config.test_batch_divide)
-        return evaluate(model, test_view, n_test, data.n_class, batch, target, advance)
+        with updater.average.in_place() if updater.average is not None else nullcontext():
+            return evaluate(model, test_view, n_test, data.n_class, batch, target, advance)
 
     recorder = Recorder(config.run_folder, run_test, schedule, _facts(model, data, config, target), earlier)
     trainer = chainer.training.Trainer(
         updater,
-        lambda trainer: stop.requested or trainer.updater.epoch >= config.epoch,
+        lambda trainer: stop.requested or _is_done(trainer.updater, config),
         out=str(config.run_folder),
     )
     trainer.extend(SetLearningRate(schedule))
@@ -151,7 +168,7 @@ def build(
     trainer.extend(Plots(recorder, config, baselines))
     trainer.extend(Checkpoint(config.run_folder, config, recorder, stop, config.checkpoint_minutes))
     # The last, the best, and the one being written: checkpoints (weights and up to two moments) and weights alone.
-    n_numbers = 3 * (3 + 1) * model.count_params()
+    n_numbers = 3 * (3 + 1 + (config.ema > 0)) * model.count_params()
     checkpoint.prepare_folder(config.run_folder, n_numbers * config.dtype.itemsize)
     if resume_from is not None:
         checkpoint.resume(resume_from, trainer, config)
@@ -162,6 +179,13 @@ def build(
             path.unlink()
     config.write(config.run_folder / 'config.yaml')
     return trainer
+
+
+def _is_done(updater: Updater, config: Config) -> bool:
+    if config.iterations is not None:
+        return updater.iteration >= config.iterations
+    assert config.epoch is not None
+    return updater.epoch >= config.epoch
 
 
 class Plots(Extension):
@@ -221,7 +245,7 @@ def _check_rates(entries: list[dict[str, Any]], schedule: Schedule, config: Conf
         if not math.isclose(rate, entry['lr'], rel_tol=1e-6):
             raise InputError(
                 f'epoch {entry["epoch"]} of this run had the learning rate {entry["lr"]:g}, not the {rate:g} that '
-                f'--epoch {config.epoch} gives it: resume with the same --epoch, or give the --milestones it had'
+                f'{config.length} gives it: resume with the same --epoch, or give the --milestones it had'
             )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from trainer import engine
 from trainer.config import Config
-from trainer.engine.arena import Arena
+from trainer.engine.arena import ALIGNMENT, Arena
+from trainer.schedule import multiplier_of
 
 CHUNK = 32768  # elements; all that an update touches of them fits the second-level cache
 PARALLEL_FROM = 2**22  # elements; two threads from there on, as more do not make memory faster
@@ -29,7 +30,8 @@ class _FlatUpdate:
     """Updates all parameters at once where an engine computes; elsewhere Chainer does, one by one.
 
     The arithmetic is that of Chainer's own update rule and weight decay hook, on a CPU to the bit. Parameters and
-    momenta become views of flat arrays at the first update; assigning new arrays to them is noticed.
+    momenta become views of flat arrays at the first update; assigning new arrays to them is noticed. Parameters whose
+    update is disabled stay outside; those with a `multiplier_of` the rate learn at their own.
 
     On a GPU, one kernel reads rate and loss scale from `state`, which an updater may set; with `copies` asked for by
     `chainer.config.compute_dtype`, it also writes the parameters in that precision (`Arena.copies`).
@@ -43,6 +45,8 @@ class _FlatUpdate:
     _arena: Arena | None = None
     _momenta: Any
     _views: list[tuple[Any, Any, Any, Any]]  # parameter, its place, its gradient's, its momentum's
+    _segments: list[tuple[int, int, float]]  # elements from, to, and what multiplies their rate
+    _multipliers: Any = None  # the same for a kernel: one float32 for each ALIGNMENT elements; None if all are 1
 
     @property
     def arena(self) -> Arena | None:
@@ -79,6 +83,7 @@ class _FlatUpdate:
         kernels.update(
             *(arena.data, arena.gradient, self._momenta, self.state, self.momentum, decay, self.is_nesterov),
             copies=arena.copies,
+            multipliers=self._multipliers,
         )
         if not self.has_rate_on_device:
             kernels.advance(self.state, 0)
@@ -110,7 +115,9 @@ class _FlatUpdate:
         """Whether all parameters can be updated at once; if so, they lie in the arena afterwards."""
         if not engine.serves() or self._weight_decay() is None:
             return False
-        if self._arena is not None and all(
+        parameters = [p for p in self.target.params() if p.update_rule is None or p.update_rule.enabled]  # type: ignore[attr-defined]
+        has_all = self._arena is not None and len(parameters) == len(self._views)
+        if has_all and all(
             p.array is place
             and p.grad is not None
             and p.update_rule.enabled
@@ -119,14 +126,12 @@ class _FlatUpdate:
             for p, place, _, v in self._views
         ):
             return True
-        parameters = list(self.target.params())  # type: ignore[attr-defined]
         is_possible = all(
             p.array is not None
             and p.grad is not None
             and p.array.dtype == np.float32
             and p.grad.dtype == np.float32
             and p.update_rule is not None
-            and p.update_rule.enabled
             and not _hooks(p.update_rule)
             for p in parameters
         )
@@ -144,6 +149,9 @@ class _FlatUpdate:
             parameter.array = place
             place_of_gradient[...] = gradient
             parameter.grad = place_of_gradient
+        self._segments = _segments(parameters, arena)
+        is_on_gpu = engine.of(self._momenta) is not engine.onednn
+        self._multipliers = _multipliers_on_gpu(self._segments) if is_on_gpu else None
         if arena.copies is not None:
             from trainer.engine.cuda import optimizer as kernels
 
@@ -163,9 +171,12 @@ class _FlatUpdate:
         assert self._arena is not None
         parameters, gradients, momenta = self._arena.data, self._arena.gradient, self._momenta
         decay = self._weight_decay()
-        apply = self._make_rule()
 
         def run(start: int, stop: int) -> None:
+            for first, last, multiplier in self._segments:
+                run_segment(max(start, first), min(stop, last), self._make_rule(self.lr * multiplier))
+
+        def run_segment(start: int, stop: int, apply: Any) -> None:
             scratch, decayed = np.empty((2, CHUNK), parameters.dtype)
             for first in range(start, stop, CHUNK):
                 chunk = slice(first, min(first + CHUNK, stop))
@@ -185,9 +196,34 @@ class _FlatUpdate:
             run(0, middle)
             rest.result()
 
-    def _make_rule(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
-        """One update of (parameters, gradients, momenta) in place, given room for as many elements."""
+    def _make_rule(self, lr: float) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
+        """One update of (parameters, gradients, momenta) in place at a rate, given room for as many elements."""
         raise NotImplementedError
+
+
+def _segments(parameters: list[Any], arena: Arena) -> list[tuple[int, int, float]]:
+    """Where the arena's rate changes: (from, to, multiplier); neighbours of one rate are one segment."""
+    segments: list[tuple[int, int, float]] = []
+    starts = [part.start for part in arena.slices]
+    for parameter, start, stop in zip(parameters, starts, [*starts[1:], len(arena.data)], strict=True):
+        multiplier = multiplier_of(parameter)
+        if segments and segments[-1][2] == multiplier:
+            start = segments.pop()[0]
+        segments.append((start, stop, multiplier))
+    return segments
+
+
+def _multipliers_on_gpu(segments: list[tuple[int, int, float]]) -> Any:
+    """One for each ALIGNMENT elements of a GPU's arena, which parameters begin at multiples of."""
+    from trainer.engine.cuda.runtime import runtime
+
+    if all(multiplier == 1 for _, _, multiplier in segments):
+        return None
+    lengths = [(stop - start) // ALIGNMENT for start, stop, _ in segments]
+    table = np.repeat(np.array([multiplier for _, _, multiplier in segments], np.float32), lengths)
+    multipliers = runtime().empty(table.shape, np.float32)
+    runtime().upload(table, multipliers)
+    return multipliers
 
 
 def _make_arena(parameters: list[Any]) -> Arena:
@@ -211,8 +247,8 @@ def _hooks(holder: Any) -> tuple[Any, ...]:
 class MomentumSGD(_FlatUpdate, chainer.optimizers.MomentumSGD):
     """As `chainer.optimizers.MomentumSGD`: v = momentum * v - lr * g; p += v."""
 
-    def _make_rule(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
-        lr, momentum = self.lr, self.momentum
+    def _make_rule(self, lr: float) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
+        momentum = self.momentum
 
         def rule(p: np.ndarray, g: np.ndarray, v: np.ndarray, buffer: np.ndarray) -> None:
             v *= momentum
@@ -227,8 +263,8 @@ class NesterovAG(_FlatUpdate, chainer.optimizers.NesterovAG):
 
     is_nesterov = True
 
-    def _make_rule(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
-        lr, momentum = self.lr, self.momentum
+    def _make_rule(self, lr: float) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
+        momentum = self.momentum
 
         def rule(p: np.ndarray, g: np.ndarray, v: np.ndarray, buffer: np.ndarray) -> None:
             v *= momentum

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
 from chainer.training import Extension
 from tqdm import tqdm
+
+N_CLASS_WITHOUT_TOP5 = 10
 
 
 class Progress(Extension):
@@ -16,15 +19,16 @@ class Progress(Extension):
 
     Args:
         n: training images an epoch.
-        n_epoch: last epoch of the run.
+        n_epoch: last epoch of the run; a fraction where the run ends within one.
         shown_epoch: last epoch that needs no line.
     """
 
     priority = -50  # after the record, before the checkpoint
     trigger = 1, 'iteration'
 
-    def __init__(self, n: int, n_epoch: int, shown_epoch: int) -> None:
-        self.n, self.n_epoch, self.shown_epoch = n, n_epoch, shown_epoch
+    def __init__(self, n: int, n_epoch: float, shown_epoch: int) -> None:
+        self.n, self.n_epoch, self.shown_epoch = n, math.ceil(n_epoch), shown_epoch
+        self.n_image = round(n * n_epoch)
         self.run: Any = None
         self.epoch: Any = None
 
@@ -37,7 +41,7 @@ class Progress(Extension):
         }
         position = trainer.updater.epoch_detail
         self.run = tqdm(
-            total=self.n * self.n_epoch,
+            total=self.n_image,
             initial=int(position * self.n),
             desc='run',
             position=1,
@@ -92,6 +96,12 @@ def format_entry(entry: dict[str, Any], n_epoch: int) -> str:
     return (
         f'epoch {entry["epoch"]:>{len(str(n_epoch))}}/{n_epoch}  lr {entry["lr"]:<8.3g} '
         f'train {entry["train_loss"]:.4f} {entry["train_accuracy"]:7.2%}   '
-        f'test {entry["test_loss"]:.4f} {entry["test_accuracy"]:7.2%}   '
+        f'test {entry["test_loss"]:.4f} {entry["test_accuracy"]:7.2%}{format_top5(entry)}   '
         f'{entry["images_per_s"]:,.0f} images/s  {entry["seconds"]:,.1f} s'
     )
+
+
+def format_top5(entry: dict[str, Any]) -> str:
+    """`, top-5 81.23%` behind the accuracy of an entry; nothing of few classes, where it says little."""
+    top5, n_class = entry.get('test_top5'), len(entry.get('per_class_accuracy') or ())
+    return f', top-5 {top5:.2%}' if top5 is not None and n_class > N_CLASS_WITHOUT_TOP5 else ''

@@ -20,6 +20,8 @@ SUMS = ('loss', 'accuracy', 'seconds', 'images')
 class Recorder(Extension):
     """Sums what the updater reports, and closes each epoch with an evaluation and an entry.
 
+    So it does a last epoch of which `--iterations` leaves but a part; `iteration` in its entry tells.
+
     A stop requested during the evaluation leaves the epoch `pending`: its sums are in the checkpoint, and a resumed run
     evaluates before it trains on.
 
@@ -69,31 +71,34 @@ class Recorder(Extension):
             self.sums['accuracy'] += seen['train/accuracy'] * n
             self.sums['seconds'] += seen['train/seconds']
             self.sums['images'] += n
-        if trainer.updater.is_new_epoch:
+        if trainer.updater.is_at_end():
             self._close_epoch(trainer)
 
     def _close_epoch(self, trainer: Any) -> None:
         self.pending = True
+        updater = trainer.updater
+        epoch = updater.epoch if updater.is_new_epoch else updater.epoch + 1  # the run may end within one
         try:
             evaluation = self.evaluate(trainer.updater.get_optimizer('main').target)
         except Stopped:
             return
         if not math.isfinite(evaluation.loss):
             raise TrainingError(
-                f'the test loss is {evaluation.loss} after epoch {trainer.updater.epoch} '
-                f'(lr {self.schedule(trainer.updater.epoch - 1):g}): try a lower --lr, or --warmup 1'
+                f'the test loss is {evaluation.loss} after epoch {epoch} '
+                f'(lr {self.schedule(epoch - 1):g}): try a lower --lr, or --warmup 1'
             )
         self.pending = False
         self.confusion = evaluation.confusion.tolist()
-        epoch = trainer.updater.epoch
         self.entries.append(
             {
                 'epoch': epoch,
+                'iteration': updater.iteration,
                 'lr': self.schedule(epoch - 1),
                 'train_loss': self.sums['loss'] / self.sums['images'],
                 'train_accuracy': self.sums['accuracy'] / self.sums['images'],
                 'test_loss': evaluation.loss,
                 'test_accuracy': evaluation.accuracy,
+                'test_top5': evaluation.top5,
                 'per_class_accuracy': evaluation.per_class_accuracy,
                 'seconds': round(self._epoch_seconds(), 3),
                 'images_per_s': round(self.sums['images'] / self.sums['seconds'], 1),

@@ -149,6 +149,7 @@ ENTRY_FIELDS = {
     'seconds': 'a number',
     'images_per_s': 'a number',
 }
+OPTIONAL_FIELDS = {'test_top5': 'a fraction 0..1', 'iteration': 'a count'}  # which logs of earlier versions lack
 SUMMARY_FIELDS = {
     'run': 'a text',
     'model': 'a text',
@@ -269,7 +270,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             continue
         where = f'{path}, line {number}'
         entry = _parse_json(line, lambda _, where=where: where)  # type: ignore[misc]
-        _check(entry, ENTRY_FIELDS, where)
+        _check(entry, ENTRY_FIELDS | OPTIONAL_FIELDS, where)
         before = log[-1]['epoch'] if log else 0
         if entry.get('epoch') is None or entry['epoch'] <= before:
             raise InputError(f'{where}: epoch is {entry.get("epoch")}, expected more than {before}')
@@ -280,7 +281,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def _read_summary(path: Path) -> dict[str, Any]:
     summary = _parse_json(_read_text(path), lambda line: f'{path}, line {line}')
     _check(summary, SUMMARY_FIELDS, str(path))
-    for key, fields in (('last', ENTRY_FIELDS), ('best', ENTRY_FIELDS), ('dataset', DATASET_FIELDS)):
+    entry_fields = ENTRY_FIELDS | OPTIONAL_FIELDS
+    for key, fields in (('last', entry_fields), ('best', entry_fields), ('dataset', DATASET_FIELDS)):
         if summary.get(key) is not None:
             _check(summary[key], fields, f'{path}, {key}')
     n_rows, n_class = len(summary.get('confusion') or []), len(summary.get('classes') or [])

@@ -18,14 +18,27 @@ Schedule = Callable[[float], float]
 DIVISOR = 10
 
 
-def step(lr: float, milestones: Sequence[int]) -> Schedule:
+def step(lr: float, milestones: Sequence[float]) -> Schedule:
     """`lr`, divided by 10 after each of the epochs `milestones`."""
     return lambda epoch: lr / DIVISOR ** sum(epoch >= milestone for milestone in milestones)
 
 
-def cosine(lr: float, n_epoch: int) -> Schedule:
+def cosine(lr: float, n_epoch: float) -> Schedule:
     """Half a cosine from `lr` down to 0 after `n_epoch` epochs (Loshchilov and Hutter, "SGDR", 2017, one period)."""
     return lambda epoch: lr * 0.5 * (1 + math.cos(math.pi * min(epoch / n_epoch, 1.0)))
+
+
+def poly(lr: float, n_epoch: float, power: float) -> Schedule:
+    """lr * (1 - epoch / n_epoch)^power, down to 0 after `n_epoch` epochs: Caffe's policy of this name."""
+    return lambda epoch: lr * max(1 - epoch / n_epoch, 0.0) ** power
+
+
+def factor(lr: float, factor: float, every: int) -> Schedule:
+    """`lr`, times `factor` after every `every` whole epochs: lr * factor^floor(epoch / every).
+
+    As MXNet's FactorScheduler, which counts updates; its examples give it those of so many epochs.
+    """
+    return lambda epoch: lr * factor ** (epoch // every)
 
 
 def constant(lr: float) -> Schedule:
@@ -57,10 +70,24 @@ class SetLearningRate(Extension):
     def __call__(self, trainer: Any) -> None:
         optimizer = trainer.updater.get_optimizer('main')
         setattr(optimizer, _rate_name(optimizer), self.schedule(trainer.updater.epoch_detail))
+        scale_rate(optimizer)
 
 
 def get_rate(optimizer: Any) -> float:
     return getattr(optimizer, _rate_name(optimizer))
+
+
+def multiplier_of(parameter: Any) -> float:
+    """What `--lr_multiplier` makes of the rate of a parameter."""
+    return getattr(parameter.update_rule, 'lr_multiplier', 1.0)
+
+
+def scale_rate(optimizer: Any) -> None:
+    """Tell Chainer's update rules of the rates that are not the optimizer's own."""
+    for parameter in optimizer.target.params():
+        if (multiplier := multiplier_of(parameter)) != 1:
+            name = _rate_name(optimizer)
+            setattr(parameter.update_rule.hyperparam, name, getattr(optimizer, name) * multiplier)
 
 
 def _rate_name(optimizer: Any) -> str:

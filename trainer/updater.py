@@ -13,9 +13,11 @@ import numpy as np
 from chainer.training.updaters import StandardUpdater
 
 import trainer.functions as F
+from trainer.average import WeightAverage
 from trainer.checkpoint import check_finite
 from trainer.errors import TrainingError
 from trainer.iterator import Batch
+from trainer.mixing import Mix, Mixing
 from trainer.schedule import get_rate
 
 # The CPU engine's rectifier and maxima make a number of NaN, so that the loss alone does not tell.
@@ -27,7 +29,7 @@ class Updater(StandardUpdater):
 
     The gradient is that of the undivided batch but for batch normalisation, whose statistics are those of each part.
     Reports the batch's mean loss and accuracy, its time and its size as `train/loss`, `train/accuracy`, `train/seconds`
-    and `train/images`.
+    and `train/images`. Of mixed images, each of the two labels counts with its share, also as correct or not.
 
     Args:
         iterator: of `Batch`es.
@@ -37,6 +39,10 @@ class Updater(StandardUpdater):
         seed: of the dropout masks.
         divide: number of parts.
         iteration: updates to count as made at the start.
+        smoothing: of the labels, 0..1; it is part of the loss that is reported.
+        mixing: of images and labels, or None.
+        average: of the weights, or None.
+        last_iteration: after which the run ends, if that is known beforehand.
     """
 
     def __init__(
@@ -48,9 +54,14 @@ class Updater(StandardUpdater):
         seed: int,
         divide: int = 1,
         iteration: int = 0,
+        smoothing: float = 0.0,
+        mixing: Mixing | None = None,
+        average: WeightAverage | None = None,
+        last_iteration: int | None = None,
     ) -> None:
         super().__init__(iterator, optimizer, converter=converter, device=device, auto_new_epoch=False)
         self.seed, self.divide, self.iteration = seed, divide, iteration
+        self.smoothing, self.mixing, self.average, self.last_iteration = smoothing, mixing, average, last_iteration
         self.batch = Batch(np.empty(0, np.int64), np.empty(0, np.int64))  # the last one
         self._parts = Parts(converter, device)
 
@@ -62,14 +73,16 @@ class Updater(StandardUpdater):
         optimizer.target.cleargrads()
         n = len(batch.index)
         bounds = np.linspace(0, n, self.divide + 1).astype(int).tolist()
+        mix = self.draw_mix(self.iteration, n)
         loss = accuracy = 0.0
         for start, stop in pairwise(bounds):
-            x, t = self._parts.take(batch.rows(start, stop))
+            x, t = self._parts.take(_rows(batch, start, stop, mix))
             if stop < n:
-                self._parts.prepare(batch.rows(stop, bounds[bounds.index(stop) + 1]))
+                self._parts.prepare(_rows(batch, stop, bounds[bounds.index(stop) + 1], mix))
             else:
-                self._parts.prepare(self.get_iterator('main').peek().rows(0, bounds[1]))
-            part_loss, part_accuracy = self._add_gradient(x, t, start, share=(stop - start) / n)
+                following = self.draw_mix(self.iteration + 1, n)
+                self._parts.prepare(_rows(self.get_iterator('main').peek(), 0, bounds[1], following))
+            part_loss, part_accuracy = self._add_gradient(x, t, start, stop, n, mix)
             loss += part_loss
             accuracy += part_accuracy
         if not math.isfinite(loss):
@@ -78,20 +91,75 @@ class Updater(StandardUpdater):
                 f'lr {get_rate(optimizer):g}): try a lower --lr, or --warmup 1'
             )
         optimizer.update()
+        self._update_average()
         if self.iteration % N_ITERATION_BETWEEN_CHECKS == 0:
             check_finite(optimizer.target, self.iteration + 1)
         seconds = time.perf_counter() - started
         report = {'train/loss': loss, 'train/accuracy': accuracy, 'train/seconds': seconds, 'train/images': n}
         chainer.report(report)
 
-    def _add_gradient(self, x: Any, t: Any, first_row: int, share: float) -> tuple[float, float]:
+    def _add_gradient(self, x: Any, t: Any, start: int, stop: int, n: int, mix: Mix | None) -> tuple[float, float]:
         """Accumulate the gradient of one part; its local variables free the part's activations on return."""
-        key = F.DropoutKey(self.seed, self.iteration, first_row)
-        with chainer.using_config('dropout_key', key):
+        labels, share = [(t, 1.0)], (stop - start) / n
+        if mix is not None:
+            x, labels = mix_part(mix, x, t, stop - start)
+        key = F.DropoutKey(self.seed, self.iteration, start)
+        with chainer.using_config('dropout_key', key), chainer.using_config('train', True):
             y = self.get_optimizer('main').target(x)
-        loss = F.softmax_cross_entropy(y, t) * share
+        loss = self.loss_of(y, labels) * share
         loss.backward()
-        return float(loss.array), float(F.accuracy(y, t).array) * share
+        return float(loss.array), share * sum(float(F.accuracy(y, t).array) * part for t, part in labels)
+
+    def loss_of(self, y: Any, labels: list[tuple[Any, float]]) -> Any:
+        """The mean loss of logits (N, n_class), given labels (N,) and the share of each."""
+        losses = [F.softmax_cross_entropy(y, t, smoothing=self.smoothing) for t, _ in labels]
+        if len(losses) == 1:
+            return losses[0]
+        return sum(loss * part for loss, (_, part) in zip(losses, labels, strict=True))
+
+    def draw_mix(self, iteration: int, n: int) -> Mix | None:
+        return None if self.mixing is None else self.mixing.draw(iteration, n)
+
+    def _update_average(self) -> None:
+        if self.average is not None:
+            self.average.update(getattr(self.get_optimizer('main'), 'arena', None))
+
+    def is_at_end(self) -> bool:
+        """Whether an epoch or the run has ended with the last iteration."""
+        return self.is_new_epoch or self.iteration == self.last_iteration
+
+    def serialize(self, serializer: Any) -> None:
+        super().serialize(serializer)
+        if self.average is not None:
+            self.average.serialize(serializer['average'])
+
+
+def _rows(batch: Batch, start: int, stop: int, mix: Mix | None) -> Batch:
+    """A part of a batch; if it is to be mixed, followed by the partners of its rows, unless they are the same rows."""
+    part = batch.rows(start, stop)
+    if mix is None or len(part.index) == len(batch.index):
+        return part
+    partner = mix.partner[start:stop]
+    epoch, index = np.append(part.epoch, batch.epoch[partner]), np.append(part.index, batch.index[partner])
+    return Batch(epoch, index)
+
+
+def mix_part(mix: Mix, x: Any, t: Any, n_row: int) -> tuple[Any, list[tuple[Any, float]]]:
+    """Mix rows of a batch with their partners.
+
+    Args:
+        mix: of the batch.
+        x, t: of the whole batch, or of `n_row` rows of it and, behind them, of their partners.
+        n_row: rows to mix.
+    Returns:
+        (n_row, C, H, W), the mixed images; and both labels of each, with their shares.
+    """
+    if n_row == len(mix.partner):
+        partner = chainer.backend.get_array_module(x).asarray(mix.partner)
+        other, labels = x[partner], t[partner]
+    else:
+        x, other, t, labels = x[:n_row], x[n_row:], t[:n_row], t[n_row:]
+    return mix.apply(x, other), [(t, mix.share), (labels, 1 - mix.share)]
 
 
 class Parts:

@@ -9,6 +9,7 @@ import chainer
 import numpy as np
 
 from trainer import engine
+from trainer.engine.errors import EngineError
 from trainer.functions.cast import to_float32
 from trainer.functions.concat import channels, parts, put_together
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
@@ -81,14 +82,15 @@ def fixed_batch_normalization(
         return y if len(xs) == 1 else chainer.functions.split_axis(y, [c.stop for c in channels(xs)[:-1]], axis=1)
 
     inputs = *xs, gamma, beta, mean, var
-    # The engine has no gradient for it: it is asked for in fine-tuning with fixed statistics at most.
+    # The engine has no gradient but that of x, which passes through what is frozen.
+    has_others = any(isinstance(v, chainer.Variable) and v.requires_grad for v in (gamma, beta, mean, var))
     if (
-        chainer.config.enable_backprop
+        (has_others and chainer.config.enable_backprop)
         or not _is_served(x, gamma, beta, axis)
         or not _are_vectors(mean, var, like=gamma)
     ):
         return put_together(in_chainer(*inputs), x)
-    return put_together(apply(FixedBatchNormalization(eps, relu), inputs, lambda: in_chainer(*inputs)), x)
+    return put_together(apply(FixedBatchNormalization(in_chainer, eps, relu), inputs, lambda: in_chainer(*inputs)), x)
 
 
 class _Latest:
@@ -190,15 +192,50 @@ class BatchNormalization(EngineFunction):
 
 
 class FixedBatchNormalization(EngineFunction):
-    """The parts of x, gamma, beta, mean, variance -> the parts of y."""
+    """The parts of x, gamma, beta, mean, variance -> the parts of y, or y itself where the engine puts them together.
 
-    def __init__(self, eps: float, relu: bool) -> None:
+    The gradient of x alone is the engine's: that of y, rectified as y was, normalised with a mean and a beta of 0.
+    """
+
+    def __init__(self, in_chainer: Any, eps: float, relu: bool) -> None:
         super().__init__()
-        self.eps, self.relu = eps, relu
+        self.in_chainer, self.eps, self.relu = in_chainer, eps, relu
+
+    def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
+        ys = self.in_chainer(*inputs)
+        if not isinstance(ys, tuple):
+            return (ys,)
+        return (chainer.functions.concat(ys),) if self.n_output == 1 else ys
 
     def forward(self, inputs: Arrays) -> Arrays:
+        self.retain_inputs(tuple(range(len(inputs))))
         *xs, gamma, beta, mean, variance = inputs
         ys = self.ops.normalization.fixed_batch_normalization(
             [_as_4d(x) for x in xs], gamma, beta, mean, variance, self.eps, self.relu
         )
+        self.n_output, self.channels = len(ys), channels(xs)
+        if self.relu:
+            self.retain_outputs(tuple(range(len(ys))))
         return tuple(_as(y, xs[0].ndim) for y in ys)
+
+    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
+        *xs, gamma, beta, _, variance = (node.data for node in self.inputs)
+        if max(indexes) >= len(xs):
+            raise EngineError('of a parameter whose statistics are fixed')
+        zeros = self.ops.memory.zeros(beta.shape)
+
+        def pass_back(y: Any, gy: Any, c: slice) -> Any:
+            if gy is None:
+                return None
+            gy = _as_4d(gy if y is None else self.ops.elementwise.relu_backward(y.array, gy))
+            statistics = zeros[c], zeros[c], variance[c]
+            (gx,) = self.ops.normalization.fixed_batch_normalization([gy], gamma[c], *statistics, self.eps, False)
+            return _as(gx, xs[0].ndim)
+
+        ys = self.get_retained_outputs() if self.relu else [None] * len(gys)
+        if len(gys) == len(xs):
+            gxs = [pass_back(*of_part) for of_part in zip(ys, gys, self.channels, strict=True)]
+        else:
+            gx = pass_back(ys[0], gys[0], slice(None))
+            gxs = [gx[:, c] for c in self.channels]
+        return tuple(gxs[i] for i in indexes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import chainer
@@ -28,7 +28,10 @@ class EngineFunction(chainer.FunctionNode):
 
     def apply(self, inputs: Any) -> Any:
         self.ops = engine.of(inputs[0])
-        outputs = super().apply(inputs)
+        # Of what needs no gradient, Chainer would still keep the graph, and with it the maps in memory.
+        is_needed = any(isinstance(x, chainer.Variable) and x.requires_grad for x in inputs)
+        with nullcontext() if is_needed else chainer.no_backprop_mode():
+            outputs = super().apply(inputs)
         calls = getattr(chainer.config, 'traced_calls', None)
         if calls is not None:
             arrays = [x.array if isinstance(x, chainer.Variable) else x for x in inputs]

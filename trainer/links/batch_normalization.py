@@ -12,7 +12,13 @@ from trainer.functions.concat import joined
 
 
 class BatchNormalization(chainer.links.BatchNormalization):
-    """As `chainer.links.BatchNormalization`; called with `relu=True`, it rectifies in the same pass over memory."""
+    """As `chainer.links.BatchNormalization`; called with `relu=True`, it rectifies in the same pass over memory.
+
+    Attributes:
+        is_fixed: normalise with the statistics it has, in training as in the test, and leave them as they are.
+    """
+
+    is_fixed = False
 
     def forward(  # type: ignore[override]
         self, x: Any, *, relu: bool = False, finetune: bool = False
@@ -20,7 +26,7 @@ class BatchNormalization(chainer.links.BatchNormalization):
         if self.avg_mean is None or self.gamma is None or self.beta is None or finetune:
             y = super().forward(to_float32(joined(x)), finetune=finetune)
             return F.relu(y) if relu else y
-        if not chainer.config.train:
+        if self.is_fixed or not chainer.config.train:
             statistics = self.avg_mean, self.avg_var
             return F.fixed_batch_normalization(
                 x, self.gamma, self.beta, *statistics, eps=self.eps, axis=self.axis, relu=relu

@@ -14,6 +14,7 @@ import trainer
 import trainer.functions as F
 import trainer.links as L
 from trainer.augmentation import Sizes, TestView, TrainView
+from trainer.average import WeightAverage
 from trainer.captured import CapturedUpdater
 from trainer.config import Config
 from trainer.datasets import Data
@@ -27,7 +28,9 @@ from trainer.errors import TrainingError
 from trainer.evaluate import evaluate
 from trainer.functions.shifts import find_dead_biases
 from trainer.iterator import EpochIterator
+from trainer.mixing import Mixing
 from trainer.optimizer import make_optimizer
+from trainer.selection import freeze, multiply_rates
 from trainer.updater import Updater
 
 needs_compiler = pytest.mark.skipif(not on_cpu.has_compiler(), reason='no g++ to compile the kernels for the CPU')
@@ -81,12 +84,28 @@ def data(n=N_IMAGE):
     return rng.integers(0, 256, (n, 3, 8, 8), np.uint8), rng.integers(0, N_CLASS, n, np.int32)
 
 
-def make(network=Net, seed=3, batch=7, dtype=None, optimizer='momentum', lr=0.05, updater=CapturedUpdater, **options):
+def make(
+    network=Net,
+    seed=3,
+    batch=7,
+    dtype=None,
+    optimizer='momentum',
+    lr=0.05,
+    updater=CapturedUpdater,
+    frozen=None,
+    multipliers=None,
+    ema=0.0,
+    **options,
+):
     np.random.seed(seed)
     model = network()
     model.to_device(target())
     rule = make_optimizer(Config(optimizer=optimizer, lr=lr)).setup(model)
     rule.add_hook(chainer.optimizer_hooks.WeightDecay(1e-3))
+    multiply_rates(rule, multipliers)
+    freeze(model, frozen)
+    if ema:
+        options['average'] = WeightAverage(model, ema)
     if updater is CapturedUpdater:
         options.setdefault('interval', 1)
     made = updater(
@@ -125,7 +144,19 @@ def weights(updater):
     return [to_cpu(p.array).copy() for p in updater.get_optimizer('main').target.params()]
 
 
-@pytest.mark.parametrize('options', [{}, {'dtype': HALF}, {'divide': 2}, {'optimizer': 'nesterov'}], ids=str)
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'dtype': HALF},
+        {'divide': 2},
+        {'optimizer': 'nesterov'},
+        {'smoothing': 0.1, 'ema': 0.9, 'multipliers': 'out=10,conv=0'},
+        {'frozen': 'conv,layer'},
+        {'frozen': 'conv,layer,two/bn,fc', 'dtype': HALF, 'multipliers': 'out=2'},
+    ],
+    ids=str,
+)
 def test_replays_do_what_python_does(options):
     """On the CPU to the bit, with memory poisoned before every replay; over 20 iterations, the ends of four epochs."""
     captured, eager = make(**options), make(**options, capture=False)
@@ -135,12 +166,63 @@ def test_replays_do_what_python_does(options):
         np.testing.assert_allclose(a, b, rtol=tolerance(), atol=tolerance())
 
 
-def test_the_iteration_is_chainers():
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'smoothing': 0.2, 'multipliers': 'out=3,layer=0.5'},
+        {'frozen': 'conv,layer'},
+        {'frozen': 'one/bn,out'},
+        {'mixing': Mixing(3, (12, 12), mixup=1.0)},
+        {'mixing': Mixing(3, (12, 12), cutmix=1.0), 'divide': 2, 'smoothing': 0.1},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings('ignore::trainer.engine.errors.EngineWarning')
+def test_the_iteration_is_chainers(options):
     """Against `Updater` on plain Chainer: same pictures, same masks, same arithmetic but for rounding."""
-    found = losses(make(), 8)
+    updater = make(**options)
+    found = run(updater, 8)
     with runtimes.using(None), chainer.using_config('engine', 'plain'):
-        expected = losses(make(updater=Updater), 8)
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+        expected = run(make(updater=Updater, **options), 8)
+    for name in ('train/loss', 'train/accuracy'):
+        np.testing.assert_allclose([seen[name] for seen in found], [seen[name] for seen in expected], rtol=1e-3)
+    assert (updater._graph is None) == ('mixing' in options)
+
+
+def test_mixed_batches_are_not_captured_and_a_line_says_so():
+    with pytest.warns(EngineWarning, match='--mixup and --cutmix draw on the host, so each iteration runs as Python'):
+        run(make(mixing=Mixing(3, (12, 12), mixup=1.0)), 1)
+
+
+def test_what_is_frozen_stays_and_is_captured():
+    updater = make(frozen='conv,layer')
+    model = updater.get_optimizer('main').target
+    before = {name: to_cpu(p.array).copy() for name, p in model.namedparams()}
+    mean = to_cpu(model.layer.bn.avg_mean).copy()
+    run(updater, 6)
+    assert updater._graph is not None
+    for name, p in model.namedparams():
+        is_frozen = name.startswith(('/conv/', '/layer/')) or any(p is bias for bias in updater._dead)
+        assert np.array_equal(to_cpu(p.array), before[name]) == is_frozen, name
+    np.testing.assert_array_equal(to_cpu(model.layer.bn.avg_mean), mean)
+    updater.serialize(chainer.serializers.DictionarySerializer())
+    assert (model.conv.W.update_rule.t, model.out.W.update_rule.t) == (0, 6)
+
+
+@pytest.mark.parametrize('dtype', [None, HALF], ids=str)
+def test_the_average_is_evaluated_and_the_training_goes_on_unmoved(dtype):
+    expected = losses(make(dtype=dtype), 9)
+    updater = make(dtype=dtype, ema=0.9)
+    found = losses(updater, 5)
+    model, view = updater.get_optimizer('main').target, TestView(data(29), SIZES)
+    with chainer.using_config('compute_dtype', dtype), updater.average.in_place():
+        averaged = evaluate(model, view, 29, N_CLASS, 8, target()).loss
+        again = evaluate(model, view, 29, N_CLASS, 8, target()).loss
+    with chainer.using_config('compute_dtype', dtype):
+        own = evaluate(model, view, 29, N_CLASS, 8, target()).loss
+    assert averaged == again != own
+    np.testing.assert_allclose(found + losses(updater, 4), expected, rtol=tolerance())
 
 
 def test_each_replay_draws_pictures_and_masks_anew():
@@ -423,8 +505,28 @@ def test_evaluation(dtype):
     assert done == [8, 8, 8, 5]
     assert found.loss == pytest.approx(expected.loss, rel=1e-5 if dtype is None else 2e-2)
     assert found.confusion.sum() == 29
+    assert found.top5 is expected.top5 is None  # of four classes
     if dtype is None:
         np.testing.assert_array_equal(found.confusion, expected.confusion)
+
+
+def test_evaluation_counts_the_top_five():
+    class Wide(chainer.Chain):
+        def __init__(self):
+            super().__init__()
+            np.random.seed(0)
+            with self.init_scope():
+                self.out = L.Linear(3, 8)
+
+        def forward(self, x):
+            return self.out(F.mean(x, axis=(2, 3)))
+
+    model, view, device = Wide(), TestView(data(29), SIZES), target()
+    model.to_device(device)
+    found = evaluate(model, view, 29, 8, 8, device)
+    with runtimes.using(None) if device.xp is np else nullcontext(), chainer.using_config('engine', 'plain'):
+        expected = evaluate(model, view, 29, 8, 8, device)
+    assert found.top5 == expected.top5 and 0 < found.top5 < 1
 
 
 def test_no_warnings():

@@ -49,6 +49,31 @@ def test_command_line_over_file_over_recipe_over_default(tmp_path):
     assert config == Config(model='delicate', epoch=9, weight_decay=0.001, lr=0.01, milestones=(3, 5), overwrite=True)
 
 
+def test_the_length_that_is_given_last_counts(tmp_path):
+    path = tmp_path / 'config.yaml'
+    path.write_text('iterations: 170\nschedule: poly\n')
+    config = parse('--config', str(path))
+    assert (config.epoch, config.iterations) == (None, 170)
+    config = parse('--config', str(path), '-e', '9')
+    assert (config.epoch, config.iterations, config.schedule) == (9, None, 'poly')
+    with pytest.raises(InputError, match=r'--epoch 9 and --iterations 3 both say how long'):
+        parse('-e', '9', '--iterations', '3')
+
+
+def test_lists_of_a_file_are_joined_by_commas(tmp_path):
+    path = tmp_path / 'config.yaml'
+    path.write_text("freeze: [conv1, 'fire[2-5]/*']\nlr_multiplier: [conv10=10, fire9=2]\nsmoothing: 0.1\n")
+    config = parse('--config', str(path))
+    assert config == Config(model='plain', freeze='conv1,fire[2-5]/*', lr_multiplier='conv10=10,fire9=2', smoothing=0.1)
+
+
+def test_config_of_a_run_of_iterations_repeats_it(tmp_path):
+    line = '--iterations 20 --freeze conv1 --mixup 0.2 --cutmix 1 --ema 0.99 --schedule factor --factor_every 2'
+    config = parse(*line.split(), '--log_file', str(tmp_path / 'x.log'))
+    config.write(tmp_path / 'config.yaml')
+    assert parse('--config', str(tmp_path / 'config.yaml')) == config
+
+
 def test_config_of_a_run_repeats_it(tmp_path):
     config = parse('--model', 'delicate', '--milestones', '3,5', '--limit', '7', '-p', 'some where', '--dropout', '0')
     config.write(tmp_path / 'config.yaml')

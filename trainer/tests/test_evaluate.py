@@ -1,8 +1,10 @@
 import chainer
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from trainer.evaluate import Evaluation, evaluate
+from trainer.evaluate import Evaluation, evaluate, ranks
 
 
 def test_scores_each_image_once_whatever_the_batch():
@@ -24,6 +26,28 @@ def test_scores_each_image_once_whatever_the_batch():
         assert result.accuracy == (x.argmax(1) == t).mean()
         assert result.confusion.sum() == 11
         assert result.confusion[1, 2] == ((t == 1) & (x.argmax(1) == 2)).sum()
+
+
+@given(st.integers(1, 12), st.integers(6, 30), st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_top5_is_that_of_a_stable_sort(n, n_class, seed, has_ties):
+    rng = np.random.default_rng(seed)
+    y = rng.standard_normal((n, n_class)).astype(np.float32)
+    if has_ties:
+        y = np.round(y)
+    t = rng.integers(0, n_class, n).astype(np.int32)
+    first_five = np.argsort(-y, axis=1, kind='stable')[:, :5]
+    expected = np.mean([label in row for label, row in zip(t, first_five, strict=True)])
+    device = chainer.get_device('@numpy')
+    found = evaluate(chainer.as_variable, lambda index, device: (y[index], t[index]), n, n_class, 5, device)
+    assert found.top5 == expected
+    np.testing.assert_array_equal(ranks(y, t) == 0, y.argmax(axis=1) == t)
+
+
+def test_five_classes_have_no_top5():
+    y, t = np.eye(5, dtype=np.float32), np.arange(5, dtype=np.int32)
+    device = chainer.get_device('@numpy')
+    assert evaluate(chainer.as_variable, lambda index, device: (y[index], t[index]), 5, 5, 5, device).top5 is None
 
 
 def test_class_without_images_has_no_accuracy():

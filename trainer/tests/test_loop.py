@@ -113,11 +113,13 @@ def test_leaves_records_weights_checkpoints_and_plots(tmp_path):
     assert [entry['lr'] for entry in log] == [0.05, 0.005, 0.0005]
     assert set(log[0]) == {
         'epoch',
+        'iteration',
         'lr',
         'train_loss',
         'train_accuracy',
         'test_loss',
         'test_accuracy',
+        'test_top5',
         'per_class_accuracy',
         'seconds',
         'images_per_s',

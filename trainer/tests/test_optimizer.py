@@ -79,7 +79,7 @@ def test_parameters_gradients_and_momenta_lie_in_one_array_each():
     assert arena.place_of(model.conv.W.array) is model.conv.W.grad
 
 
-@pytest.mark.parametrize('case', ['hook', 'disabled', 'no gradient', 'engine off', 'per-parameter hook'])
+@pytest.mark.parametrize('case', ['hook', 'no gradient', 'engine off', 'per-parameter hook'])
 def test_what_does_not_fit_is_left_to_chainer(case):
     results = []
     for kind in (MomentumSGD, chainer.optimizers.MomentumSGD):
@@ -89,8 +89,6 @@ def test_what_does_not_fit_is_left_to_chainer(case):
             optimizer.add_hook(chainer.optimizer_hooks.GradientClipping(0.01))
         elif case == 'per-parameter hook':
             model.fc.W.update_rule.add_hook(chainer.optimizer_hooks.GradientHardClipping(-1e-4, 1e-4))
-        elif case == 'disabled':
-            model.conv.disable_update()
         with chainer.using_config('engine', 'plain' if case == 'engine off' else 'fused'):
             if case == 'no gradient':
                 model.cleargrads()

@@ -11,33 +11,34 @@ from trainer.engine.cuda.memory import counters, empty
 N_LOSS_THREAD = 128  # as in loss.cu
 
 
-def softmax_cross_entropy(x: Any, t: Any) -> tuple[Any, tuple[Any, Any]]:
+def softmax_cross_entropy(x: Any, t: Any, smoothing: float = 0.0) -> tuple[Any, tuple[Any, Any]]:
     """The mean over the rows whose label is not -1, () float32, and what the gradient needs.
 
     Args:
         x: (N, n_class) logits, a storage type.
         t: (N,) int32.
+        smoothing: of the labels, 0..1.
     """
     x = as_rows(x)
     n, n_class = x.shape
     log_sum, row_loss = empty((n,), FLOAT32), empty((n,), FLOAT32)
     loss, coefficient = empty((1,), FLOAT32), empty((1,), FLOAT32)
-    arguments = [x, n_class, t, n_class, n, log_sum, row_loss, counters(), loss, coefficient]
+    arguments = [x, n_class, t, n_class, n, smoothing, log_sum, row_loss, counters(), loss, coefficient]
     launch('loss', 'cross_entropy', (n,), (N_LOSS_THREAD,), arguments, x.dtype)
     return loss.reshape(()), (log_sum, coefficient)
 
 
-def softmax_cross_entropy_backward(x: Any, t: Any, kept: tuple[Any, Any], gy: Any) -> Any:
+def softmax_cross_entropy_backward(x: Any, t: Any, kept: tuple[Any, Any], gy: Any, smoothing: float = 0.0) -> Any:
     """The gradient of the logits, given that of the loss, one float32 number on the device."""
     x = as_rows(x)
     gx = empty(x.shape, x.dtype)
     log_sum, coefficient = kept
-    arguments = [x, x.shape[1], t, x.shape[1], log_sum, coefficient, gy, gx, x.size]
+    arguments = [x, x.shape[1], t, x.shape[1], smoothing, log_sum, coefficient, gy, gx, x.size]
     launch('loss', 'cross_entropy_gradient', grid_of(x.size), (N_THREAD,), arguments, x.dtype)
     return gx
 
 
-def tally(x: Any, t: Any, loss: Any, sums: Any, confusion: Any = None) -> None:
+def tally(x: Any, t: Any, loss: Any, sums: Any, confusion: Any = None, n_top5: Any = None, share: float = 1.0) -> None:
     """Add a batch to what is counted, on the device.
 
     Args:
@@ -45,8 +46,10 @@ def tally(x: Any, t: Any, loss: Any, sums: Any, confusion: Any = None) -> None:
         loss: its mean loss, one float32 number.
         sums: (3,) float64: loss times images, images classified correctly, images.
         confusion: (n_class, n_class) uint64, images by label and prediction, or None.
+        n_top5: (1,) uint64, images with fewer than five logits before their class's, or None.
+        share: what the sums are multiplied by.
     """
     x = as_rows(x)
     n, n_class = x.shape
-    arguments = [x, n_class, t, n_class, n, loss, sums, confusion]
+    arguments = [x, n_class, t, n_class, n, loss, share, sums, confusion, n_top5]
     launch('loss', 'tally', (1,), (N_LOSS_THREAD,), arguments, x.dtype)

@@ -18,6 +18,11 @@ def empty(shape: Sequence[int], dtype: Any) -> Any:
     return runtime().empty(shape, dtype)
 
 
+def zeros(shape: Sequence[int]) -> Any:
+    """Of float32."""
+    return runtime().zeros(shape, FLOAT32)
+
+
 def empty_map(shape: Sequence[int], dtype: Any) -> Any:
     """An uninitialised map (N, C, H, W), channels side by side."""
     n, c, h, w = shape

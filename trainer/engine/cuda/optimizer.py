@@ -76,10 +76,19 @@ def update(
     weight_decay: float,
     is_nesterov: bool,
     copies: Any = None,
+    multipliers: Any = None,
 ) -> None:
-    """Momentum SGD or Nesterov's over flat float32 arrays; `copies` of the parameters in another precision follow."""
+    """Momentum SGD or Nesterov's over flat float32 arrays.
+
+    Args:
+        parameters, gradients, momenta: (n,) float32.
+        state: holds the rate and the scale of the gradients.
+        momentum, weight_decay, is_nesterov: of the rule.
+        copies: (n,) of the parameters in another precision, or None.
+        multipliers: (n / 16,) float32, of the rate of 16 elements each; None for 1.
+    """
     arguments = [parameters, gradients, momenta, copies, parameters.size, state.array]
-    arguments += [momentum, weight_decay, is_nesterov]
+    arguments += [momentum, weight_decay, is_nesterov, multipliers]
     dtype = FLOAT32 if copies is None else copies.dtype
     launch('optimizer', 'update', grid_of(parameters.size), (N_THREAD,), arguments, dtype)
 

@@ -10,6 +10,11 @@ from trainer.engine.onednn.operation import empty_map as empty_map
 DTYPES = (FLOAT32, BFLOAT16)  # of maps
 
 
+def zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """Of float32."""
+    return np.zeros(shape, FLOAT32)
+
+
 def empty_like_parameter(parameter: np.ndarray) -> np.ndarray:
     """For the gradient of a parameter, float32."""
     return empty(parameter.shape, FLOAT32)

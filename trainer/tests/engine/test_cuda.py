@@ -11,10 +11,12 @@ import trainer.functions as F
 from trainer import device, engine
 from trainer.augmentation import Sizes, TestView, TrainView
 from trainer.engine.cuda import kernel, on_cpu
+from trainer.engine.cuda import loss as losses
 from trainer.engine.cuda import optimizer as optimizers
 from trainer.engine.cuda import runtime as runtimes
 from trainer.engine.cuda.on_cpu import CPURuntime
 from trainer.engine.errors import EngineWarning
+from trainer.evaluate import ranks
 from trainer.iterator import Batch, EpochIterator
 from trainer.preprocessing import PREPROCESSINGS
 
@@ -69,6 +71,18 @@ def batch_normalization(relu, **options):
     return lambda x, gamma, beta: F.batch_normalization(x, gamma, beta, relu=relu, **options)
 
 
+def frozen_batch_normalization(relu):
+    """With parameters and statistics that need no gradient."""
+    vectors = [normal(16, seed=s, shift=1) for s in (2, 3, 4)] + [normal(16, seed=5) ** 2 + 1]
+
+    def function(x):
+        array = x.array if isinstance(x, chainer.Variable) else x[0].array
+        xp, dtype = chainer.backend.get_array_module(array), np.promote_types(array.dtype, np.float32)
+        return F.fixed_batch_normalization(x, *(xp.asarray(v.astype(dtype)) for v in vectors), relu=relu)
+
+    return function
+
+
 def beside(*slices):
     """x as maps side by side."""
     return lambda x: F.side_by_side([x[:, s] for s in slices])
@@ -101,6 +115,11 @@ CASES = {
         lambda x, g, b: batch_normalization(True)(x, g, b) + F.add(batch_normalization(False)(x, b, g), x),
         [X, *VECTOR.values()],
     ),
+    'batch normalisation, frozen': (frozen_batch_normalization(True), [X]),
+    'batch normalisation, frozen, side by side': (
+        lambda x: frozen_batch_normalization(True)(beside(slice(8), slice(8, None))(x)),
+        [X],
+    ),
     'max pooling': (lambda x: F.max_pooling_2d(x, 3, stride=2, pad=1), [X]),
     'max pooling of odd channels': (lambda x: F.max_pooling_2d(x, 2, cover_all=True), [ODD]),
     'max pooling side by side': (
@@ -121,6 +140,14 @@ CASES = {
     'cross entropy': (
         lambda x: F.softmax_cross_entropy(x, x.xp.array([0, 6, -1, 3, 3], np.int32)),
         [normal(5, 7)],
+    ),
+    'cross entropy, smoothed': (
+        lambda x: F.softmax_cross_entropy(x, x.xp.array([0, 6, -1, 3, 3], np.int32), smoothing=0.1),
+        [normal(5, 7, shift=20)],
+    ),
+    'cross entropy of many classes, smoothed': (
+        lambda x: F.softmax_cross_entropy(x, x.xp.arange(5, dtype=np.int32) * 50, smoothing=0.6),
+        [normal(5, 300)],
     ),
 }
 
@@ -271,6 +298,42 @@ def test_the_update_is_chainers(name, scale, gpu):
     np.testing.assert_allclose(ours, p, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(momenta, v, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(copies, ours.astype(np.float16))
+
+
+@pytest.mark.parametrize('name', ['momentum', 'nesterov'])
+def test_an_update_at_several_rates_is_that_of_each(name, gpu):
+    multipliers = np.array([1, 0, 2.5, 1, 10], np.float32)
+    n = 16 * len(multipliers)
+    found = [send(normal(n)), send(normal(n, seed=2))]
+    gradient, is_nesterov = send(normal(n, seed=1)), name == 'nesterov'
+    state = optimizers.State(lr=0.1)
+    optimizers.update(found[0], gradient, found[1], state, 0.9, 1e-2, is_nesterov, multipliers=send(multipliers))
+    for k, multiplier in enumerate(multipliers):
+        part = slice(16 * k, 16 * k + 16)
+        expected = [send(normal(n)[part].copy()), send(normal(n, seed=2)[part].copy())]
+        state = optimizers.State(lr=np.float32(0.1) * multiplier)
+        optimizers.update(expected[0], gradient[part], expected[1], state, 0.9, 1e-2, is_nesterov)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(host(a)[part], host(b))
+
+
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+@pytest.mark.parametrize(('n', 'n_class', 'has_ties'), [(300, 10, False), (7, 1000, False), (200, 6, True)])
+def test_what_is_counted_is_numpys(n, n_class, has_ties, dtype, gpu):
+    x = normal(n, n_class)
+    x = (np.round(x) if has_ties else x).astype(dtype)
+    t = np.random.default_rng(1).integers(0, n_class, n).astype(np.int32)
+    run = runtimes.runtime()
+    sums, confusion = run.zeros((3,), np.float64), run.zeros((n_class, n_class), np.uint64)
+    n_top5 = run.zeros((1,), np.uint64)
+    for share in (1.0, 0.25):
+        losses.tally(send(x), send(t), send(np.full(1, 2, np.float32)), sums, confusion, n_top5, share)
+    is_right = x.argmax(axis=1) == t
+    np.testing.assert_allclose(host(sums), [1.25 * 2 * n, 1.25 * is_right.sum(), 1.25 * n])
+    assert np.trace(host(confusion)) == 2 * is_right.sum() and host(confusion).sum() == 2 * n
+    first_five = np.argsort(-x.astype(float), axis=1, kind='stable')[:, :5]
+    assert int(host(n_top5)[0]) == 2 * (first_five == t[:, None]).sum()
+    assert (ranks(x, t) < 5).sum() == (first_five == t[:, None]).sum()
 
 
 @pytest.mark.parametrize('fault', [np.inf, -np.inf, np.nan])

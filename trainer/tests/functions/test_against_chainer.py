@@ -192,6 +192,28 @@ def test_fixed_batch_normalization(dtype, relu, shape):
     assert difference(y.array, expected) < TOLERANCE[dtype]
 
 
+@PRECISIONS
+@pytest.mark.parametrize('relu', [False, True])
+@pytest.mark.parametrize('parts', [[21], [8, 13]])
+def test_fixed_batch_normalization_passes_the_gradient_of_what_is_below(dtype, relu, parts):
+    """Of frozen parameters; the other gradients are Chainer's."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 21, 5, 4)).astype(dtype)
+    vectors = [rng.uniform(0.5, 2, 21).astype(np.float32) for _ in range(4)]
+    gy = rng.standard_normal(x.shape).astype(dtype)
+    ends = np.cumsum(parts).tolist()
+    xs = [chainer.Variable(x[:, end - n : end].copy()) for n, end in zip(parts, ends, strict=True)]
+    y = F.fixed_batch_normalization(F.side_by_side(xs) if len(xs) > 1 else xs[0], *vectors, relu=relu)
+    outputs = y if isinstance(y, F.SideBySide) else [y]
+    assert all(type(part.creator_node).__module__.startswith('trainer') for part in outputs)
+    gxs = chainer.grad(outputs, xs, [chainer.Variable(g.copy()) for g in np.split(gy, ends[:-1], axis=1)])
+    reference = chainer.Variable(x.astype(np.float64))
+    expected = C.fixed_batch_normalization(reference, *(v.astype(np.float64) for v in vectors))
+    expected = C.relu(expected) if relu else expected
+    C.sum(expected * gy.astype(np.float64)).backward()
+    assert difference(np.concatenate([gx.array for gx in gxs], axis=1), reference.grad) < TOLERANCE[dtype]
+
+
 def without_ties(rng, shape):
     """Distinct values that bfloat16 holds exactly, as long as there are fewer than 256 in a plane."""
     planes = np.stack([rng.permutation(shape[2] * shape[3]) for _ in range(shape[0] * shape[1])])

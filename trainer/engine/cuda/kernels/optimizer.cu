@@ -23,12 +23,14 @@ extern "C" __global__ void check_finite(const float* gradients, long long n, Sta
 
 // v = momentum * v - lr * g;  p += v, or Nesterov's p += momentum^2 * v - (1 + momentum) * lr * g;
 // g: the gradient without the scale of the loss, plus weight_decay * p.  `copies` (or null): p in the storage type.
+// `multipliers` (or null): of the rate, one for each 16 elements, where parameters begin.
 extern "C" __global__ void update(
     float* parameters, const float* gradients, float* momenta, T* copies, long long n, const State* state,
-    float momentum, float weight_decay, int is_nesterov) {
+    float momentum, float weight_decay, int is_nesterov, const float* multipliers) {
     if (state->is_overflown) return;
-    const float lr = state->lr, factor = 1 / state->scale;
+    const float factor = 1 / state->scale;
     for (long long i = global_thread(); i < n; i += n_global_thread()) {
+        const float lr = multipliers ? state->lr * multipliers[i / 16] : state->lr;
         float p = parameters[i];
         const float g = gradients[i] * factor + weight_decay * p;
         const float v = momentum * momenta[i] - lr * g;

@@ -1,0 +1,74 @@
+"""The recipes in configs/ are read, fit the networks they name, and say what their sources say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from squeeze_net import NETWORKS
+from trainer import Config, cli
+from trainer.optimizer import make_optimizer
+from trainer.selection import freeze, multiply_rates
+
+PATHS = sorted((Path(__file__).parents[1] / 'configs').glob('*.yaml'))
+
+
+def read(path, *argv):
+    return cli.parse(NETWORKS, ['--config', str(path), *argv])
+
+
+def named(name):
+    return next(path for path in PATHS if path.stem == name)
+
+
+@pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
+def test_every_value_is_taken(path):
+    config = read(path)
+    for name, value in yaml.safe_load(path.read_text()).items():
+        assert getattr(config, name) == (tuple(value) if isinstance(value, list) else value), name
+
+
+@pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
+def test_patterns_match_the_network(path):
+    config = read(path)
+    np.random.seed(0)
+    model = NETWORKS[config.model](10, config.size)
+    optimizer = make_optimizer(config).setup(model)
+    multiply_rates(optimizer, config.lr_multiplier)
+    freeze(model, config.freeze)
+    if config.lr_multiplier == '*/b=2':
+        for path, parameter in model.namedparams():
+            assert getattr(parameter.update_rule, 'lr_multiplier', 1) == (2 if path.endswith('/b') else 1), path
+
+
+def test_the_experiment_is_what_no_flag_gives():
+    config = read(named('experiment'))
+    assert config == Config(model='squeezenet', milestones=(150, 225))
+    rates = [c.make_schedule()(epoch) for c in (config, Config()) for epoch in range(300)]
+    assert rates[:300] == rates[300:]
+
+
+@pytest.mark.parametrize('name', ['caffe_squeezenet_v1.0', 'caffe_squeezenet_v1.1'])
+def test_caffes_rates(name):
+    config = read(named(name))
+    n_train = 1_281_167
+    n_epoch = config.count_epochs(n_train)
+    rate = config.make_schedule(n_epoch)
+    assert n_epoch == pytest.approx(67.94, abs=0.01)
+    for iteration in (0, 1000, 85_000, 169_999):
+        assert rate(iteration * 512 / n_train) == pytest.approx(0.04 * (1 - iteration / 170_000), rel=1e-6)
+
+
+def test_a_flag_on_the_command_line_replaces_the_length():
+    config = read(named('caffe_squeezenet_v1.0'), '-e', '2')
+    assert (config.epoch, config.iterations, config.schedule) == (2, None, 'poly')
+
+
+def test_mxnets_and_mindcvs_rates():
+    rate = read(named('mxnet_squeezenet')).make_schedule()
+    assert [rate(epoch) for epoch in (0, 0.9, 1, 10)] == pytest.approx([0.04, 0.04, 0.0376, 0.04 * 0.94**10])
+    config = read(named('mindcv_squeezenet'))
+    rate = config.make_schedule()
+    assert rate(2.5) < 0.05 < rate(5) < 0.1 and rate(200) == pytest.approx(0)
+    assert config.smoothing == 0.1
