@@ -29,7 +29,8 @@ DenseNet's own optimisation:         python main.py -g 0 --optimizer nesterov --
 def main() -> int:
     config = cli.parse(NETWORKS, description=__doc__, epilog=EXAMPLES)
 
-    data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=Sizes.of(config.size).side_max)
+    side = Sizes.of(config.size).side_max
+    data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=side, preprocess=config.preprocess)
     print(f'{data.source}: {len(data.train.labels):,} training and {len(data.test.labels):,} test images')
 
     np.random.seed(config.seed)  # Chainer's initializers draw from NumPy's global generator

@@ -21,6 +21,8 @@ from trainer.schedule import Schedule, constant, cosine, default_milestones, ste
 
 OPTIMIZERS = ('momentum', 'nesterov', 'adam')
 SCHEDULES = ('step', 'cosine', 'constant')
+UNREADABLE = ('fail', 'skip')
+CUT_FROM_FILES = ('folder', 'imagelist', 'shards', 'recordio')  # with another preprocessing than the experiment's
 PRECISIONS = ('auto', 'float32', 'fp16', 'bf16', 'float64')
 COMPUTE_DTYPES = {'fp16': np.dtype(np.float16), 'bf16': np.dtype(bfloat16)}
 
@@ -28,6 +30,7 @@ COMPUTE_DTYPES = {'fp16': np.dtype(np.float16), 'bf16': np.dtype(bfloat16)}
 FREE_ON_RESUME = frozenset(
     {'save_path', 'run', 'overwrite', 'resume', 'data', 'load_model', 'load_optimizer', 'load_log'}  # where things are
     | {'gpu', 'engine', 'threads', 'train_batch_divide', 'test_batch_divide', 'checkpoint_minutes'}  # how to compute
+    | {'workers', 'unreadable'}
     | {'epoch', 'milestones'}  # how far; the rates that follow from them are compared with the log's
 )
 
@@ -40,7 +43,7 @@ class Config:
     dataset: str = 'cifar10'
     data: str | None = None
     limit: int | None = None
-    size: int = 122
+    size: int = 0  # once made: never 0, which stands for what suits the data
     preprocess: str = 'experiment'
     epoch: int = 300
     batch: int = 64
@@ -68,8 +71,12 @@ class Config:
     load_optimizer: str | None = None
     load_log: str | None = None
     checkpoint_minutes: float = 10.0
+    workers: int | None = None
+    unreadable: str = 'fail'
 
     def __post_init__(self) -> None:
+        if self.size == 0:
+            object.__setattr__(self, 'size', self._usual_size())
         at_least = {
             'limit': 1,
             'epoch': 1,
@@ -79,6 +86,7 @@ class Config:
             'lr': 0,
             'momentum': 0,
             'seed': 0,
+            'workers': 0,
         }
         at_least |= {'weight_decay': 0, 'warmup': 0, 'dropout': 0, 'checkpoint_minutes': 0}
         at_least |= {'train_batch_divide': 1, 'test_batch_divide': 1, 'threads': 1}
@@ -97,12 +105,18 @@ class Config:
             if getattr(self, name) > self.batch:
                 raise InputError(f'--{name} {getattr(self, name)} cuts a batch of {self.batch} into empty parts')
         choices_of = {'optimizer': OPTIMIZERS, 'schedule': SCHEDULES, 'precision': PRECISIONS, 'engine': ENGINES}
-        choices_of['preprocess'] = tuple(PREPROCESSINGS)
+        choices_of |= {'preprocess': tuple(PREPROCESSINGS), 'unreadable': UNREADABLE}
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise InputError(f'--{name} is {getattr(self, name)!r}, but has to be one of {", ".join(choices)}')
         if self.run is not None and (not self.run or self.run != Path(self.run).name):
             raise InputError(f'--run is {self.run!r}, but has to be the name of a folder below results/')
+
+    def _usual_size(self) -> int:
+        """The experiment's; for images that are cut from files of any size, that of their preprocessing."""
+        if self.preprocess in PREPROCESSINGS and self.preprocess != 'experiment' and self.dataset in CUT_FROM_FILES:
+            return PREPROCESSINGS[self.preprocess].crop
+        return 122
 
     @property
     def run_name(self) -> str:
