@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import trainer
-from squeeze_net import BASELINES, NETWORKS
+from squeeze_net import BASELINES, NETWORKS, weights
 from trainer import cli, datasets
 from trainer.augmentation import Sizes
 from trainer.confusion import format_confusion
@@ -48,7 +48,7 @@ def run(config: trainer.Config) -> int:
         raise trainer.InputError(f'--model {config.model} --size {config.size}: {error}') from None
     print(f'{config.model}: {model.count_params():,} parameters')
 
-    outcome = trainer.train(model, data, config, baselines=BASELINES)
+    outcome = trainer.train(model, data, config, baselines=BASELINES, load_model=weights.loader(config))
 
     if outcome.exit_code:
         print(f'interrupted; go on with\n    {cli.resume_command()}')

@@ -119,15 +119,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return e / e.sum(1, keepdims=True)
 
 
-def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes come before the true one, (N,) int64; of equal logits, the lower class comes first."""
-    own = np.take_along_axis(logits, labels[:, None], 1)
-    is_lower = np.arange(logits.shape[1]) < labels[:, None]
-    # What is not a number comes before everything, so that a broken network is never right.
-    before = ~(logits < own) & ~(logits == own) | ((logits == own) & is_lower)
-    return before.sum(1) + np.isnan(own[:, 0])
-
-
 def default_class_names(n_class: int) -> tuple[str, ...]:
     """ImageNet's for 1,000 classes, else the numbers."""
     if n_class != 1000:

@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 import trainer
 from squeeze_net import classifier
-from squeeze_net.classifier import Classifier, ranks, softmax
+from squeeze_net.classifier import Classifier, softmax
 from trainer import datasets, device
 from trainer.augmentation import Sizes, draw_test, warp
 from trainer.confusion import format_confusion
 from trainer.datasets import decode
 from trainer.datasets.sources import ImageList
+from trainer.evaluate import ranks
 from trainer.files import atomic_write
 from trainer.records import strict_json
 

@@ -19,10 +19,12 @@ from chainer.training import Extension
 from trainer.config import Config
 from trainer.errors import InputError, TrainingError
 from trainer.files import atomic_write, link_or_copy
+from trainer.metadata import KEY, Metadata
 
 MODEL = 'updater/model:main/'
 OPTIMIZER = 'updater/optimizer:main/'
 HEADER_BYTES = 4096  # more than an array's header in an npz ever takes
+NO_METADATA = Metadata()
 
 
 class Checkpoint(Extension):
@@ -38,12 +40,16 @@ class Checkpoint(Extension):
         recorder: its entries tell when an epoch has ended and whether it is the best.
         stop: a `StopRequest`.
         minutes: 0 for none between epochs.
+        metadata: go into every file.
     """
 
     priority = -100  # after everything else: its state has to be complete
     trigger = 1, 'iteration'
 
-    def __init__(self, folder: Path, config: Config, recorder: Any, stop: Any, minutes: float) -> None:
+    def __init__(
+        self, folder: Path, config: Config, recorder: Any, stop: Any, minutes: float, metadata: Metadata
+    ) -> None:
+        self.metadata = metadata
         self.folder, self.config, self.recorder, self.stop = folder, config, recorder, stop
         self.interval_s = minutes * 60 if minutes > 0 else float('inf')
         self._saved_at = time.monotonic()
@@ -74,14 +80,14 @@ class Checkpoint(Extension):
 
     def _save(self, trainer: Any) -> None:
         check_finite(trainer.updater.get_optimizer('main').target, trainer.updater.iteration)
-        save(self.folder / 'checkpoint_last.npz', trainer, self.config)
+        save(self.folder / 'checkpoint_last.npz', trainer, self.config, self.metadata)
         self._saved_at, self._saved_iteration = time.monotonic(), trainer.updater.iteration
 
     def _keep_epoch(self, trainer: Any) -> None:
         last = self.folder / 'checkpoint_last.npz'
         average = trainer.updater.average
         with average.in_place() if average is not None else nullcontext():
-            save_weights(self.folder / 'weights_last.npz', trainer.updater.get_optimizer('main').target)
+            save_weights(self.folder / 'weights_last.npz', trainer.updater.get_optimizer('main').target, self.metadata)
         if self.recorder.best is self.recorder.entries[-1]:
             link_or_copy(self.folder / 'weights_last.npz', self.folder / 'weights_best.npz')
             if last.exists():  # not in a run resumed from another one's
@@ -98,18 +104,18 @@ def check_finite(model: Any, iteration: int) -> None:
             raise TrainingError(f'{name} is not finite after iteration {iteration}: try a lower --lr, or --warmup 1')
 
 
-def save(path: Path, trainer: Any, config: Config) -> None:
+def save(path: Path, trainer: Any, config: Config, metadata: Metadata = NO_METADATA) -> None:
     """Write all that a resumed run needs: weights, statistics, momentum, epoch and position, log, configuration."""
     serializer = DictionarySerializer()
     serializer.save(trainer)
-    _write_npz(path, serializer.target | {'config': json.dumps(config.as_dict())})
+    _write_npz(path, serializer.target | {'config': json.dumps(config.as_dict()), KEY: metadata.dumps()})
 
 
-def save_weights(path: Path, model: Any) -> None:
+def save_weights(path: Path, model: Any, metadata: Metadata = NO_METADATA) -> None:
     """Write the parameters and statistics of a model under Chainer's names, for `chainer.serializers.load_npz`."""
     serializer = DictionarySerializer()
     serializer.save(model)
-    _write_npz(path, serializer.target)
+    _write_npz(path, serializer.target | {KEY: metadata.dumps()})
 
 
 def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
@@ -178,7 +184,7 @@ def _check_shapes(arrays: Any, path: Path, prefix: str, model: Any) -> None:
     serializer = DictionarySerializer()
     serializer.save(model)
     expected = {prefix + name: np.asarray(value) for name, value in serializer.target.items()}
-    found = {name for name in arrays.files if name.startswith(prefix)}
+    found = {name for name in arrays.files if name.startswith(prefix)} - {KEY}
     faults = [f'{name} is missing' for name in sorted(expected.keys() - found)]
     faults += [f'{name} has no place' for name in sorted(found - expected.keys())]
     for name in sorted(expected.keys() & found):

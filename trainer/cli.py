@@ -76,7 +76,7 @@ def read_yaml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
             raise InputError(f'--config {path}: {key} takes one value, not {value!r}')
         if isinstance(value, list):
             value = ','.join(map(str, value))
-        if isinstance(value, bool) and key == 'overwrite':
+        if isinstance(value, bool) and key in ('overwrite', 'reset_classifier'):
             argv += [f'--{key}'] if value else []
         elif value is not None:
             argv.append(f'--{key}={value}')
@@ -266,7 +266,16 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
                 'go on from a checkpoint: PATH, or the last one of this run (auto; starts afresh without one)',
             ),
             ('--checkpoint_minutes', NUMBER, 'also save within an epoch, this often; 0 for never (default: 10)'),
-            ('-m --load_model', FILE, 'start from the weights in an .npz, of weights or a checkpoint'),
+            (
+                '-m --load_model --pretrained',
+                {'metavar': 'FILE|NAME'},
+                'start from the weights in a file of any format, or in a published one by its name',
+            ),
+            (
+                '--reset_classifier --reset-classifier',
+                {'action': 'store_true'},
+                'but not from those of its classifier, which may be of other classes',
+            ),
             ('-o --load_optimizer', FILE, 'start from the momentum in a checkpoint'),
             ('-l --load_log', FILE, 'begin the log with the epochs before --start_epoch of an earlier log.jsonl'),
             (

@@ -37,6 +37,7 @@ FREE_ON_RESUME = frozenset(
         'resume',
         'data',
         'load_model',
+        'reset_classifier',
         'load_optimizer',
         'load_log',
         'log_file',
@@ -93,6 +94,7 @@ class Config:
     overwrite: bool = False
     resume: str | None = None
     load_model: str | None = None
+    reset_classifier: bool = False
     load_optimizer: str | None = None
     load_log: str | None = None
     log_file: str | None = None
@@ -132,6 +134,8 @@ class Config:
         for name in ('smoothing', 'factor'):
             if getattr(self, name) > 1:
                 raise InputError(f'--{name} is {getattr(self, name)}, but has to be at most 1')
+        if self.reset_classifier and self.load_model is None:
+            raise InputError('--reset-classifier goes with the weights of --pretrained FILE, which is missing')
         read_patterns(self.freeze)
         read_multipliers(self.lr_multiplier)
         if self.seed >= 2**32:

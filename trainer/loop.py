@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +30,10 @@ from trainer.evaluate import Evaluation, evaluate
 from trainer.interrupt import StopRequest
 from trainer.iterator import EpochIterator
 from trainer.log_file import copied_to
+from trainer.metadata import Metadata
 from trainer.mixing import Mixing
 from trainer.optimizer import make_optimizer
+from trainer.preprocessing import Preprocessing
 from trainer.progress import Progress
 from trainer.recorder import Recorder
 from trainer.schedule import Schedule, SetLearningRate
@@ -49,7 +51,13 @@ class Outcome(NamedTuple):
     exit_code: int  # 0, or 128 + the signal that stopped it
 
 
-def train(model: chainer.Chain, data: Data | Stream, config: Config, baselines: Collection[str] = ()) -> Outcome:
+def train(
+    model: chainer.Chain,
+    data: Data | Stream,
+    config: Config,
+    baselines: Collection[str] = (),
+    load_model: Callable[[str, chainer.Chain], object] | None = None,
+) -> Outcome:
     """Train a network as configured; records, checkpoints and plots appear as it goes.
 
     Args:
@@ -58,6 +66,7 @@ def train(model: chainer.Chain, data: Data | Stream, config: Config, baselines: 
         data: training and test images, in memory or streamed.
         config: the flags.
         baselines: model names that the plots draw dashed.
+        load_model: puts the weights of `--load_model` into the model; by default those of an .npz.
     Raises:
         InputError: flags, files or folders that do not fit, found before the first iteration.
         TrainingError: no memory, a full disk, a loss that is not finite.
@@ -66,7 +75,7 @@ def train(model: chainer.Chain, data: Data | Stream, config: Config, baselines: 
         config = replace(config, precision=_choose_precision(data, config))
     with copied_to(config.log_file), StopRequest() as stop, config.using_precision():
         try:
-            trainer = build(model, data, config, stop, baselines)
+            trainer = build(model, data, config, stop, baselines, load_model)
             trainer.run(show_loop_exception_msg=False)
             recorder = trainer.get_extension('Recorder')
             recorder.write(finished=not stop.requested)
@@ -98,7 +107,12 @@ def train(model: chainer.Chain, data: Data | Stream, config: Config, baselines: 
 
 
 def build(
-    model: chainer.Chain, data: Data | Stream, config: Config, stop: StopRequest, baselines: Collection[str] = ()
+    model: chainer.Chain,
+    data: Data | Stream,
+    config: Config,
+    stop: StopRequest,
+    baselines: Collection[str] = (),
+    load_model: Callable[[str, chainer.Chain], object] | None = None,
 ) -> chainer.training.Trainer:
     """The trainer of a run, ready to run, at its first iteration or where its checkpoint left off."""
     target = device.open_device(config.gpu)
@@ -112,7 +126,7 @@ def build(
     earlier: list[dict[str, Any]] = []
     if resume_from is None:  # a checkpoint holds all of this
         if config.load_model is not None:
-            checkpoint.load_model(Path(config.load_model), model)
+            (load_model or load_npz)(config.load_model, model)
         if config.load_optimizer is not None:
             checkpoint.load_optimizer(Path(config.load_optimizer), optimizer)
         if config.load_log is not None:
@@ -178,7 +192,9 @@ def build(
     trainer.extend(Plots(recorder, config, baselines))
     if isinstance(data, Stream):
         trainer.extend(Closing([train_view, test_view]))
-    trainer.extend(Checkpoint(config.run_folder, config, recorder, stop, config.checkpoint_minutes))
+    sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))
+    metadata = Metadata(config.model, data.n_class, _test_preprocessing(data, config, sizes), tuple(data.classes))
+    trainer.extend(Checkpoint(config.run_folder, config, recorder, stop, config.checkpoint_minutes, metadata))
     # The last, the best, and the one being written: checkpoints (weights and up to two moments) and weights alone.
     n_numbers = 3 * (3 + 1 + (config.ema > 0)) * model.count_params()
     checkpoint.prepare_folder(config.run_folder, n_numbers * config.dtype.itemsize)
@@ -214,15 +230,21 @@ def _choose_precision(data: Data | Stream, config: Config) -> str:
     return device.choose_precision(target, config)
 
 
+def _test_preprocessing(data: Data | Stream, config: Config, sizes: Sizes) -> Preprocessing:
+    """What a test makes of an image, and so whoever uses the weights has to."""
+    how = preprocessing.find(config.preprocess)
+    if isinstance(data, Data) or how.name == 'experiment':
+        return replace(how, resize='squash', side=sizes.test, crop=sizes.test_crop, filter='bilinear')
+    return how.sized(config.size)
+
+
 def _make_views(data: Data | Stream, config: Config, fixed_size: bool) -> tuple[Any, Any]:
     """The converters of training and test."""
     sizes = Sizes.of(config.size, fixed_size=fixed_size)
-    how = preprocessing.find(config.preprocess)
+    test = _test_preprocessing(data, config, sizes)
     if isinstance(data, Data):
-        return TrainView(data.train, sizes, config.seed, how), TestView(data.test, sizes, how)
-    train = test = how.sized(config.size)
-    if how.name == 'experiment':
-        test = replace(how, side=sizes.test, crop=sizes.test_crop)
+        return TrainView(data.train, sizes, config.seed, test), TestView(data.test, sizes, test)
+    train = preprocessing.find(config.preprocess).sized(config.size)
     options: dict[str, Any] = {'workers': config.workers, 'unreadable': config.unreadable}
     return StreamTrainView(data.train, train, config.seed, **options), StreamTestView(data.test, test, **options)
 
@@ -271,6 +293,10 @@ class Plots(Extension):
         plots.draw_curves(runs, folder, dashed=self.baselines)
         if (runs[0].summary or {}).get('confusion'):
             confusion.draw_confusion(runs[0], folder)
+
+
+def load_npz(path: str, model: chainer.Chain) -> None:
+    checkpoint.load_model(Path(path), model)
 
 
 def _find_checkpoint(config: Config) -> Path | None:

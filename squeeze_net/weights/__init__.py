@@ -5,7 +5,7 @@ squeeze_net.weights SRC DST` converts.
 """
 
 from squeeze_net.weights.file import Weights
-from squeeze_net.weights.files import READERS, WRITTEN, load_model, read, start_from, write
+from squeeze_net.weights.files import READERS, WRITTEN, load_model, loader, read, start_from, write
 from squeeze_net.weights.model import tensors_of
 from squeeze_net.weights.published import PUBLISHED, find
 
@@ -16,6 +16,7 @@ __all__ = [
     'Weights',
     'find',
     'load_model',
+    'loader',
     'read',
     'start_from',
     'tensors_of',

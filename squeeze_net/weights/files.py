@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import chainer
 from squeeze_net.weights import caffemodel, names, net, npz, onnx, prototxt, pth, safetensors
 from squeeze_net.weights.file import MAX_FILE_BYTES, Weights
 from squeeze_net.weights.model import arrays_of, build, classifier_of, fill, recognise
+from squeeze_net.weights.published import find
+from trainer.config import Config
 from trainer.errors import InputError
 from trainer.files import atomic_write
 from trainer.preprocessing import PREPROCESSINGS
@@ -144,3 +147,19 @@ def start_from(model: chainer.Chain, network: str, weights: Weights, reset_class
                     'begin with a fresh classifier by --reset-classifier'
                 )
     fill(model, weights.tensors, classifier if reset_classifier else frozenset())
+
+
+def loader(config: Config) -> Callable[[str, chainer.Chain], None]:
+    """What puts the weights of `--pretrained` into the network of a run; says if they expect other images."""
+
+    def load(source: str, model: chainer.Chain) -> None:
+        weights = read(find(source))
+        try:
+            start_from(model, config.model, weights, config.reset_classifier)
+        except InputError as error:
+            raise InputError(f'--pretrained {source}: {error}') from None
+        view = weights.metadata.preprocessing
+        if view is not None and view.name != config.preprocess:
+            print(f'note: {source} expects images of --preprocess {view.name}, not {config.preprocess}')
+
+    return load

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeeze_net.classifier import default_class_names, ranks, softmax
+from squeeze_net.classifier import default_class_names, softmax
 from squeeze_net.validate import Score
+from trainer.evaluate import ranks
 
 DATA = Path(os.environ.get('SQUEEZE_NET_DATA', Path(__file__).parents[3] / 'shared' / 'data'))
 SAMPLE = DATA / 'imagenet-sample'
