@@ -1,0 +1,153 @@
+"""Batches of pictures from a source: the same whatever the number of processes, which leave nothing behind."""
+
+import importlib
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer import InputError, TrainingError, preprocessing
+from trainer.datasets import decode
+from trainer.datasets.decode import Loader, batches
+from trainer.datasets.sources import ImageList
+
+ROOT = Path(__file__).parents[3]
+DATA = Path(os.environ.get('SQUEEZE_NET_DATA', ROOT.parent / 'shared' / 'data')) / 'imagenet-sample'
+CAFFE = preprocessing.Preprocessing('small', 'squash', 40, 32, mean=(104, 117, 123))
+
+
+def write_images(folder, n=11, n_class=3, broken=()):
+    """A list of JPEGs of several shapes, of which some are cut short."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(n):
+        height, width = rng.integers(20, 70, 2)
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize((width, height))
+        file = io.BytesIO()
+        coarse.save(file, 'jpeg')
+        raw = file.getvalue()
+        (folder / f'image {i}.jpg').write_bytes(raw[: len(raw) // 2] if i in broken else raw)
+        lines.append(f'image {i}.jpg {i % n_class}\n')
+    (folder / 'list.txt').write_text(''.join(lines))
+    return ImageList(folder / 'list.txt')
+
+
+@pytest.mark.parametrize('workers', [0, 1, 2])
+def test_every_image_once_in_order_as_cut(tmp_path, workers):
+    source = write_images(tmp_path)
+    found = list(batches(source, CAFFE, 4, workers))
+    assert [len(x) for x, _, _ in found] == [4, 4, 3]
+    x, labels, index = (np.concatenate(column) for column in zip(*found, strict=True))
+    assert index.tolist() == list(range(11))
+    assert labels.tolist() == source.labels.tolist() == [i % 3 for i in range(11)]
+    for i in range(11):
+        with Image.open(tmp_path / f'image {i}.jpg') as image:
+            np.testing.assert_array_equal(x[i], CAFFE.cut(image.convert('RGB')).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_unreadable_images_are_left_out_and_told(tmp_path, workers):
+    source = write_images(tmp_path, broken=(0, 1, 2, 3, 6))
+    with batches(source, CAFFE, 4, workers, 'skip') as stream:
+        index = np.concatenate([index for _, _, index in stream])
+    assert index.tolist() == [4, 5, 7, 8, 9, 10]
+    assert [fault.index for fault in stream.skipped] == [0, 1, 2, 3, 6]
+    assert 'image 6.jpg' in str(stream.skipped[-1])
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_unreadable_images_are_fatal_if_asked(tmp_path, workers):
+    source = write_images(tmp_path, broken=(6,))
+    with pytest.raises(InputError, match=r'image 6.jpg \(.*\) is unreadable; --unreadable skip'):
+        list(batches(source, CAFFE, 4, workers))
+
+
+def test_a_missing_file_is_unreadable(tmp_path):
+    source = write_images(tmp_path)
+    (tmp_path / 'image 2.jpg').unlink()
+    with batches(source, CAFFE, 4, 0, 'skip') as stream:
+        assert sum(len(x) for x, _, _ in stream) == 10
+    assert 'No such file' in str(stream.skipped[0])
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_replacements_are_the_next_that_can_be_read(tmp_path, workers):
+    source = write_images(tmp_path, broken=(3, 4, 10))
+    loader = Loader(source, decode.CentreCut(CAFFE), 6, workers, 'skip', replaces=True)
+    for index in (3, 0, 10, 4):
+        loader.ask(0, index)
+    _, index = loader.take(4)
+    loader.close()
+    assert index.tolist() == [5, 0, 0, 5]
+    assert sorted(loader.unreadable) == [3, 4, 10]
+
+
+def test_a_source_without_a_readable_image_is_an_error(tmp_path):
+    source = write_images(tmp_path, n=3, broken=(0, 1, 2))
+    loader = Loader(source, decode.CentreCut(CAFFE), 2, 0, 'skip', replaces=True)
+    loader.ask(0, 1)
+    with pytest.raises(InputError, match='3 images in a row are unreadable'):
+        loader.take(1)
+
+
+FAILING = """
+import os, signal
+import numpy as np
+
+class Failing:
+    size = 8
+
+    def __init__(self, how):
+        self.how = how
+
+    def __call__(self, raw, epoch, index):
+        if index == 1:
+            if self.how == 'dies':
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ZeroDivisionError('by test')
+        return np.zeros((8, 8, 3), np.uint8)
+"""
+
+
+@pytest.fixture
+def failing(tmp_path, monkeypatch):
+    """A cut that fails as none should, in a module that the workers can import."""
+    (tmp_path / 'failing_cut.py').write_text(FAILING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'failing_cut', raising=False)
+    return importlib.import_module('failing_cut').Failing
+
+
+def test_errors_of_workers_name_the_image(tmp_path, failing):
+    for workers in (0, 2):
+        loader = Loader(write_images(tmp_path), failing('fails'), 4, workers, 'skip', replaces=False)
+        for index in range(3):
+            loader.ask(0, index)
+        with pytest.raises(TrainingError, match=r'image 1.jpg cannot be decoded: ZeroDivisionError: by test'):
+            loader.take(3)
+        loader.close()
+
+
+def test_a_worker_that_dies_is_told(tmp_path, failing):
+    loader = Loader(write_images(tmp_path), failing('dies'), 4, 2, 'skip', replaces=False)
+    for index in range(3):
+        loader.ask(0, index)
+    with pytest.raises(TrainingError, match='has died by signal 9'):
+        loader.take(3)
+    loader.close()
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f'no sample images in {DATA}')
+def test_real_images_are_the_same_from_processes():
+    source = ImageList(DATA / 'val.txt', class_list=DATA / 'synset_words.txt')
+    assert source.labels.tolist() == list(range(0, 1000, 10))
+    assert source.classes[10] == 'brambling'
+    caffe = preprocessing.find('caffe')
+    alone, parallel = (list(batches(source, caffe, 8, workers, indexes=range(40, 56))) for workers in (0, 2))
+    for (x, _, index), (y, _, same) in zip(alone, parallel, strict=True):
+        np.testing.assert_array_equal(index, same)
+        np.testing.assert_array_equal(x, y)
