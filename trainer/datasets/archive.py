@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
 import tarfile
 import zlib
@@ -75,3 +76,28 @@ class _BoundedReads:
         if n > MAX_BYTES:
             raise InputError(f'{self.path}: a header declares {n} bytes, more than {MAX_BYTES}')
         return self.file.read(n)
+
+
+def list_members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Where the files of a plain tar archive lie, read from its headers alone.
+
+    Yields:
+        (name, offset, bytes) of regular files, in the archive's order.
+    Raises:
+        InputError: it is cut short, compressed or no tar archive.
+    """
+    try:
+        with path.open('rb') as file:
+            end = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            with _open_tar(_BoundedReads(file, path)) as archive:
+                while (member := archive.next()) is not None:
+                    archive.members = []  # type: ignore[attr-defined]  # it would remember all, a kilobyte each
+                    if member.offset_data + member.size > end:
+                        raise InputError(f'{path} is cut short inside {member.name}')
+                    if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                        yield member.name, member.offset_data, member.size
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f'{path} cannot be read as a plain tar archive: {error}') from None
