@@ -35,7 +35,8 @@ def main() -> int:
 
 
 def run(config: trainer.Config) -> int:
-    data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=Sizes.of(config.size).side_max)
+    side = Sizes.of(config.size).side_max
+    data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=side, preprocess=config.preprocess)
     print(f'{data.source}: {len(data.train.labels):,} training and {len(data.test.labels):,} test images')
 
     np.random.seed(config.seed)  # Chainer's initializers draw from NumPy's global generator

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import yaml
 
 from trainer import datasets
-from trainer.config import NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, Config
+from trainer.config import NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, UNREADABLE, Config
 from trainer.engine import ENGINES
 from trainer.errors import InputError
 from trainer.preprocessing import PREPROCESSINGS
@@ -134,7 +134,11 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
             (
                 '--dataset',
                 {'choices': list(datasets.DATASETS)},
-                'default: cifar10; shapes are drawn, not downloaded; folder is train/<class>/*, test/<class>/*',
+                (
+                    'default: cifar10; shapes are drawn, not downloaded; folder is train/<class>/*, test/<class>/*, '
+                    'in memory up to 8 GiB of pixels; never in memory: imagelist (train.txt and val.txt of lines '
+                    '`path label`), shards (folders train and val of tars), recordio (train.rec, val.rec)'
+                ),
             ),
             (
                 '--data',
@@ -145,12 +149,18 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
             (
                 '--size',
                 {'type': int, 'metavar': 'PX'},
-                'training crop, cut from 2 to 10 px more; tested at 6 px more (default: 122; 32: up to 4 more, at 32)',
+                (
+                    'training crop, cut from 2 to 10 px more; tested at 6 px more (default: 122; 32: up to 4 more, '
+                    'at 32); with another --preprocess, images from files are also tested at it (default: its own)'
+                ),
             ),
             (
                 '--preprocess',
                 {'choices': list(PREPROCESSINGS), 'metavar': 'NAME'},
-                f'colours of {", ".join(PREPROCESSINGS)}; published weights need their own (default: experiment)',
+                (
+                    f'colours of {", ".join(PREPROCESSINGS)}; of images from files, also how they are cut and '
+                    'augmented; published weights need their own (default: experiment)'
+                ),
             ),
             ('--dropout', NUMBER, "ratio of the network's dropout; 0 turns it off (default: the network's own, 0.5)"),
         ],
@@ -224,6 +234,15 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
                 '--engine',
                 {'choices': ENGINES},
                 'fused is the fast engine of the device, plain is Chainer alone (default: fused)',
+            ),
+            ('--workers', INT, 'processes that decode images from files; 0 for none (default: as many as cores)'),
+            (
+                '--unreadable',
+                {'choices': UNREADABLE},
+                (
+                    'on an image that cannot be read: stop, or take the next one in training and leave it out '
+                    'in the test (default: fail)'
+                ),
             ),
             ('--threads', INT, 'CPU threads (default: OMP_NUM_THREADS, or every core)'),
             (

@@ -23,6 +23,8 @@ from trainer.selection import read_multipliers, read_patterns
 OPTIMIZERS = ('momentum', 'nesterov', 'adam')
 SCHEDULES = ('step', 'cosine', 'constant', 'poly', 'factor')
 DEFAULT_EPOCH = 300
+UNREADABLE = ('fail', 'skip')
+CUT_FROM_FILES = ('folder', 'imagelist', 'shards', 'recordio')  # with another preprocessing than the experiment's
 PRECISIONS = ('auto', 'float32', 'fp16', 'bf16', 'float64')
 COMPUTE_DTYPES = {'fp16': np.dtype(np.float16), 'bf16': np.dtype(bfloat16)}
 
@@ -40,6 +42,7 @@ FREE_ON_RESUME = frozenset(
         'log_file',
     }  # where things are
     | {'gpu', 'engine', 'threads', 'train_batch_divide', 'test_batch_divide', 'checkpoint_minutes'}  # how to compute
+    | {'workers', 'unreadable'}
     | {'epoch', 'milestones'}  # how far; the rates that follow from them are compared with the log's
 )
 
@@ -55,7 +58,7 @@ class Config:
     dataset: str = 'cifar10'
     data: str | None = None
     limit: int | None = None
-    size: int = 122
+    size: int = 0  # once made: never 0, which stands for what suits the data
     preprocess: str = 'experiment'
     epoch: int | None = None
     iterations: int | None = None
@@ -94,8 +97,12 @@ class Config:
     load_log: str | None = None
     log_file: str | None = None
     checkpoint_minutes: float = 10.0
+    workers: int | None = None
+    unreadable: str = 'fail'
 
     def __post_init__(self) -> None:
+        if self.size == 0:
+            object.__setattr__(self, 'size', self._usual_size())
         if self.epoch is not None and self.iterations is not None:
             raise InputError(f'--epoch {self.epoch} and --iterations {self.iterations} both say how long: give one')
         if self.iterations is None:
@@ -110,6 +117,7 @@ class Config:
             'lr': 0,
             'momentum': 0,
             'seed': 0,
+            'workers': 0,
         }
         at_least |= {'weight_decay': 0, 'warmup': 0, 'dropout': 0, 'checkpoint_minutes': 0}
         at_least |= {'power': 0, 'factor': 0, 'factor_every': 1, 'smoothing': 0, 'mixup': 0, 'cutmix': 0, 'ema': 0}
@@ -134,12 +142,18 @@ class Config:
             if getattr(self, name) > self.batch:
                 raise InputError(f'--{name} {getattr(self, name)} cuts a batch of {self.batch} into empty parts')
         choices_of = {'optimizer': OPTIMIZERS, 'schedule': SCHEDULES, 'precision': PRECISIONS, 'engine': ENGINES}
-        choices_of['preprocess'] = tuple(PREPROCESSINGS)
+        choices_of |= {'preprocess': tuple(PREPROCESSINGS), 'unreadable': UNREADABLE}
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise InputError(f'--{name} is {getattr(self, name)!r}, but has to be one of {", ".join(choices)}')
         if self.run is not None and (not self.run or self.run != Path(self.run).name):
             raise InputError(f'--run is {self.run!r}, but has to be the name of a folder below results/')
+
+    def _usual_size(self) -> int:
+        """The experiment's; for images that are cut from files of any size, that of their preprocessing."""
+        if self.preprocess in PREPROCESSINGS and self.preprocess != 'experiment' and self.dataset in CUT_FROM_FILES:
+            return PREPROCESSINGS[self.preprocess].crop
+        return 122
 
     @property
     def run_name(self) -> str:

@@ -37,9 +37,22 @@ def examine() -> list[Finding]:
         Finding('Python', platform.python_version()),
         Finding('Chainer', chainer.__version__),
         Finding('NumPy', np.__version__),
+        _examine_decoder(),
         *_examine_cpu(),
         *_examine_gpu(),
     ]
+
+
+def _examine_decoder() -> Finding:
+    try:
+        from PIL import features
+    except ImportError as error:
+        return Finding('Pillow', '', f'{error}: it decodes images; pip install pillow')
+    if not features.check('libjpeg_turbo'):
+        return Finding(
+            'Pillow', _package('pillow'), 'built without libjpeg-turbo: JPEGs take two to four times as long'
+        )
+    return Finding('Pillow', f'{_package("pillow")}, libjpeg-turbo {features.version("libjpeg_turbo")}')
 
 
 def _examine_cpu() -> list[Finding]:

@@ -11,6 +11,7 @@ import numpy as np
 import trainer.functions as F
 from trainer import engine
 from trainer.augmentation import TestView
+from trainer.errors import InputError
 from trainer.predictor import Predictor
 
 N_TOP = 5
@@ -48,10 +49,12 @@ def evaluate(
 
     Args:
         model: maps images to logits (N, n_class).
-        view: converter, (indices (B,) int64, device) -> (x, t).
+        view: converter, (indices (B,) int64, device) -> (x, t); may leave out what cannot be read.
         n, n_class, batch: number of images, of classes, and of images a pass.
         device: where the model is.
         progress: told the number of images of each pass after it; may raise to break off.
+    Raises:
+        InputError: the view left out every image.
     """
     if engine.is_on_gpu(model) and isinstance(view, TestView):
         from trainer.captured import captured_evaluation
@@ -66,12 +69,15 @@ def evaluate(
         for start in range(0, n, batch):
             index = np.arange(start, min(start + batch, n))
             x, t = view(index, device)
-            y = predict(x)
-            loss += float(F.softmax_cross_entropy(y, t).array) * len(index)
-            np.add.at(confusion, (host.send(t), host.send(y.argmax(axis=1))), 1)
-            n_top5 += int((ranks(host.send(y), host.send(t)) < N_TOP).sum()) if n_class > N_TOP else 0
+            if len(t):
+                y = predict(x)
+                loss += float(F.softmax_cross_entropy(y, t).array) * len(t)
+                np.add.at(confusion, (host.send(t), host.send(y.argmax(axis=1))), 1)
+                n_top5 += int((ranks(host.send(y), host.send(t)) < N_TOP).sum()) if n_class > N_TOP else 0
             progress(len(index))
-    return Evaluation(loss / n, confusion, n_top5 / n if n_class > N_TOP else None)
+    if not (n_scored := int(confusion.sum())):
+        raise InputError('not one of the test images can be read')
+    return Evaluation(loss / n_scored, confusion, n_top5 / n_scored if n_class > N_TOP else None)
 
 
 def ranks(y: np.ndarray, t: np.ndarray) -> np.ndarray:

@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import chainer
+import numpy as np
 from chainer.training import Extension
+from tqdm import tqdm
 
 from trainer import checkpoint, confusion, device, engine, plots, preprocessing, records
 from trainer.augmentation import Sizes, TestView, TrainView
+from trainer.augmentation.stream import StreamTestView, StreamTrainView
 from trainer.average import WeightAverage
 from trainer.captured import CapturedUpdater
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
-from trainer.datasets import Data
+from trainer.datasets import Data, Stream
+from trainer.datasets.decode import describe_decoding
 from trainer.errors import InputError, TrainingError
 from trainer.evaluate import Evaluation, evaluate
 from trainer.interrupt import StopRequest
@@ -45,13 +49,13 @@ class Outcome(NamedTuple):
     exit_code: int  # 0, or 128 + the signal that stopped it
 
 
-def train(model: chainer.Chain, data: Data, config: Config, baselines: Collection[str] = ()) -> Outcome:
+def train(model: chainer.Chain, data: Data | Stream, config: Config, baselines: Collection[str] = ()) -> Outcome:
     """Train a network as configured; records, checkpoints and plots appear as it goes.
 
     Args:
         model: maps images (N, 3, H, W) to logits (N, data.n_class); an attribute `fixed_size = True` says
             that it takes only images of `config.size`.
-        data: training and test images.
+        data: training and test images, in memory or streamed.
         config: the flags.
         baselines: model names that the plots draw dashed.
     Raises:
@@ -59,7 +63,7 @@ def train(model: chainer.Chain, data: Data, config: Config, baselines: Collectio
         TrainingError: no memory, a full disk, a loss that is not finite.
     """
     with config.using_precision():
-        config = replace(config, precision=device.choose_precision(device.open_device(config.gpu), config))
+        config = replace(config, precision=_choose_precision(data, config))
     with copied_to(config.log_file), StopRequest() as stop, config.using_precision():
         try:
             trainer = build(model, data, config, stop, baselines)
@@ -94,7 +98,7 @@ def train(model: chainer.Chain, data: Data, config: Config, baselines: Collectio
 
 
 def build(
-    model: chainer.Chain, data: Data, config: Config, stop: StopRequest, baselines: Collection[str] = ()
+    model: chainer.Chain, data: Data | Stream, config: Config, stop: StopRequest, baselines: Collection[str] = ()
 ) -> chainer.training.Trainer:
     """The trainer of a run, ready to run, at its first iteration or where its checkpoint left off."""
     target = device.open_device(config.gpu)
@@ -115,10 +119,11 @@ def build(
             earlier = _read_earlier_log(Path(config.load_log), config.start_epoch)
 
     n_train, n_test = len(data.train.labels), len(data.test.labels)
-    sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))
     iterator = EpochIterator(n_train, config.batch, config.seed, epoch=config.start_epoch - 1)
-    colours = preprocessing.find(config.preprocess)
-    train_view, test_view = TrainView(data.train, sizes, config.seed, colours), TestView(data.test, sizes, colours)
+    train_view, test_view = _make_views(data, config, getattr(model, 'fixed_size', False))
+    if isinstance(data, Stream):
+        train_view.expect(iterator)
+        print(describe_decoding(config.workers))
     n_epoch = config.count_epochs(n_train)
     if any(parameter.array is None for parameter in model.params()):  # shapes that the first images decide
         with chainer.using_config('train', False), chainer.no_backprop_mode():
@@ -126,8 +131,8 @@ def build(
     multiply_rates(optimizer, config.lr_multiplier)
     if frozen := freeze(model, config.freeze):
         print(f'frozen: {len(frozen)} of {len(list(model.params()))} parameters')
-    mixing = Mixing(config.seed, (sizes.crop, sizes.crop), config.mixup, config.cutmix)
-    is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS
+    mixing = Mixing(config.seed, (config.size, config.size), config.mixup, config.cutmix)
+    is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS and not isinstance(data, Stream)
     if config.precision == 'fp16' and not is_captured:
         raise InputError("--precision fp16: the GPU's engine does not take this network; use --precision float32")
     updater = (CapturedUpdater if is_captured else Updater)(
@@ -154,7 +159,12 @@ def build(
         progress.begin_test(n_test)
         batch = -(-config.batch // config.test_batch_divide)
         with updater.average.in_place() if updater.average is not None else nullcontext():
-            return evaluate(model, test_view, n_test, data.n_class, batch, target, advance)
+            evaluation = evaluate(model, test_view, n_test, data.n_class, batch, target, advance)
+        if isinstance(data, Stream):
+            for line in train_view.news('training'), test_view.news('test'):
+                if line is not None:
+                    tqdm.write(line)
+        return evaluation
 
     recorder = Recorder(config.run_folder, run_test, schedule, _facts(model, data, config, target), earlier)
     trainer = chainer.training.Trainer(
@@ -166,6 +176,8 @@ def build(
     trainer.extend(recorder)
     trainer.extend(progress)
     trainer.extend(Plots(recorder, config, baselines))
+    if isinstance(data, Stream):
+        trainer.extend(Closing([train_view, test_view]))
     trainer.extend(Checkpoint(config.run_folder, config, recorder, stop, config.checkpoint_minutes))
     # The last, the best, and the one being written: checkpoints (weights and up to two moments) and weights alone.
     n_numbers = 3 * (3 + 1 + (config.ema > 0)) * model.count_params()
@@ -186,6 +198,49 @@ def _is_done(updater: Updater, config: Config) -> bool:
         return updater.iteration >= config.iterations
     assert config.epoch is not None
     return updater.epoch >= config.epoch
+
+
+def _choose_precision(data: Data | Stream, config: Config) -> str:
+    """As the device has it; the scaled loss of fp16 is captured, for which images have to lie on the GPU."""
+    target = device.open_device(config.gpu)
+    if isinstance(data, Stream) and target.xp is not np:
+        if config.precision == 'fp16':
+            raise InputError(
+                f'--precision fp16 needs images in the memory of the GPU, and {data.name} is read from files: '
+                'use bf16 or float32'
+            )
+        if config.precision == 'auto':
+            config = replace(config, precision='float32')
+    return device.choose_precision(target, config)
+
+
+def _make_views(data: Data | Stream, config: Config, fixed_size: bool) -> tuple[Any, Any]:
+    """The converters of training and test."""
+    sizes = Sizes.of(config.size, fixed_size=fixed_size)
+    how = preprocessing.find(config.preprocess)
+    if not isinstance(data, Stream):
+        return TrainView(data.train, sizes, config.seed, how), TestView(data.test, sizes, how)
+    train = test = how.sized(config.size)
+    if how.name == 'experiment':
+        test = replace(how, side=sizes.test, crop=sizes.test_crop)
+    options: dict[str, Any] = {'workers': config.workers, 'unreadable': config.unreadable}
+    return StreamTrainView(data.train, train, config.seed, **options), StreamTestView(data.test, test, **options)
+
+
+class Closing(Extension):
+    """Ends the processes of views when the training ends, however it does."""
+
+    trigger = 1, 'epoch'
+
+    def __init__(self, views: Collection[Any]) -> None:
+        self.views = views
+
+    def __call__(self, trainer: Any) -> None:
+        pass
+
+    def finalize(self) -> None:
+        for view in self.views:
+            view.close()
 
 
 class Plots(Extension):
@@ -264,7 +319,7 @@ def _read_earlier_log(path: Path, start_epoch: int) -> list[dict[str, Any]]:
     return entries
 
 
-def _facts(model: chainer.Chain, data: Data, config: Config, target: Any) -> dict[str, Any]:
+def _facts(model: chainer.Chain, data: Data | Stream, config: Config, target: Any) -> dict[str, Any]:
     return {
         'run': config.run_name,
         'model': config.model,

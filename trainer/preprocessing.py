@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,6 +106,14 @@ class Preprocessing:
             return self.side, self.side
         short = min(width, height)
         return self.side * width // short, self.side * height // short
+
+    def sized(self, crop: int) -> Preprocessing:
+        """The same at another size of crop, px, the side in proportion.
+
+        Raises:
+            InputError: a size out of range.
+        """
+        return self if crop == self.crop else replace(self, crop=crop, side=round(self.side * crop / self.crop))
 
     def colours(self, x: Any) -> Any:
         """The network's numbers of pixels.

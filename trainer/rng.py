@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ORDER, AUGMENTATION = 0, 1
+ORDER, AUGMENTATION, PICTURE = 0, 1, 2
 MIXING = 16  # of iterations in the place of epochs
 
 
@@ -19,3 +19,15 @@ def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
         epoch: completed epochs (or iterations) before this one, 0 .. 2**32 - 1.
     """
     return np.random.Generator(np.random.Philox(key=np.array([seed, purpose << 32 | epoch], np.uint64)))
+
+
+def uniform(seed: int, epoch: int, index: int, n: int) -> np.ndarray:
+    """What chance has for one image in one epoch, whatever other images there are: (n,) float64 in [0, 1).
+
+    Args:
+        seed, epoch: as for `generator`.
+        index: of the image.
+    """
+    key = np.array([seed, PICTURE << 32 | epoch], np.uint64)
+    counter = np.array([0, index, 0, 0], np.uint64)  # each image has 2**64 blocks of the counter to itself
+    return np.random.Generator(np.random.Philox(key=key, counter=counter)).random(n)

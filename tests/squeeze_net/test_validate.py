@@ -1,15 +1,11 @@
 """Scores against their definitions; the command on real images and published weights, and on what is wrong."""
 
-import csv
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import trainer
-from squeeze_net import NETWORKS, validate
 from squeeze_net.classifier import default_class_names, ranks, softmax
 from squeeze_net.validate import Score
 

@@ -10,16 +10,21 @@ import numpy as np
 from trainer.errors import InputError
 
 
+def first_of_each_class(labels: np.ndarray, n: int) -> np.ndarray:
+    """The indices of the first `n` of every label, rising."""
+    order = np.argsort(labels, kind='stable')
+    sorted_labels = labels[order]
+    rank = np.arange(len(order)) - np.searchsorted(sorted_labels, sorted_labels)  # among those of its class
+    return np.sort(order[rank < n])
+
+
 class Split(NamedTuple):
     images: np.ndarray  # (N, 3, H, W) uint8, RGB
     labels: np.ndarray  # (N,) int32, 0 .. n_class - 1
 
     def limited(self, n: int) -> Split:
         """The first `n` images of every class, in their order."""
-        order = np.argsort(self.labels, kind='stable')
-        sorted_labels = self.labels[order]
-        rank = np.arange(len(order)) - np.searchsorted(sorted_labels, sorted_labels)  # among those of its class
-        kept = np.sort(order[rank < n])
+        kept = first_of_each_class(self.labels, n)
         return Split(self.images[kept], self.labels[kept])
 
 

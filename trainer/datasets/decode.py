@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +25,18 @@ FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'PPM', 'TIFF')  # for PostScript
 MAX_PIXELS = 100_000_000
 POLICIES = ('fail', 'skip')
 N_BATCHES_AHEAD = 2
+MAX_IN_FLIGHT = 1024  # jobs and replies in the pipes, which hold 2048 of them
 MAX_REPLACEMENTS = 1000  # unreadable images in a row after which a source is no good
 
 
-def decode(raw: bytes, at_least: tuple[float, float] | None = None) -> Image:
+def decode(raw: bytes, suffices: Callable[[int, int], tuple[float, float]] | None = None) -> Image:
     """An encoded image in RGB, by Pillow, as it lies in the file (its EXIF orientation does not count).
 
     Args:
         raw: the file's bytes.
-        at_least: (width, height) px that suffice; a JPEG is then decoded to half, a quarter or an eighth of its size
-            where that is still as large, which is faster and gives other pixels. None for its own size, exactly.
+        suffices: (width, height) of the image -> those that suffice, px; a JPEG is then decoded to half, a quarter or
+            an eighth of its size where that is still as large, which is faster and gives other pixels. None for its
+            own size, exactly.
     Raises:
         InputError: no image, a broken one, or one of more than MAX_PIXELS; names no file.
     """
@@ -44,8 +48,9 @@ def decode(raw: bytes, at_least: tuple[float, float] | None = None) -> Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InputError(f'{width} x {height} px, more than {MAX_PIXELS:,}')
-            if at_least is not None:
-                image.draft('RGB', (int(np.ceil(at_least[0])), int(np.ceil(at_least[1]))))
+            if suffices is not None:
+                least_width, least_height = suffices(width, height)
+                image.draft('RGB', (max(1, math.ceil(least_width)), max(1, math.ceil(least_height))))
             if image.mode == 'RGB':
                 image.load()
                 return image
@@ -56,6 +61,16 @@ def decode(raw: bytes, at_least: tuple[float, float] | None = None) -> Image:
         raise
     except Exception as error:  # Pillow raises what its decoders raise: OSError, SyntaxError, ValueError, struct.error
         raise InputError(str(error).partition(' <')[0] or type(error).__name__) from None
+
+
+def describe_decoding(workers: int | None) -> str:
+    """One line: what decodes, and how exactly."""
+    from PIL import __version__, features
+
+    n = default_workers() if workers is None else workers
+    library = f'libjpeg-turbo {features.version("libjpeg_turbo")}' if features.check('libjpeg_turbo') else 'libjpeg'
+    who = f'{n} process{"" if n == 1 else "es"}' if n else 'this process'
+    return f'decoding in {who} with Pillow {__version__} ({library}); for training, large JPEGs at a part of their size'
 
 
 class CentreCut:
@@ -108,6 +123,8 @@ class Loader:
         self._asked: list[tuple[int, int]] = [(0, 0)] * n_row  # (epoch, image) of a row
         self._image = np.zeros(n_row, np.int64)  # what is in it; -1 before it is there, -2 for nothing
         self._first, self._n = 0, 0  # rows asked for, round and round: of these the first, and how many
+        self._waiting: deque[tuple[int, int, int, int]] = deque()  # jobs for which the pipes have no room
+        self._n_in_flight = 0
         self.unreadable: dict[int, Unreadable] = {}  # by index
 
     @property
@@ -122,7 +139,7 @@ class Loader:
         self._n += 1
         self._asked[row] = epoch, index
         self._image[row] = -1
-        self._workers.send(row, epoch, index, index)
+        self._send(row, epoch, index, index)
 
     def asked(self, i: int) -> tuple[int, int]:
         """(epoch, image) of the i-th row not yet taken."""
@@ -141,16 +158,24 @@ class Loader:
         rows = (self._first + np.arange(n)) % self.n_row
         for row in rows:
             while self._image[row] == -1:
-                self._note(self._workers.receive())
+                self._receive()
         self._first, self._n = (self._first + n) % self.n_row, self._n - n
         rows = rows[self._image[rows] >= 0]
         return self._workers.pixels[rows], self._image[rows].copy()
 
     def drop(self) -> None:
-        """Forget what was asked for."""
-        self.take(self._n)
+        """Forget what was asked for, once what is being decoded is there."""
+        self._waiting.clear()
+        self._n_in_flight -= self._workers.forget()
+        while self._n_in_flight:
+            self._receive()
+        self._n = 0
 
-    def _note(self, reply: Any) -> None:
+    def _receive(self) -> None:
+        reply = self._workers.receive()
+        self._n_in_flight -= 1
+        if self._waiting:
+            self._send(*self._waiting.popleft())
         if reply.outcome != UNREADABLE:
             self._image[reply.row] = reply.image
             return
@@ -167,7 +192,14 @@ class Loader:
         image = (reply.image + 1) % n
         if (image - index) % n >= MAX_REPLACEMENTS or image == index:
             raise InputError(f'{(image - index) % n or n} images in a row are unreadable, the last of them {fault}')
-        self._workers.send(reply.row, epoch, index, image)
+        self._send(reply.row, epoch, index, image)
+
+    def _send(self, *job: int) -> None:
+        if self._n_in_flight < MAX_IN_FLIGHT:
+            self._n_in_flight += 1
+            self._workers.send(*job)
+        else:
+            self._waiting.append(job)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """End the processes."""
@@ -187,14 +219,14 @@ class Batches(Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]):
         n_row = batch * (1 + N_BATCHES_AHEAD)
         self._loader = Loader(source, cut, n_row, workers, unreadable, replaces=False)
         self._indexes, self._batch, self._labels = iter(indexes), batch, source.labels
+        self._is_closed = False
 
     def __next__(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        while True:
+        while not self._is_closed:
             self._ask()
             n = min(self._batch, self._loader.n_asked)
             if n == 0:
-                self.close()
-                raise StopIteration
+                break
             try:
                 x, index = self._loader.take(n)
             except BaseException:
@@ -203,6 +235,8 @@ class Batches(Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]):
             self._ask()  # before the caller computes
             if len(index):
                 return x, self._labels[index], index
+        self.close()
+        raise StopIteration
 
     def _ask(self) -> None:
         while self._loader.n_asked < self._loader.n_row:
@@ -216,7 +250,7 @@ class Batches(Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]):
         return [fault for _, fault in sorted(self._loader.unreadable.items())]
 
     def close(self) -> None:
-        self._indexes = iter(())
+        self._is_closed = True
         self._loader.close()
 
     def __enter__(self) -> Batches:

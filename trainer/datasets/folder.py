@@ -12,13 +12,14 @@ import numpy as np
 
 from trainer.datasets.archive import MAX_BYTES, is_archive, read_members
 from trainer.datasets.data import Data, Split
+from trainer.datasets.decode import FORMATS, MAX_PIXELS
+from trainer.datasets.sources.source import IMAGE_SUFFIXES
+from trainer.datasets.stream import Stream, read_class_folders
 from trainer.errors import InputError
 
 SPLITS = {'train': 'train', 'test': 'test', 'val': 'test'}
 JPEG = ('.jpg', '.jpeg')
-FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'PPM', 'TIFF')  # for PostScript Pillow would start another program
-SUFFIXES = (*JPEG, '.png', '.bmp', '.gif', '.webp', '.ppm', '.tif', '.tiff')
-MAX_PIXELS = 100_000_000
+MAX_IN_MEMORY = 8 << 30  # bytes of pixels; a larger folder is read as it is needed
 
 
 class Entry(NamedTuple):
@@ -29,7 +30,9 @@ class Entry(NamedTuple):
     path: str  # below the folder, or in the archive
 
 
-def read_folder(place: Path | None, limit: int | None = None, max_side: int | None = None) -> Data:
+def read_folder(
+    place: Path | None, limit: int | None = None, max_side: int | None = None, preprocess: str = 'experiment'
+) -> Data | Stream:
     """Read `train/<class>/*` and `test/<class>/*` (or `val/...`), which may lie in one folder below `place`.
 
     Classes are numbered, and their images ordered, by name.  Images that all have one square size of at most `max_side`
@@ -39,6 +42,10 @@ def read_folder(place: Path | None, limit: int | None = None, max_side: int | No
         place: a folder, or a .tar, .tar.gz, .tgz or .tar.xz of one.
         limit: take only the first `limit` images of each class, in both splits; no other is decoded.
         max_side: px; None takes images of one square size only.
+        preprocess: a preprocessing by name; any but 'experiment' is cut from the images at their own size.
+    Returns:
+        The images in memory; of a folder that would take more than MAX_IN_MEMORY bytes, or with another preprocessing,
+        a stream of them, both splits of the same classes.
     Raises:
         InputError: nothing found, an image that cannot be read, classes that differ between the splits; names it.
     """
@@ -48,8 +55,12 @@ def read_folder(place: Path | None, limit: int | None = None, max_side: int | No
         raise InputError(f'{place} does not exist; expected a folder or tar archive of train/<class>/*, test/<class>/*')
     if place.is_file() and not is_archive(place):
         raise InputError(f'{place} is neither a folder nor a .tar, .tar.gz, .tgz or .tar.xz')
+    if place.is_dir() and preprocess != 'experiment':
+        return read_class_folders(_with_splits(place), limit)
     entries = _select(sorted(set(_list_directory(place) if place.is_dir() else _list_archive(place))), limit)
     classes = _classes(entries, place)
+    if place.is_dir() and max_side is not None and len(entries) * 3 * max_side**2 > MAX_IN_MEMORY:
+        return read_class_folders(_with_splits(place), limit)
     contents = _read_directory(place, entries) if place.is_dir() else _read_archive(place, entries)
     images = {entry: _decode(raw, f'{place}: {entry.path}', max_side) for entry, raw in contents}
     if len({image.shape for image in images.values()}) > 1:
@@ -69,6 +80,11 @@ def read_folder(place: Path | None, limit: int | None = None, max_side: int | No
         source=f'images of {place.resolve().name}' + (' (JPEG files)' if is_jpeg else ''),
         is_jpeg=is_jpeg,
     )
+
+
+def _with_splits(place: Path) -> Path:
+    """The folder, or the one in it, that holds `train`."""
+    return next((path for path in (place, *sorted(place.iterdir())) if (path / 'train').is_dir()), place)
 
 
 def _list_directory(place: Path) -> Iterator[Entry]:
@@ -95,7 +111,7 @@ def _parse(path: str) -> Entry | None:
     parts = PurePosixPath(path).parts
     if len(parts) not in (3, 4) or parts[-3] not in SPLITS:
         return None
-    if parts[-1].startswith('.') or not parts[-1].lower().endswith(SUFFIXES):
+    if parts[-1].startswith('.') or not parts[-1].lower().endswith(IMAGE_SUFFIXES):
         return None
     return Entry(SPLITS[parts[-3]], parts[-2], path)
 

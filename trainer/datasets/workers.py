@@ -80,6 +80,12 @@ class Serial:
         outcome, text = _do(self._source, self._cut, self.pixels, *job)
         return _checked(Reply(job[0], job[3], outcome, text))
 
+    def forget(self) -> int:
+        """Drop the jobs that nobody has begun; how many, to which no reply will come."""
+        n = len(self._jobs)
+        self._jobs.clear()
+        return n
+
     def close(self) -> None:
         self._jobs.clear()
 
@@ -113,10 +119,10 @@ class Workers:
                 os.close(end)
         self.pixels = np.frombuffer(self._memory, np.uint8, offset=_STOP).reshape(n_row, 3, cut.size, cut.size)
         self._buffer = bytearray()
-        self._lock = threading.Lock()  # whoever receives, against `close`
-        self._end = weakref.finalize(
-            self, _end, self._launcher, self._jobs, self._replies, self._memory, self._lock
-        )  # also at the exit of the interpreter
+        # A thread that sends or receives, against another that closes: a number of a closed file is soon another's.
+        self._sending, self._receiving = threading.Lock(), threading.Lock()
+        ends_here = self._launcher, self._jobs, self._replies, self._memory, self._sending, self._receiving
+        self._end = weakref.finalize(self, _end, *ends_here)  # also at the exit of the interpreter
         try:
             assert self._launcher.stdin is not None
             with self._launcher.stdin as stdin:
@@ -130,18 +136,24 @@ class Workers:
             raise
 
     def send(self, row: int, epoch: int, drawn_for: int, image: int) -> None:
-        try:
-            os.write(self._jobs, _JOB.pack(row, epoch, drawn_for, image))
-        except BrokenPipeError:
-            self._fail()
+        with self._sending:
+            if not self._end.alive:
+                self._fail()
+            try:
+                os.write(self._jobs, _JOB.pack(row, epoch, drawn_for, image))
+            except BrokenPipeError:
+                self._fail()
 
     def receive(self) -> Reply:
-        with self._lock:
+        with self._receiving:
             if not self._end.alive:
                 self._fail()
             row, image, outcome, n_byte = _REPLY.unpack(self._read(_REPLY.size))
             text = self._read(n_byte).decode('utf-8', 'replace')
         return _checked(Reply(row, image, outcome, text))
+
+    def forget(self) -> int:
+        return 0
 
     def _read(self, n: int) -> bytes:
         while len(self._buffer) < n:
@@ -169,15 +181,23 @@ def _anonymous_file(n_bytes: int) -> Iterator[Any]:
         yield file
 
 
-def _end(launcher: subprocess.Popen, jobs: int, replies: int, memory: mmap.mmap, lock: threading.Lock) -> None:
+def _end(
+    launcher: subprocess.Popen,
+    jobs: int,
+    replies: int,
+    memory: mmap.mmap,
+    sending: threading.Lock,
+    receiving: threading.Lock,
+) -> None:
     memory[0] = 1
-    os.close(jobs)
+    with sending:
+        os.close(jobs)
     try:
         launcher.wait(5)
     except subprocess.TimeoutExpired:  # a worker hangs: stop the group that the launcher leads
         os.killpg(launcher.pid, signal.SIGKILL)
         launcher.wait()
-    with lock:  # a thread that receives has seen the end by now
+    with receiving:  # a thread that receives has seen the end by now
         os.close(replies)
 
 

@@ -3,7 +3,10 @@
 import importlib
 import io
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +154,93 @@ def test_real_images_are_the_same_from_processes():
     for (x, _, index), (y, _, same) in zip(alone, parallel, strict=True):
         np.testing.assert_array_equal(index, same)
         np.testing.assert_array_equal(x, y)
+
+
+SCRIPT = """
+import itertools, sys, trainer
+from pathlib import Path
+from trainer import preprocessing
+from trainer.datasets.decode import batches
+from trainer.datasets.sources import ImageList
+
+source = ImageList(Path(sys.argv[1]))
+stream = batches(source, preprocessing.find('caffe'), 4, 2, indexes=itertools.cycle(range(len(source))))
+next(stream)
+print('ready', flush=True)
+for _ in stream:
+    if sys.argv[2] == 'exception':
+        raise ZeroDivisionError
+"""
+
+
+def in_session(leader):
+    """The processes of a session that are not yet reaped or gone."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/stat'):
+        try:
+            state, _, _, session = path.read_text().rpartition(')')[2].split()[:4]
+        except OSError:  # gone
+            continue
+        if int(session) == leader and state != 'Z':
+            found.append(path)
+    return found
+
+
+@pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='needs /proc')
+@pytest.mark.parametrize(
+    ('how', 'code', 'last_line'),
+    [
+        ('exception', 1, 'ZeroDivisionError'),
+        ('SIGINT', -2, 'KeyboardInterrupt'),
+        ('SIGTERM', -15, ''),
+        ('SIGKILL', -9, ''),
+    ],
+)
+def test_no_process_is_left(tmp_path, how, code, last_line):
+    write_images(tmp_path)
+    script = subprocess.Popen(
+        [sys.executable, '-c', SCRIPT, str(tmp_path / 'list.txt'), how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+    )
+    assert script.stdout.readline() == 'ready\n'
+    if how != 'exception':
+        assert len(in_session(script.pid)) == 4  # the script, the launcher, two workers
+        script.send_signal(getattr(signal, how))
+    _, errors = script.communicate(timeout=60)
+    assert script.returncode == code
+    assert errors.strip().rpartition('\n')[2] == last_line
+    assert errors.count('Traceback') == bool(last_line)  # none of the workers'
+    deadline = time.monotonic() + 20
+    while in_session(script.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not in_session(script.pid)
+
+
+def test_closing_ends_the_processes(tmp_path):
+    source = write_images(tmp_path)
+    stream = batches(source, CAFFE, 4, 2)
+    next(stream)
+    launcher = stream._loader._workers._launcher
+    stream.close()
+    assert launcher.poll() is not None
+    assert list(stream) == []
+    loader = Loader(source, decode.CentreCut(CAFFE), 4, 2, 'fail', replaces=False)
+    loader.close()
+    loader.close()
+    with pytest.raises(TrainingError, match='have ended'):
+        loader.ask(0, 0)
+
+
+def test_more_rows_than_the_pipes_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, 'MAX_IN_FLIGHT', 3)
+    source = write_images(tmp_path, broken=(3, 10))
+    loader = Loader(source, decode.CentreCut(CAFFE), 22, 2, 'skip', replaces=True)
+    for index in [*range(11), *range(11)]:
+        loader.ask(0, index)
+    _, index = loader.take(22)
+    loader.close()
+    assert index.tolist() == [0, 1, 2, 4, 4, 5, 6, 7, 8, 9, 0] * 2
