@@ -132,7 +132,10 @@ def build(
     if frozen := freeze(model, config.freeze):
         print(f'frozen: {len(frozen)} of {len(list(model.params()))} parameters')
     mixing = Mixing(config.seed, (config.size, config.size), config.mixup, config.cutmix)
-    is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS and not isinstance(data, Stream)
+    is_streamed = isinstance(
+        data, Stream
+    )  # its images do not lie on the GPU, where a captured iteration looks for them
+    is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS and not is_streamed
     if config.precision == 'fp16' and not is_captured:
         raise InputError("--precision fp16: the GPU's engine does not take this network; use --precision float32")
     updater = (CapturedUpdater if is_captured else Updater)(
