@@ -149,7 +149,10 @@ def from_list(args: argparse.Namespace, model: Classifier) -> tuple[Any, int, st
 def from_dataset(args: argparse.Namespace, model: Classifier) -> tuple[Any, int, str]:
     """Batches of the test images of --dataset, as a training evaluates them; how many, and where from."""
     view = model.preprocessing
-    data = datasets.load(args.dataset, args.data, limit=args.limit, max_side=view.side)
+    data = datasets.load(args.dataset, args.data, limit=args.limit, max_side=view.side, preprocess=view.name)
+    if isinstance(data, datasets.Stream):
+        streamed = decode.batches(data.test, view, args.batch, args.workers, args.unreadable)
+        return streamed, len(data.test), f'{data.source}, test'
     sizes = Sizes(view.crop, view.side, view.side, view.side, view.crop)
     images, labels = data.test
 

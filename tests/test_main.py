@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 QUICK = ['--dataset', 'shapes', '--size', '32', '--limit', '10', '--epoch', '2', '--batch', '20', '--run', 'r']
@@ -140,3 +141,39 @@ def test_missing_gpu_is_said_in_one_sentence(tmp_path):
     )
     assert done.returncode == 2
     assert re.fullmatch(r'main\.py: error: -g 0.*-g -1, the CPU\n', done.stderr)
+
+
+@pytest.mark.parametrize('kill', [None, signal.SIGINT])
+def test_images_from_files(tmp_path, kill):
+    """Decoded by processes, of which none is left, however it ends."""
+    colours = np.random.default_rng(0).integers(0, 256, (24, 3))
+    for i, colour in enumerate(colours.tolist()):
+        Image.new('RGB', (60, 45), tuple(colour)).save(tmp_path / f'{i}.jpg')
+    (tmp_path / 'train.txt').write_text(''.join(f'{i}.jpg {i % 3}\n' for i in range(18)))
+    (tmp_path / 'val.txt').write_text(''.join(f'{i}.jpg {i % 3}\n' for i in range(18, 24)))
+    argv = [sys.executable, str(ROOT / 'main.py'), '--dataset', 'imagelist', '--data', str(tmp_path), '--run', 'r']
+    argv += ['--preprocess', 'caffe', '--size', '32', '-b', '6', '--workers', '2', '-p', str(tmp_path)]
+    argv += ['-e', '300' if kill else '1']
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        for line in process.stdout:
+            if re.match('epoch +1/', line):
+                break
+        if kill:
+            process.send_signal(kill)
+        process.stdout.read()
+        errors = process.stderr.read()
+    assert process.returncode == (128 + kill if kill else 0), errors
+    assert 'Traceback' not in errors
+    assert read_log(tmp_path)[0]['epoch'] == 1
+    group = [path for path in Path('/proc').glob('[0-9]*/stat') if session_of(path) == process.pid]
+    assert not group
+
+
+def session_of(stat):
+    try:
+        state, _, _, session = stat.read_text().rpartition(')')[2].split()[:4]
+    except OSError:  # gone
+        return None
+    return None if state == 'Z' else int(session)

@@ -103,6 +103,8 @@ class Config:
     unreadable: str = 'fail'
 
     def __post_init__(self) -> None:
+        if self.size == 0:
+            object.__setattr__(self, 'size', self._usual_size())
         if self.epoch is not None and self.iterations is not None:
             raise InputError(f'--epoch {self.epoch} and --iterations {self.iterations} both say how long: give one')
         if self.iterations is None:

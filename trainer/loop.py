@@ -146,7 +146,9 @@ def build(
     if frozen := freeze(model, config.freeze):
         print(f'frozen: {len(frozen)} of {len(list(model.params()))} parameters')
     mixing = Mixing(config.seed, (config.size, config.size), config.mixup, config.cutmix)
-    is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS and isinstance(data, Data)
+    # The images of a stream do not lie on the GPU, where a captured iteration looks for them.
+    is_streamed = isinstance(data, Stream)
+    is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS and not is_streamed
     if config.precision == 'fp16' and not is_captured:
         raise InputError("--precision fp16: the GPU's engine does not take this network; use --precision float32")
     updater = (CapturedUpdater if is_captured else Updater)(
@@ -233,7 +235,7 @@ def _choose_precision(data: Data | Stream, config: Config) -> str:
 def _test_preprocessing(data: Data | Stream, config: Config, sizes: Sizes) -> Preprocessing:
     """What a test makes of an image, and so whoever uses the weights has to."""
     how = preprocessing.find(config.preprocess)
-    if isinstance(data, Data) or how.name == 'experiment':
+    if not isinstance(data, Stream) or how.name == 'experiment':
         return replace(how, resize='squash', side=sizes.test, crop=sizes.test_crop, filter='bilinear')
     return how.sized(config.size)
 
@@ -242,7 +244,7 @@ def _make_views(data: Data | Stream, config: Config, fixed_size: bool) -> tuple[
     """The converters of training and test."""
     sizes = Sizes.of(config.size, fixed_size=fixed_size)
     test = _test_preprocessing(data, config, sizes)
-    if isinstance(data, Data):
+    if not isinstance(data, Stream):
         return TrainView(data.train, sizes, config.seed, test), TestView(data.test, sizes, test)
     train = preprocessing.find(config.preprocess).sized(config.size)
     options: dict[str, Any] = {'workers': config.workers, 'unreadable': config.unreadable}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,11 +59,26 @@ def read_dataset(name: str, directory: Path | None, n: int, max_side: int) -> Sp
     if len(data.train.labels) < n:
         data = datasets.load(name, directory, limit=-(-n // data.n_class), max_side=max_side)
     first = np.argsort(data.train.labels, kind='stable')[:n]
-    images = data.train.images[first]
-    return Specimens(
-        title=data.name,
-        source=data.source,
-        names=[data.classes[label] for label in data.train.labels[first]],
-        originals=list(images.transpose(0, 2, 3, 1)),
-        images=images,
-    )
+    names = [data.classes[label] for label in data.train.labels[first]]
+    if isinstance(data, datasets.Stream):
+        originals, images = _decode(data.train, first, max_side)
+    else:
+        images = data.train.images[first]
+        originals = list(images.transpose(0, 2, 3, 1))
+    return Specimens(data.name, data.source, names, originals, images)
+
+
+def _decode(source: Any, index: Any, side: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Images of a source as they are, and squashed to side x side px."""
+    from PIL import Image
+
+    from trainer.datasets.decode import decode
+
+    whole = []
+    for i in map(int, index):
+        try:
+            whole.append(decode(source.read(i)))
+        except InputError as error:
+            raise InputError(f'{source.name(i)} cannot be read as an image: {error}') from None
+    squashed = [np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)) for image in whole]
+    return [np.asarray(image) for image in whole], np.stack(squashed).transpose(0, 3, 1, 2)

@@ -238,3 +238,27 @@ def test_streams_on_a_gpu_compute_in_float32_or_bf16(places, monkeypatch):
     with pytest.raises(InputError, match='--precision fp16 needs images in the memory of the GPU, and list is read'):
         loop._choose_precision(data, Config(gpu=0, precision='fp16'))
     assert loop._choose_precision(make_shapes(2, 2), Config(gpu=0)) == 'auto'
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_as_the_cpu_does(places, tmp_path):
+    """In float64, where rounding has no time to grow."""
+    data = load('imagelist', places / 'list')
+    flags = {'precision': 'float64', 'engine': 'plain', 'epoch': 2, 'preprocess': 'torchvision', 'workers': 2}
+    losses = []
+    for gpu in (-1, 0):
+        with chainer.using_config('dtype', np.dtype(np.float64)):
+            run(tmp_path / str(gpu), data, Net(), gpu=gpu, **flags)
+        losses.append([(entry['train_loss'], entry['test_loss']) for entry in read_log(tmp_path / str(gpu))])
+    np.testing.assert_allclose(*losses, rtol=1e-8)
+
+
+@pytest.mark.gpu
+@pytest.mark.cudnn
+@pytest.mark.parametrize('precision', ['auto', 'bf16'])
+def test_the_engine_of_a_gpu_trains_uncaptured(places, tmp_path, precision):
+    data = load('imagelist', places / 'list')
+    run(tmp_path, data, Net(), gpu=0, precision=precision, epoch=2)
+    run(tmp_path / 'cpu', data, Net(), epoch=2)
+    losses = [[entry['train_loss'] for entry in read_log(path)] for path in (tmp_path, tmp_path / 'cpu')]
+    np.testing.assert_allclose(*losses, rtol=1e-3 if precision == 'auto' else 0.1)

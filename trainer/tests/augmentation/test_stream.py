@@ -14,6 +14,7 @@ from PIL import Image
 from trainer import InputError, preprocessing, rng
 from trainer.augmentation import Sizes
 from trainer.augmentation.schemes import SCHEMES, TrainCut, draw
+from trainer.augmentation.specimens import read_dataset
 from trainer.augmentation.stream import StreamTestView, StreamTrainView
 from trainer.datasets.sources import ImageList
 from trainer.iterator import EpochIterator
@@ -214,3 +215,15 @@ def test_real_images_are_the_same_from_processes(name):
     np.testing.assert_array_equal(*found)
     assert np.isfinite(found[0]).all()
     assert found[0].std() > 0.5
+
+
+def test_a_sheet_shows_images_of_a_source(source, tmp_path):
+    lines = (tmp_path / 'list.txt').read_text()
+    for name in ('train.txt', 'val.txt'):
+        (tmp_path / name).write_text(lines)
+    specimens = read_dataset('imagelist', tmp_path, n=4, max_side=42)
+    assert specimens.names == ['0', '0', '1', '1']
+    assert specimens.images.shape == (4, 3, 42, 42)
+    assert specimens.images.dtype == np.uint8
+    with Image.open(tmp_path / '3.jpg') as image:
+        np.testing.assert_array_equal(specimens.originals[1], np.asarray(image))
