@@ -1,6 +1,5 @@
 """SqueezeNet v1.0 and v1.1 against the paper, and with the published weights against an independent implementation."""
 
-import json
 import os
 from pathlib import Path
 
@@ -10,13 +9,16 @@ import pytest
 from PIL import Image
 
 from squeeze_net import NETWORKS, Fire, SqueezeNetV10, SqueezeNetV11
+from squeeze_net.classifier import Classifier
 
 DATA = Path(os.environ.get('SQUEEZE_NET_DATA', Path(__file__).parents[3] / 'shared' / 'data'))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'no published weights and images in {DATA}')
 WEIGHTS = {
-    'v1.0_dense': (SqueezeNetV10, 'squeezenet_v1.0_dense.npz'),
-    'v1.1_caffe': (SqueezeNetV11, 'squeezenet_v1.1_caffe.npz'),
+    'v1.0_dense': 'squeezenet_v1.0.caffemodel',
+    'v1.0_dc': 'compressed_SqueezeNet.net',
+    'v1.1_caffe': 'squeezenet_v1.1.caffemodel',
 }
+REFERENCES = {'caffe': 'squash256_pil', 'five-crop': 'short256_pil', 'caffe-opencv': 'squash256_cv'}
 
 
 @pytest.mark.parametrize(
@@ -90,31 +92,19 @@ def test_initialisation_is_caffes():
     assert model.conv10.W.array.std() == pytest.approx(0.01, rel=0.02)
 
 
-def sample_images():
-    """The 100 images as Caffe's models want them: squashed to 256 x 256, the central 227, BGR, less the means."""
-    facts = json.loads((DATA / 'imagenet-sample' / 'reference.json').read_text())
-    for image in facts['images']:
-        picture = Image.open(DATA / 'imagenet-sample' / 'images' / image['file']).convert('RGB')
-        pixels = np.asarray(picture.resize((256, 256), Image.BILINEAR))[14:241, 14:241, ::-1]
-        yield (pixels.astype(np.float32) - np.float32((104, 117, 123))).transpose(2, 0, 1)
+@pytest.fixture(scope='module')
+def photos():
+    lines = (DATA / 'imagenet-sample' / 'val.txt').read_text().splitlines()
+    return [Image.open(DATA / 'imagenet-sample' / line.split()[0]).convert('RGB') for line in lines]
 
 
 @needs_data
+@pytest.mark.parametrize('preprocess', REFERENCES)
 @pytest.mark.parametrize('name', WEIGHTS)
-def test_published_weights_give_the_published_answers(name):
-    network, file = WEIGHTS[name]
-    model = network()
-    with np.load(DATA / 'weights' / file) as weights:
-        left = set(weights.files)
-        for path, parameter in model.namedparams():
-            layer, kind = path[1:].rsplit('/', 1)
-            parameter.array[...] = weights[f'{layer}.{kind}']
-            left.remove(f'{layer}.{kind}')
-    assert not left
-    x = np.stack(list(sample_images()))
-    with chainer.using_config('train', False), chainer.no_backprop_mode():
-        logits = np.concatenate([model(x[start : start + 20]).array for start in range(0, 100, 20)])
-    reference = np.load(DATA / 'imagenet-sample' / 'reference_logits.npz')[f'{name}.squash256_pil']
+def test_published_weights_give_the_published_answers(name, preprocess, photos):
+    classifier = Classifier.open(DATA / 'weights' / WEIGHTS[name], preprocess=preprocess, batch=50)
+    logits = classifier(np.stack([classifier.preprocessing.cut(photo).transpose(2, 0, 1) for photo in photos]))
+    reference = np.load(DATA / 'imagenet-sample' / 'reference_logits.npz')[f'{name}.{REFERENCES[preprocess]}']
     np.testing.assert_allclose(logits, reference, atol=1e-2)
     assert (logits.argmax(1) == reference.argmax(1)).sum() >= 99
     top5 = [set(np.argsort(row)[-5:]) for row in logits]
