@@ -1,5 +1,6 @@
 """Batches of pictures from a source: the same whatever the number of processes, which leave nothing behind."""
 
+import functools
 import importlib
 import io
 import os
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from trainer import InputError, TrainingError, preprocessing
@@ -244,3 +247,49 @@ def test_more_rows_than_the_pipes_hold(tmp_path, monkeypatch):
     _, index = loader.take(22)
     loader.close()
     assert index.tolist() == [0, 1, 2, 4, 4, 5, 6, 7, 8, 9, 0] * 2
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
+    end=st.integers(0, 1500),
+    form=st.sampled_from(['jpeg', 'png', 'gif', 'bmp', 'ppm', 'tiff', 'webp']),
+    reduces=st.booleans(),
+)
+def test_broken_images_are_an_error_or_an_image(changes, end, form, reduces):
+    raw = encoded(form)
+    for at, value in changes:
+        raw[at % len(raw)] = value
+    try:
+        image = decode.decode(bytes(raw[:end]), (lambda width, height: (8, 8)) if reduces else None)
+    except InputError as error:
+        assert str(error)
+    else:
+        assert image.mode == 'RGB'
+        assert image.width * image.height <= decode.MAX_PIXELS
+
+
+@functools.cache
+def _encoded(form):
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)
+    Image.fromarray(noise).save(file, form)
+    return file.getvalue()
+
+
+def encoded(form):
+    return bytearray(_encoded(form))
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded():
+    header = b'P6 60000 60000 255\n'
+    with pytest.raises(InputError, match='60000 x 60000 px, more than 100,000,000'):
+        decode.decode(header + bytes(100))
+
+
+@pytest.mark.parametrize('mode', ['L', 'CMYK', 'P', 'RGBA', '1'])
+def test_other_colours_become_rgb(mode):
+    file = io.BytesIO()
+    Image.new('RGB', (9, 7), (255, 0, 0)).convert(mode).save(file, 'jpeg' if mode in ('L', 'CMYK') else 'png')
+    image = decode.decode(file.getvalue())
+    assert (image.mode, image.size) == ('RGB', (9, 7))
