@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -43,8 +42,7 @@ def decode(raw: bytes, suffices: Callable[[int, int], tuple[float, float]] | Non
     from PIL import Image
 
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(raw), formats=FORMATS) as image:
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InputError(f'{width} x {height} px, more than {MAX_PIXELS:,}')

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -224,6 +225,7 @@ def launch() -> None:
     from PIL import Image
 
     Image.preinit()
+    warnings.simplefilter('ignore')  # Pillow's, of images that it reads all the same
     for _ in range(n):
         if os.fork() == 0:
             try:

@@ -249,6 +249,7 @@ def test_more_rows_than_the_pipes_hold(tmp_path, monkeypatch):
     assert index.tolist() == [0, 1, 2, 4, 4, 5, 6, 7, 8, 9, 0] * 2
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning')
 @settings(max_examples=150, deadline=None)
 @given(
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
@@ -281,9 +282,10 @@ def encoded(form):
     return bytearray(_encoded(form))
 
 
+@pytest.mark.filterwarnings('ignore:Image size')
 def test_too_many_pixels_are_refused_before_they_are_decoded():
-    header = b'P6 60000 60000 255\n'
-    with pytest.raises(InputError, match='60000 x 60000 px, more than 100,000,000'):
+    header = b'P6 12000 11000 255\n'
+    with pytest.raises(InputError, match='12000 x 11000 px, more than 100,000,000'):
         decode.decode(header + bytes(100))
 
 
