@@ -8,7 +8,7 @@ PIP = $(RUN) -m pip --disable-pip-version-check --quiet
 FIRST_LOOK = --dataset shapes --size 32 --limit 200 --epoch 25 --batch 32 --schedule cosine \
   --overwrite --save_path runs/first_look
 
-.PHONY: help run install format lint test gputest smoke clean
+.PHONY: help run install format lint test gputest fuzz smoke clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ test: $(VENV)/.tools  ## the tests that need no GPU
 
 gputest: $(VENV)/.tools  ## the tests that need an NVIDIA GPU; first: make install EXTRAS=cuda12
 	$(RUN) -m pytest -m gpu
+
+fuzz: $(VENV)/.tools  ## read 100,000 mutated files of every format (an hour or two); N=1000 for fewer
+	$(RUN) tests/fuzz/fuzz.py -n $(or $(N),100000)
 
 smoke: $(INSTALLED)  ## two epochs on 500 images; fails unless the loss fell
 	$(RUN) main.py --dataset shapes --size 32 --limit 50 --epoch 2 --batch 16 --lr 0.002 --schedule cosine --dropout 0 \

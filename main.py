@@ -26,6 +26,7 @@ The same, after an interruption:     python main.py -p ./ -e 300 -b 64 -g 0 --re
 A baseline to plot it against:       python main.py -p ./ -e 300 -b 64 -g 0 --model alexnet
 DenseNet's own optimisation:         python main.py -g 0 --optimizer nesterov --dropout 0
 """
+MAX_SHOWN = 20  # classes; of more, the confusion matrix is in summary.json alone
 
 
 def main() -> int:
@@ -54,7 +55,8 @@ def run(config: trainer.Config) -> int:
         print(f'interrupted; go on with\n    {cli.resume_command()}')
         return outcome.exit_code
     summary = outcome.summary
-    print(format_confusion(summary['classes'], np.array(summary['confusion'])))
+    if len(summary['classes']) <= MAX_SHOWN:
+        print(format_confusion(summary['classes'], np.array(summary['confusion'])))
     for name in ('last', 'best'):
         entry = summary[name]
         print(f'{name} epoch {entry["epoch"]}: test accuracy {entry["test_accuracy"]:.2%}{format_top5(entry)}')

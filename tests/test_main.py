@@ -143,6 +143,24 @@ def test_missing_gpu_is_said_in_one_sentence(tmp_path):
     assert re.fullmatch(r'main\.py: error: -g 0.*-g -1, the CPU\n', done.stderr)
 
 
+def test_starts_from_the_weights_of_another_run(finished, tmp_path):
+    folder, _ = finished
+    source = str(folder / 'results/r/weights_last.npz')
+    done = run(tmp_path, '--pretrained', source, '--lr', '1e-9', '--epoch', '1')
+    assert done.returncode == 0, done.stderr
+    before, after = weights(folder), weights(tmp_path)
+    for name in before:
+        if name.rpartition('/')[2] in ('W', 'b', 'gamma', 'beta'):
+            np.testing.assert_allclose(after[name], before[name], atol=1e-5, err_msg=name)
+    np.savez(
+        tmp_path / 'of3.npz', **before | {'conv10/conv/W': before['conv10/conv/W'][:3], 'conv10/conv/b': np.zeros(3)}
+    )
+    done = run(tmp_path / 'b', '--pretrained', str(tmp_path / 'of3.npz'))
+    assert done.returncode == 2 and re.search('of 3 classes, the data of 10.*--reset-classifier', done.stderr)
+    done = run(tmp_path / 'b', '--pretrained', str(tmp_path / 'of3.npz'), '--reset-classifier', '--epoch', '1')
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize('kill', [None, signal.SIGINT])
 def test_images_from_files(tmp_path, kill):
     """Decoded by processes, of which none is left, however it ends."""

@@ -1,21 +1,47 @@
 """What the README says of files and flags is so."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 from squeeze_net import NETWORKS
+from squeeze_net.classifier import default_class_names
 from trainer.cli import flags
 
 ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get('SQUEEZE_NET_DATA', ROOT.parent / 'shared' / 'data'))
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
 
+def python_blocks(path):
+    return re.findall(r'```python\n(.*?)```', path.read_text(encoding='utf-8'), re.DOTALL)
+
+
 def test_example_is_the_one_that_the_trainers_tests_run():
-    blocks = [
-        re.findall(r'```python\n(.*?)```', path.read_text(encoding='utf-8'), re.DOTALL)
-        for path in (ROOT / 'README.md', ROOT / 'trainer/README.md')
-    ]
-    assert blocks[0] == blocks[1] != []
+    assert python_blocks(ROOT / 'README.md')[-1:] == python_blocks(ROOT / 'trainer/README.md')
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f'no published weights and images in {DATA}')
+def test_classifying_a_picture_runs_as_it_stands(tmp_path):
+    sample = DATA / 'imagenet-sample'
+    image = (sample / 'val.txt').read_text().split()[0]
+    (tmp_path / 'squeezenet_v1.1.caffemodel').symlink_to(DATA / 'weights/squeezenet_v1.1.caffemodel')
+    (tmp_path / 'cat.jpg').symlink_to(sample / image)
+    code = python_blocks(ROOT / 'README.md')[0]
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    name, _, probability = done.stdout.strip().rpartition(' ')
+    assert name in default_class_names(1000) and 0.01 < float(probability) <= 1
 
 
 def test_links_and_pictures_exist():
@@ -28,7 +54,7 @@ def test_links_and_pictures_exist():
 def test_every_flag_of_the_commands_exists():
     known = {name for group in flags(NETWORKS).values() for names, _, _ in group for name in names.split()}
     commands = re.findall(r'python main\.py (.*?)(?:  #|$)', README, re.MULTILINE)
-    used = {word for command in commands for word in command.split() if re.fullmatch(r'--?[a-z_]+', word)}
+    used = {word for command in commands for word in command.split() if re.fullmatch(r'--?[a-z][a-z_-]*', word)}
     assert {'-e', '--resume'} <= used
     assert used <= known
 

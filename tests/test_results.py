@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from trainer.records import read_run
 from trainer.report import table
 
 ROOT = Path(__file__).parents[1]
-RUNS = [read_run(ROOT / 'results' / name) for name in ('alexnet_jpeg', 'squeezenet_jpeg')]
+RUNS = [read_run(config.parent) for config in sorted((ROOT / 'results').glob('*/config.yaml'))]
 
 
 @pytest.mark.parametrize('run', RUNS, ids=lambda run: run.name)
@@ -32,11 +33,15 @@ def test_table_of_the_readme_is_the_generated_one():
     assert found.strip() == table(sorted(RUNS, key=lambda run: run.model in BASELINES)).strip()
 
 
-def test_speeds_of_the_readme_are_those_of_the_record():
-    record = json.loads((ROOT / 'results/bench/train_step.json').read_text(encoding='utf-8'))
+@pytest.mark.parametrize(
+    ('marker', 'record', 'script', 'function'),
+    [('speed', 'train_step', 'speed_table', 'speed_table'), ('models', 'models', 'models', 'model_table')],
+)
+def test_tables_of_the_readme_are_those_of_the_records(marker, record, script, function):
+    record = json.loads((ROOT / f'results/bench/{record}.json').read_text(encoding='utf-8'))
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    (found,) = re.findall(r'<!-- speed -->\n(.*?)<!-- /speed -->', readme, re.DOTALL)
-    spec = importlib.util.spec_from_file_location('speed_table', ROOT / 'benchmarks/speed_table.py')
-    module = importlib.util.module_from_spec(spec)
+    (found,) = re.findall(f'<!-- {marker} -->\n(.*?)<!-- /{marker} -->', readme, re.DOTALL)
+    spec = importlib.util.spec_from_file_location(f'benchmark_{script}', ROOT / f'benchmarks/{script}.py')
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)  # where dataclasses look for it
     spec.loader.exec_module(module)
-    assert found.strip() == module.speed_table(record).strip()
+    assert found.strip() == getattr(module, function)(record).strip()

@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 
-from squeeze_net.weights.file import MAX_FILE_BYTES, Weights
+from squeeze_net.weights.file import MAX_TENSOR_BYTES, Weights
 from trainer.checkpoint import MODEL
 from trainer.errors import InputError
 from trainer.metadata import KEY, Metadata
@@ -27,7 +27,7 @@ def read(raw: memoryview) -> Weights:
     """The arrays; of a checkpoint only those of the network.
 
     Raises:
-        InputError: no .npz, one with arrays of other things than numbers, or one that unfolds beyond MAX_FILE_BYTES.
+        InputError: no .npz, one with arrays of other things than numbers, or one that unfolds beyond MAX_TENSOR_BYTES.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
@@ -36,14 +36,14 @@ def read(raw: memoryview) -> Weights:
                 raise InputError(f'it holds more than {MAX_ARRAYS} arrays')
             arrays = {}
             prefix = MODEL if any(info.filename.startswith(MODEL) for info in infos) else ''
-            budget = MAX_FILE_BYTES
+            budget = MAX_TENSOR_BYTES
             for info in infos:
                 name = info.filename.removesuffix('.npy')
                 if name not in (KEY, CONFIG) and not name.startswith(prefix):
                     continue
                 budget -= info.file_size
                 if budget < 0:
-                    raise InputError(f'its arrays take more than {MAX_FILE_BYTES >> 20} MB')
+                    raise InputError(f'its arrays take more than {MAX_TENSOR_BYTES >> 20} MB')
                 with archive.open(info) as file:
                     arrays[name.removeprefix(prefix)] = _read_array(file.read(info.file_size), name)
     except InputError:

@@ -13,7 +13,7 @@ import chainer
 import numpy as np
 
 from squeeze_net.weights import names, wire
-from squeeze_net.weights.file import MAX_FILE_BYTES, Weights
+from squeeze_net.weights.file import MAX_TENSOR_BYTES, Weights
 from squeeze_net.weights.model import arrays_of
 from squeeze_net.weights.wire import put
 from trainer.errors import InputError
@@ -45,13 +45,13 @@ def read(raw: memoryview) -> Weights:
     if graph is None:
         raise InputError('it holds no graph')
     tensors: dict[str, np.ndarray] = {}
-    budget = MAX_FILE_BYTES
+    budget = MAX_TENSOR_BYTES
     for field, _, value in wire.fields(graph):
         if field == 5:
             name, tensor = _read_tensor(wire.message(value))
             budget -= tensor.nbytes
             if len(tensors) == MAX_TENSORS or budget < 0:
-                raise InputError(f'it holds more than {MAX_TENSORS} tensors or {MAX_FILE_BYTES >> 20} MB of them')
+                raise InputError(f'it holds more than {MAX_TENSORS} tensors or {MAX_TENSOR_BYTES >> 20} MB of them')
             if name in tensors:
                 raise InputError(f'it holds the tensor {name[:80]!r} twice')
             tensors[name] = tensor

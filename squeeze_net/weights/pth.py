@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from squeeze_net.weights import names
-from squeeze_net.weights.file import MAX_FILE_BYTES, Weights
+from squeeze_net.weights.file import MAX_TENSOR_BYTES, Weights
 from squeeze_net.weights.npz import FAULTS
 from trainer.errors import InputError
 from trainer.metadata import Metadata
@@ -81,14 +81,14 @@ def _tensors(state: Any, load: Callable[[_Storage], np.ndarray]) -> dict[str, np
             state = state[key]
     if not isinstance(state, dict) or not state:
         raise InputError('it holds no dictionary of tensors')
-    found, budget = {}, MAX_FILE_BYTES
+    found, budget = {}, MAX_TENSOR_BYTES
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
             raise InputError(f'it holds {str(name)[:60]!r}, which is no tensor')
         values = load(tensor.storage)
         budget -= math.prod(tensor.size) * values.itemsize
         if budget < 0:
-            raise InputError(f'its tensors take more than {MAX_FILE_BYTES >> 20} MB')
+            raise InputError(f'its tensors take more than {MAX_TENSOR_BYTES >> 20} MB')
         found[name] = _strided(values, tensor, name)
     return found
 
@@ -132,7 +132,7 @@ def _read_zip(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
     if infos[pickles[0]].file_size > MAX_PICKLE:
         raise InputError(f'its pickle has {infos[pickles[0]].file_size} bytes, more than {MAX_PICKLE >> 20} MB')
     loaded: dict[_Storage, np.ndarray] = {}
-    budget = [MAX_FILE_BYTES]
+    budget = [MAX_TENSOR_BYTES]
 
     def load(storage: _Storage) -> np.ndarray:
         if storage not in loaded:

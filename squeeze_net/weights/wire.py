@@ -93,10 +93,16 @@ class Floats:
 
     def __init__(self, dtype: str) -> None:
         self._dtype = np.dtype(dtype)
-        self._parts: list[memoryview] = []
+        self._raw: memoryview | bytearray = bytearray()  # the one part in place, or a copy of several
 
     def add(self, value: int | memoryview) -> None:
-        self._parts.append(message(value))
+        part = message(value)
+        if not self._raw:
+            self._raw = part
+            return
+        if isinstance(self._raw, memoryview):
+            self._raw = bytearray(self._raw)
+        self._raw += part
 
     def array(self) -> np.ndarray:
         """(n,) of the dtype.
@@ -104,13 +110,12 @@ class Floats:
         Raises:
             InputError: bytes that are no whole number of values.
         """
-        raw = self._parts[0] if len(self._parts) == 1 else b''.join(self._parts)
-        if len(raw) % self._dtype.itemsize:
-            raise InputError(f'{len(raw)} bytes are no whole number of {self._dtype} values')
-        return np.frombuffer(raw, self._dtype)
+        if len(self._raw) % self._dtype.itemsize:
+            raise InputError(f'{len(self._raw)} bytes are no whole number of {self._dtype} values')
+        return np.frombuffer(self._raw, self._dtype)
 
     def __bool__(self) -> bool:
-        return bool(self._parts)
+        return bool(self._raw)
 
 
 def key(field: int, kind: int) -> bytes:

@@ -70,7 +70,7 @@ class ClassFolders(_Files):
 
     Args:
         root: the folder of the classes.
-        class_list: a file of `read_class_list` whose first words are the names of the folders, in the order of the
+        class_list: a file of `read_class_list` whose keys are the names of the folders, in the order of the
             labels; a folder that is not in it is an error, a class without a folder is not.
     Raises:
         InputError: no such folder, no image in it, or a class that the list lacks.
@@ -81,7 +81,7 @@ class ClassFolders(_Files):
         if class_list is None:
             keys = names = tuple(folders)
         else:
-            keys, names = read_class_list(class_list)
+            keys, names = read_class_list(class_list, folders)
             if missing := sorted(set(folders) - set(keys)):
                 raise InputError(f'{root} holds the class {missing[0]!r}, which {class_list} does not list')
         label_of = {key: label for label, key in enumerate(keys)}

@@ -75,6 +75,18 @@ def test_labels_have_to_be_in_the_class_list(tmp_path):
     assert read_class_list(tmp_path / 'classes') == (('n01', 'n02'), ('tench, Tinca tinca', 'goldfish'))
 
 
+def test_class_lists_with_and_without_keys(tmp_path):
+    path = tmp_path / 'classes'
+    path.write_text('great white shark\n\ntench\n')
+    assert read_class_list(path) == (('great white shark', 'tench'),) * 2
+    path.write_text('0 great white shark\n1\n')
+    assert read_class_list(path) == (('0', '1'), ('great white shark', '1'))
+    for text in ('cat\ndog\ncat\n', 'n1 cat\nn1 dog\n'):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"lists the class '(cat|n1)' twice"):
+            read_class_list(path)
+
+
 def test_class_folders_are_ordered_by_name_or_by_a_list(tmp_path):
     for folder, file in (('b', '2.JPEG'), ('b', '10.jpg'), ('a', 'x.png'), ('a', 'notes.txt'), ('.hidden', 'y.jpg')):
         (tmp_path / 'root' / folder).mkdir(parents=True, exist_ok=True)

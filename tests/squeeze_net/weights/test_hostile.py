@@ -1,0 +1,182 @@
+"""Files that are cut short, of the wrong kind, or lie: one clear error, and memory in proportion to the file."""
+
+import io
+import json
+import pickle
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import samples
+
+import trainer
+from squeeze_net.weights import files, net, wire
+from squeeze_net.weights.wire import put
+
+ROOT = Path(__file__).parents[3]
+MAX_MEMORY = 64 << 20  # bytes, for files of some kilobytes
+VALID = samples.all_files()
+
+
+def parse(raw, suffix):
+    return files.parse(memoryview(raw), suffix, 'the file')
+
+
+def refuse(raw, suffix, match=None):
+    tracemalloc.start()
+    try:
+        with pytest.raises(trainer.InputError, match=match) as caught:
+            parse(raw, suffix)
+        assert tracemalloc.get_traced_memory()[1] < MAX_MEMORY
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value).startswith(f'the file cannot be read as {suffix}: ')
+    assert '\n' not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize('kind', VALID)
+def test_cut_short_at_any_place(kind):
+    suffix, raw = VALID[kind]
+    whole = parse(raw, suffix)
+    for n in [*range(0, len(raw), max(1, len(raw) // 150)), len(raw) - 1]:
+        try:
+            found = parse(raw[:n], suffix)
+        except trainer.InputError:
+            continue
+        # A list of messages cut between two of them is a shorter list; what is missing then shows at the network.
+        assert found.tensors.keys() < whole.tensors.keys() or kind == 'onnx'
+        for name, tensor in found.tensors.items():
+            np.testing.assert_array_equal(tensor, whole.tensors[name])
+
+
+@pytest.mark.parametrize('kind', VALID)
+@pytest.mark.parametrize('suffix', sorted({suffix for suffix, _ in VALID.values()} | {'.net'}))
+def test_of_the_wrong_kind(kind, suffix):
+    own, raw = VALID[kind]
+    if own != suffix:
+        refuse(raw, suffix)
+
+
+def npz_of(header):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        raw = repr(header).encode() + b'\n'
+        archive.writestr('conv1/W.npy', b'\x93NUMPY\x01\x00' + struct.pack('<H', len(raw)) + raw + b'\0' * 16)
+    return file.getvalue()
+
+
+def zip_bomb(name='conv1/W.npy', n_bytes=1 << 30):
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(name, 'w') as member,
+    ):
+        for _ in range(n_bytes >> 20):
+            member.write(bytes(1 << 20))
+    return file.getvalue()
+
+
+def safetensors_of(header, data=b'\0' * 16):
+    raw = json.dumps(header).encode()
+    return struct.pack('<Q', len(raw)) + raw + data
+
+
+def tensor_of(shape, raw=b'\0' * 16):
+    return put(1, b''.join(map(wire.encoded, shape))) + put(2, 1) + put(8, 'conv1/W') + put(9, raw)
+
+
+def pth_of(size, stride, n=4):
+    return samples.pth({'conv1.weight': samples._Tensor(samples._Storage(np.zeros(n, np.float32)), 0, size, stride)})
+
+
+def pickled_loop():
+    loop = []
+    loop.append(loop)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        archive.writestr('model/data.pkl', pickle.dumps({'conv1.weight': loop}, protocol=2))
+    return file.getvalue()
+
+
+HUGE = 1 << 40
+LIES = {
+    'npz, a huge shape': ('.npz', npz_of({'descr': '<f4', 'fortran_order': False, 'shape': (HUGE, HUGE)}), 'declares'),
+    'npz, objects': ('.npz', npz_of({'descr': '|O', 'fortran_order': False, 'shape': (2,)}), None),
+    'npz, a header that is code': ('.npz', npz_of('__import__("os").abort()'), None),
+    'npz, a bomb': ('.npz', zip_bomb(), 'take more than 384 MB'),
+    'safetensors, a huge header': ('.safetensors', struct.pack('<Q', 1 << 62) + b'{}', 'length of a header'),
+    'safetensors, a huge shape': (
+        '.safetensors',
+        safetensors_of({'a/W': {'dtype': 'F32', 'shape': [HUGE, HUGE], 'data_offsets': [0, 16]}}),
+        'is no .safetensors',
+    ),
+    'safetensors, beyond the end': (
+        '.safetensors',
+        safetensors_of({'a/W': {'dtype': 'F32', 'shape': [1000], 'data_offsets': [0, 4000]}}),
+        'is no .safetensors',
+    ),
+    'safetensors, deep JSON': ('.safetensors', struct.pack('<Q', 20000) + b'[' * 20000, 'is no .safetensors'),
+    'onnx, a huge shape': ('.onnx', put(7, put(5, tensor_of((HUGE, HUGE)))), 'holds 4 numbers'),
+    'onnx, many dimensions': ('.onnx', put(7, put(5, tensor_of([1] * 5000))), None),
+    'onnx, a tensor elsewhere': ('.onnx', put(7, put(5, tensor_of([4], b'') + put(13, b'x'))), 'another file'),
+    'caffemodel, a huge length': ('.caffemodel', wire.key(100, wire.BYTES) + wire.encoded(1 << 62), 'declares'),
+    'caffemodel, a huge blob': (
+        '.caffemodel',
+        put(100, put(1, 'conv1') + put(7, put(7, put(1, wire.encoded(HUGE) * 2)) + put(5, b'\0' * 16))),
+        'holds 4 numbers',
+    ),
+    'caffemodel, many layers': ('.caffemodel', put(100, put(1, 'a')) * 5000, 'more than 4096 layers'),
+    'caffemodel, an endless number': ('.caffemodel', b'\xff' * 200, 'within a number'),
+    'pth, a huge tensor of one value': ('.pth', pth_of((1 << 10, 1 << 10), (0, 0)), 'in a storage of 4'),
+    'pth, beyond its storage': ('.pth', pth_of((2, 2), (2, 4)), 'beyond its storage'),
+    'pth, before its storage': ('.pth', pth_of((2, 2), (-2, 1)), 'strides'),
+    'pth, a loop': ('.pth', pickled_loop(), 'is no tensor'),
+    'pth, a bomb': ('.pth', zip_bomb('model/data.pkl'), 'more than 16 MB'),
+    'net, huge counts': ('.net', b'\xff' * 4 * 26, 'its header says'),
+}
+
+
+@pytest.mark.parametrize('lie', LIES)
+def test_lies(lie):
+    suffix, raw, match = LIES[lie]
+    refuse(raw, suffix, match)
+
+
+def test_storages_shared_by_many_tensors_do_not_add_up():
+    values = samples._Storage(np.zeros(1 << 18, np.float32))  # 1 MB
+    state = {f'layer{i}.weight': samples._Tensor(values, 0, (1 << 18,), (1,)) for i in range(400)}
+    with pytest.raises(trainer.InputError, match='take more than 384 MB'):
+        parse(samples.pth(state), '.pth')
+
+
+def test_numbers_one_by_one_take_no_more_than_the_file():
+    raw = samples.caffe_v1('unpacked')
+    tracemalloc.start()
+    parse(raw, '.caffemodel')
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_entries_outside_their_layer():
+    (layer,) = net.decode(raw := net.encode(samples.net_layers()[:1]), [(4, 3, 3, 3)])
+    assert layer.codes.any()
+    lying = bytearray(raw)
+    lying[-20:] = b'\xff' * 20
+    with pytest.raises(trainer.InputError, match='lies at place'):
+        net.decode(bytes(lying), [(4, 3, 3, 3)])
+
+
+@pytest.mark.slow
+def test_a_little_fuzzing():
+    """What `make fuzz` does with 100,000 files a reader, with 100."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / 'tests/fuzz/fuzz.py'), '-n', '100', '--seed', '99'], capture_output=True, text=True
+    )
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert len(results) >= 13 and all(result['refused'] > 0 for result in results if result['reader'] != 'image')

@@ -1,0 +1,84 @@
+"""Every tensor has its place: what is missing, left over or of another shape is named, and nothing changes."""
+
+import numpy as np
+import pytest
+
+import trainer
+from squeeze_net import NETWORKS, weights
+from squeeze_net.weights import Weights, tensors_of
+from squeeze_net.weights.model import classifier_of, fill, recognise
+from trainer.metadata import Metadata
+
+
+@pytest.fixture
+def model():
+    np.random.seed(0)
+    return NETWORKS['squeezenet_v1.1'](10)
+
+
+def changed(model, change):
+    found = tensors_of(model)
+    change(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda t: t.pop('fire3/expand1x1/b'), 'fire3/expand1x1/b is missing'),
+        (lambda t: t.update({'fc/W': t['conv1/W']}), 'fc/W has no place'),
+        (lambda t: t.update({'conv1/b': t['conv1/b'][:5]}), r'conv1/b has the shape \(5,\), the network \(64,\)'),
+        (lambda t: t['conv1/b'].fill(np.nan), 'conv1/b holds numbers that are not finite'),
+        (lambda t: [t.pop(name) for name in list(t)[:6]], 'and 3 more'),
+    ],
+)
+def test_faults_are_named_and_nothing_changes(model, change, message):
+    tensors = changed(model, change)
+    for name in tensors:
+        if np.isfinite(tensors[name]).all():
+            tensors[name] = tensors[name] + 1
+    before = tensors_of(model)
+    with pytest.raises(trainer.InputError, match=message):
+        fill(model, tensors)
+    for name, tensor in tensors_of(model).items():
+        np.testing.assert_array_equal(tensor, before[name])
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_networks_are_recognised(network):
+    size = 64 if network == 'alexnet' else 122
+    found = recognise(Weights(tensors_of(NETWORKS[network](6, size))))
+    expected = network.replace('_simple', '')  # a bypass without weights does not show
+    assert (found.metadata.network, found.metadata.n_class) == (expected, 6)
+
+
+def test_the_classifier_is_what_depends_on_the_classes():
+    assert classifier_of('squeezenet_v1.0') == {'conv10/W', 'conv10/b'}
+    assert classifier_of('squeezenet') == {'conv10/conv/W', 'conv10/conv/b'}
+    assert classifier_of('alexnet') == {'fc8/W', 'fc8/b'}
+
+
+def test_a_fresh_classifier(model):
+    other = NETWORKS['squeezenet_v1.1'](3)
+    classifier = other.conv10.W.array.copy()
+    found = Weights(tensors_of(model), Metadata('squeezenet_v1.1', 10))
+    with pytest.raises(trainer.InputError, match=r'of 10 classes, the data of 3.*--reset-classifier'):
+        weights.start_from(other, 'squeezenet_v1.1', found, reset_classifier=False)
+    weights.start_from(other, 'squeezenet_v1.1', found, reset_classifier=True)
+    np.testing.assert_array_equal(other.conv10.W.array, classifier)
+    np.testing.assert_array_equal(other.fire5.expand3x3.W.array, model.fire5.expand3x3.W.array)
+
+
+def test_what_is_not_known_is_asked_for(tmp_path):
+    weights.write(Weights({'a/W': np.zeros((2, 2), np.float32)}), tmp_path / 'a.npz')
+    with pytest.raises(trainer.InputError, match='give --network, one of squeezenet'):
+        weights.load_model(tmp_path / 'a.npz')
+
+
+def test_statistics_and_counts_go_along():
+    model = NETWORKS['squeezenet_v1.1_bn'](4)
+    model.conv1_bn.avg_mean[...] = 3
+    model.conv1_bn.N = 17
+    other = NETWORKS['squeezenet_v1.1_bn'](4)
+    fill(other, tensors_of(model))
+    assert (other.conv1_bn.avg_mean == 3).all() and other.conv1_bn.N == 17
