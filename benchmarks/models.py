@@ -20,10 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import chainer
 import numpy as np
 
-import trainer
+import trainer  # before Chainer: makes it run on today's NumPy
 import trainer.functions as F
 from squeeze_net import NETWORKS
 from squeeze_net.summary import summarise
@@ -108,6 +107,8 @@ MODELS = [
 
 def measure_times(model: Model, engine: str, rounds: int) -> dict[str, float]:
     """Median seconds: of inference of one image, and of a training step per image."""
+    import chainer
+
     config = Config(engine=engine)
     rng = np.random.default_rng(0)
     batch = BATCH[engine]
@@ -157,7 +158,7 @@ def validate(model: Model, data: Path, cifar10: Path | None) -> dict[str, Any] |
     if done.returncode:
         raise trainer.InputError(f'{" ".join(command)}: {done.stderr.strip()}')
     record = json.loads(done.stdout)
-    return {name: record[name] for name in ('top1', 'top5', 'loss', 'n_images', 'source')} | {
+    return {name: record[name] for name in ('top1', 'top5', 'loss', 'n_images')} | {
         'preprocessing': record['preprocessing']['name']
     }
 
@@ -185,7 +186,7 @@ def measure(model: Model, args: argparse.Namespace) -> dict[str, Any]:
         for engine in ENGINES
     }
     found = asdict(model) | {'parameters': summary.parameters, 'macs': summary.macs, 'times': times}
-    found['weights'] = None if model.weights is None else Path(model.weights).name
+    found['weights'] = None if model.weights is None else model.weights.removeprefix('{data}/weights/')
     return found | {'score': validate(model, args.data, args.cifar10)}
 
 

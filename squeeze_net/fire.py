@@ -58,9 +58,9 @@ class Fire(chainer.Chain):
     def forward(self, x: Any) -> Any:
         s = self._activate('squeeze1x1', x)
         y = F.side_by_side([self._activate('expand1x1', s), self._activate('expand3x3', s)])
-        if self.bypass == 'none':
-            return y
-        return F.add(y, x if self.bypass == 'simple' else self.bypass1x1(x))
+        if self.bypass == 'complex':
+            return self.bypass1x1(x, add=y)
+        return F.add(y, x) if self.bypass == 'simple' else y
 
     def _activate(self, name: str, x: Any) -> chainer.Variable:
         y = self[name](x)

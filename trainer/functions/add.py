@@ -8,7 +8,7 @@ import chainer
 
 from trainer import engine
 from trainer.functions.cast import to_float32
-from trainer.functions.concat import SideBySide, joined, split
+from trainer.functions.concat import SideBySide, joined
 from trainer.functions.node import Arrays, EngineFunction, Places, apply
 
 
@@ -16,12 +16,12 @@ def add(x: Any, other: Any) -> Any:
     """x + other, of one shape; as `chainer.functions.add` of two.
 
     Args:
-        x, other: floating point; of maps side by side, the sum is side by side as the first of them is.
+        x, other: floating point; if both are side by side, and alike, so is the sum.
     """
-    pattern = x if isinstance(x, SideBySide) else other
-    if isinstance(pattern, SideBySide) and x.shape == other.shape:
-        sizes = [part.shape[1] for part in pattern]
-        return SideBySide(map(add, split(x, sizes), split(other, sizes)))
+    if isinstance(x, SideBySide) and isinstance(other, SideBySide) and x.shape == other.shape:
+        sizes = [part.shape[1] for part in x]
+        if sizes == [part.shape[1] for part in other]:
+            return SideBySide(map(add, x, other))
     x, other = joined(x), joined(other)
     if x.ndim != 4 or x.shape != other.shape or x.dtype != other.dtype or not engine.serves(x, other):
         return chainer.functions.add(to_float32(x), to_float32(other))

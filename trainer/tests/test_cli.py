@@ -125,7 +125,7 @@ def test_several_gpus_are_refused_with_a_word_on_them(capsys):
 
 def test_every_setting_has_a_flag_and_every_flag_a_setting():
     rows = [row for group in cli.flags(NETWORKS).values() for row in group]
-    names = {names.split()[-1].removeprefix('--') for names, _, _ in rows}
+    names = {next(name for name in names.split() if name.startswith('--'))[2:] for names, _, _ in rows}
     assert names - {'config'} == set(yaml.safe_load(yaml.safe_dump(Config().as_dict())))
 
 
