@@ -1,15 +1,14 @@
 """PyTorch's `.pth`: a state dict as `torch.save` writes it, read without PyTorch and without running what it names.
 
 Since PyTorch 1.6 the file is a zip of a pickle and of the storages, a member each; before, pickles one after the other
-and then the storages. What a pickle may name is a table of a few functions and storage types, interpreted here as
-`trainer.datasets.restricted_pickle` does for NumPy's arrays; all else is refused.
+and then the storages. What a pickle may name is a table of a few functions and storage types; all else is refused, by
+the stack machine of `trainer.datasets.restricted_pickle`.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy as np
 from squeeze_net.weights import names
 from squeeze_net.weights.file import MAX_TENSOR_BYTES, Weights
 from squeeze_net.weights.npz import FAULTS
+from trainer.datasets.restricted_pickle import StackMachine
 from trainer.errors import InputError
 from trainer.metadata import Metadata
 
@@ -34,7 +34,7 @@ STORAGES = {
     'CharStorage': 'i1',
     'ByteStorage': 'u1',
 }
-MAX_PICKLE, MAX_OPCODES, MAX_MEMBERS, MAX_DIMS = 16 << 20, 1 << 19, 1 << 14, 8
+MAX_PICKLE, MAX_MEMBERS, MAX_DIMS = 16 << 20, 1 << 14, 8
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
@@ -143,19 +143,19 @@ def _read_zip(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
             loaded[storage] = _values(archive.read(info), storage)
         return loaded[storage]
 
-    return _Interpreter(io.BytesIO(archive.read(pickles[0]))).run(), load
+    return _TensorMachine(io.BytesIO(archive.read(pickles[0]))).run(), load
 
 
 def _read_legacy(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
     file = io.BytesIO(raw[: MAX_PICKLE + 1])
-    if _Interpreter(file).run() != LEGACY_MAGIC or _Interpreter(file).run() != LEGACY_PROTOCOL:
+    if _TensorMachine(file).run() != LEGACY_MAGIC or _TensorMachine(file).run() != LEGACY_PROTOCOL:
         raise InputError('it is neither a zip nor begins as PyTorch files did before 1.6')
-    system = _Interpreter(file).run()
+    system = _TensorMachine(file).run()
     if not isinstance(system, dict) or system.get('little_endian') is not True:
         raise InputError('its numbers are big-endian, expected little-endian')
-    interpreter = _Interpreter(file)
+    interpreter = _TensorMachine(file)
     state = interpreter.run()
-    keys = _Interpreter(file).run()
+    keys = _TensorMachine(file).run()
     at, places = file.tell(), {}
     if not isinstance(keys, list) or len(keys) > MAX_MEMBERS:
         raise InputError('it has no list of storages')
@@ -174,119 +174,44 @@ def _read_legacy(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]
     return state, load
 
 
-class _Interpreter:
-    """The stack machine of pickles, with the opcodes and names that a state dict needs."""
+class _TensorMachine(StackMachine):
+    """Makes `_Tensor`s of `_Storage`s, which lie behind the pickle or beside it."""
 
     def __init__(self, file: io.BytesIO) -> None:
-        self.file = file
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
+        super().__init__(file)
         self.storages: dict[str, _Storage] = {}
 
-    def run(self) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(self.file)):
-            if count == MAX_OPCODES:
-                raise InputError(f'its pickle has more than {MAX_OPCODES} opcodes')
-            if opcode.name == 'STOP':
-                break
-            self.step(opcode.name, argument)
-        return self.stack.pop()
+    def admit(self, module: str, name: str) -> tuple[str, str]:
+        if module == 'torch' and name in STORAGES:
+            return 'storage type', STORAGES[name]
+        if (module, name) in _CALLABLE:
+            return module, name
+        raise InputError(f'its pickle names {module[:60]!r} {name[:60]!r}, which no tensor needs')
 
-    def step(self, opcode: str, argument: Any) -> None:
-        stack = self.stack
-        match opcode:
-            case 'BININT1' | 'BININT2' | 'BININT' | 'LONG1' | 'BINFLOAT':
-                stack.append(argument)
-            case 'BINUNICODE' | 'SHORT_BINUNICODE':
-                stack.append(argument)
-            case 'NONE' | 'NEWTRUE' | 'NEWFALSE':
-                stack.append({'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}[opcode])
-            case 'BINPUT' | 'LONG_BINPUT':
-                self.memo[argument] = stack[-1]
-            case 'MEMOIZE':
-                self.memo[len(self.memo)] = stack[-1]
-            case 'BINGET' | 'LONG_BINGET':
-                stack.append(self.memo[argument])
-            case 'MARK':
-                self.marks.append(len(stack))
-            case 'EMPTY_TUPLE' | 'EMPTY_DICT' | 'EMPTY_LIST':
-                stack.append({'EMPTY_TUPLE': tuple, 'EMPTY_DICT': dict, 'EMPTY_LIST': list}[opcode]())
-            case 'TUPLE':
-                stack.append(tuple(self.pop_to_mark()))
-            case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
-                stack.append(tuple(self.pop(int(opcode[-1]))))
-            case 'APPEND' | 'APPENDS':
-                items = self.pop_to_mark() if opcode == 'APPENDS' else self.pop(1)
-                _expect(stack[-1], list).extend(items)
-            case 'SETITEM' | 'SETITEMS':
-                items = self.pop_to_mark() if opcode == 'SETITEMS' else self.pop(2)
-                if not all(isinstance(key, (str, int)) for key in items[::2]):
-                    raise InputError('its pickle has a key that is neither a text nor a number')
-                _expect(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
-            case 'GLOBAL':
-                stack.append(_admitted(*argument.split(' ', 1)))
-            case 'STACK_GLOBAL':
-                stack.append(_admitted(*self.pop(2)))
-            case 'BINPERSID':
-                stack.append(self.storage(stack.pop()))
-            case 'REDUCE':
-                stack.append(_call(*self.pop(2)))
-            case 'BUILD':  # the attribute `_metadata` of an OrderedDict
-                stack.pop()
-                _expect(stack[-1], dict)
-            case 'PROTO' | 'FRAME':
-                pass
-            case _:
-                raise InputError(f'its pickle has the opcode {opcode}, which no state dict needs')
+    def call(self, function: Any, arguments: Any) -> Any:
+        match function, arguments:
+            case ('collections', 'OrderedDict'), ():
+                return {}
+            case ('torch._utils', '_rebuild_tensor_v2'), (
+                _Storage() as storage,
+                offset,
+                tuple() as size,
+                tuple() as stride,
+                *_,
+            ):
+                return _Tensor(storage, offset, size, stride)
+            case ('torch._utils', '_rebuild_parameter'), (_Tensor() as tensor, *_):
+                return tensor
+        raise InputError('its pickle calls something with arguments that no tensor has')
 
-    def pop(self, n: int) -> list[Any]:
-        if len(self.stack) < n:
-            raise InputError('the stack of its pickle runs empty')
-        items = self.stack[-n:]
-        del self.stack[-n:]
-        return items
+    def set_state(self, target: Any, state: Any) -> None:
+        """Of an OrderedDict: the attribute `_metadata`, which nobody needs."""
+        if not isinstance(target, dict):
+            raise InputError('its pickle sets the state of something that has none')
 
-    def pop_to_mark(self) -> list[Any]:
-        mark = self.marks.pop()
-        items = self.stack[mark:]
-        del self.stack[mark:]
-        return items
-
-    def storage(self, identity: Any) -> _Storage:
+    def load_persistent(self, identity: Any) -> _Storage:
         match identity:
             case ('storage', ('storage type', str() as dtype), str() as key, str(), int() as n, *_) if n >= 0:
                 self.storages[key] = _Storage(dtype, key, n)
                 return self.storages[key]
         raise InputError('its pickle refers to something that is no storage')
-
-
-def _admitted(module: Any, name: Any) -> tuple[str, str]:
-    if module == 'torch' and name in STORAGES:
-        return 'storage type', STORAGES[name]
-    if (module, name) in _CALLABLE:
-        return module, name
-    raise InputError(f'its pickle names {str(module)[:60]!r} {str(name)[:60]!r}, which no tensor needs')
-
-
-def _call(function: Any, arguments: Any) -> Any:
-    match function, arguments:
-        case ('collections', 'OrderedDict'), ():
-            return {}
-        case ('torch._utils', '_rebuild_tensor_v2'), (
-            _Storage() as storage,
-            offset,
-            tuple() as size,
-            tuple() as stride,
-            *_,
-        ):
-            return _Tensor(storage, offset, size, stride)
-        case ('torch._utils', '_rebuild_parameter'), (_Tensor() as tensor, *_):
-            return tensor
-    raise InputError('its pickle calls something with arguments that no tensor has')
-
-
-def _expect(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind):
-        raise InputError(f'its pickle holds something else where a {kind.__name__} is needed')
-    return value

@@ -7,6 +7,7 @@ A hostile file can neither run code nor allocate more than a small multiple of i
 
 from __future__ import annotations
 
+import io
 import math
 import pickletools
 import re
@@ -33,7 +34,7 @@ def read_pickle(raw: bytes, name: str) -> Any:
         InputError: the file is too large, cut short, or holds anything but such data.
     """
     try:
-        return _Interpreter(raw).run()
+        return _ArrayMachine(raw).run()
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f'{name} cannot be read as a pickle of plain arrays: {str(error)[:120]}') from None
 
@@ -64,19 +65,43 @@ for _core in 'numpy.core', 'numpy._core':  # before and since NumPy 2
 _PLAIN_DTYPE = re.compile(r'[|<>=]?(b1|[iu][1248]|f[248])')
 
 
-class _Interpreter:
-    """The stack machine of the pickle format, with the opcodes that data need."""
+class StackMachine:
+    """The stack machine of the pickle format, with the opcodes that data need.
 
-    def __init__(self, raw: bytes) -> None:
-        if len(raw) > MAX_BYTES:
-            raise ValueError(f'it has {len(raw)} bytes, more than {MAX_BYTES}')
+    What names, calls and states mean is a subclass's matter; here, none is admitted.
+
+    Args:
+        raw: a pickle, or a file that stands at the beginning of one.
+    """
+
+    def __init__(self, raw: bytes | io.BytesIO) -> None:
         self.raw = raw
         self.stack: list[Any] = []
         self.marks: list[int] = []  # heights of the stack
         self.memo: dict[int, Any] = {}
-        self.budget = 2 * len(raw)  # bytes that calls may still make: an array of a str encoded just before
+
+    def admit(self, module: str, name: str) -> Any:
+        """What stands for a name on the stack."""
+        raise ValueError(f'it names {module!r} {name!r}')
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        """What becomes of calling what `admit` gave."""
+        raise ValueError('it calls something')
+
+    def set_state(self, target: Any, state: Any) -> None:
+        raise ValueError('it sets a state')
+
+    def load_persistent(self, identity: Any) -> Any:
+        """What an identity stands for that the writer has kept outside the pickle."""
+        raise ValueError('it refers to something outside')
 
     def run(self) -> Any:
+        """The value.
+
+        Raises:
+            ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError: it is broken, or not
+                data.
+        """
         for count, (opcode, argument, _) in enumerate(pickletools.genops(self.raw)):
             if count == MAX_OPCODES:
                 raise ValueError(f'it has more than {MAX_OPCODES} opcodes')
@@ -123,9 +148,11 @@ class _Interpreter:
                 items = self.pop_to_mark() if opcode == 'SETITEMS' else self.pop(2)
                 _expect(stack[-1], dict).update(_pairs(items))
             case 'GLOBAL':
-                stack.append(_admitted(*argument.split(' ', 1)))
+                stack.append(self.admit(*argument.split(' ', 1)))
             case 'STACK_GLOBAL':
-                stack.append(_admitted(*self.pop(2)))
+                stack.append(self.admit(*map(_text, self.pop(2))))
+            case 'BINPERSID':
+                stack.append(self.load_persistent(stack.pop()))
             case 'REDUCE':
                 stack.append(self.call(*self.pop(2)))
             case 'BUILD':
@@ -148,6 +175,21 @@ class _Interpreter:
         items = self.stack[mark:]
         del self.stack[mark:]
         return items
+
+
+class _ArrayMachine(StackMachine):
+    """Makes plain arrays."""
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) > MAX_BYTES:
+            raise ValueError(f'it has {len(raw)} bytes, more than {MAX_BYTES}')
+        super().__init__(raw)
+        self.budget = 2 * len(raw)  # bytes that calls may still make: an array of a str encoded just before
+
+    def admit(self, module: str, name: str) -> _Global:
+        if (admitted := _GLOBALS.get((module, name))) is None:
+            raise ValueError(f'it names {module!r} {name!r}, which no plain array needs')
+        return admitted
 
     def call(self, function: Any, arguments: Any) -> Any:
         match function, arguments:
@@ -197,12 +239,6 @@ class _Interpreter:
         self.budget -= n_bytes
         if self.budget < 0:
             raise ValueError('it unfolds the same bytes again and again')
-
-
-def _admitted(module: Any, name: Any) -> _Global:
-    if (admitted := _GLOBALS.get((_text(module), _text(name)))) is None:
-        raise ValueError(f'it names {_text(module)!r} {_text(name)!r}, which no plain array needs')
-    return admitted
 
 
 class _Dtype:

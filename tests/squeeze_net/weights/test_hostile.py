@@ -70,13 +70,13 @@ def npz_of(header):
     return file.getvalue()
 
 
-def zip_bomb(name='conv1/W.npy', n_bytes=1 << 30):
+def zip_bomb(name='conv1/W.npy', n_mib=385):
     file = io.BytesIO()
     with (
         zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open(name, 'w') as member,
     ):
-        for _ in range(n_bytes >> 20):
+        for _ in range(n_mib):
             member.write(bytes(1 << 20))
     return file.getvalue()
 
@@ -136,7 +136,7 @@ LIES = {
     'pth, beyond its storage': ('.pth', pth_of((2, 2), (2, 4)), 'beyond its storage'),
     'pth, before its storage': ('.pth', pth_of((2, 2), (-2, 1)), 'strides'),
     'pth, a loop': ('.pth', pickled_loop(), 'is no tensor'),
-    'pth, a bomb': ('.pth', zip_bomb('model/data.pkl'), 'more than 16 MB'),
+    'pth, a bomb': ('.pth', zip_bomb('model/data.pkl', 17), 'more than 16 MB'),
     'net, huge counts': ('.net', b'\xff' * 4 * 26, 'its header says'),
 }
 

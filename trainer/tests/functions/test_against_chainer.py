@@ -122,6 +122,19 @@ def test_convolution_of_maps_side_by_side_with_a_sum(dtype, data):
     )
 
 
+@PRECISIONS
+@pytest.mark.parametrize('sizes', [((5, 16), (5, 16)), ((5, 16), (21,)), ((21,), (5, 16)), ((5, 16), (16, 5))])
+def test_sums_of_maps_side_by_side(dtype, sizes):
+    rng = np.random.default_rng(0)
+    n_first = len(sizes[0])
+
+    def function(*xs):
+        x, other = (F.side_by_side(part) if len(part) > 1 else part[0] for part in (xs[:n_first], xs[n_first:]))
+        return F.concat([F.add(x, other)])
+
+    check(function, [rng.standard_normal((2, c, 4, 3)) for part in sizes for c in part], dtype, n_map=4)
+
+
 def away_from_zero(x):
     """No value that rounding takes across the kink of a rectifier."""
     return np.where(np.abs(x) < 0.2, 0.5, x)
