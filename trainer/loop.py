@@ -32,7 +32,7 @@ from trainer.iterator import EpochIterator
 from trainer.log_file import copied_to
 from trainer.metadata import Metadata
 from trainer.mixing import Mixing
-from trainer.optimizer import make_optimizer
+from trainer.optimizer import GradientHook, make_optimizer
 from trainer.preprocessing import Preprocessing
 from trainer.progress import Progress
 from trainer.recorder import Recorder
@@ -57,6 +57,7 @@ def train(
     config: Config,
     baselines: Collection[str] = (),
     load_model: Callable[[str, chainer.Chain], object] | None = None,
+    hooks: Collection[GradientHook] = (),
 ) -> Outcome:
     """Train a network as configured; records, checkpoints and plots appear as it goes.
 
@@ -67,6 +68,7 @@ def train(
         config: the flags.
         baselines: model names that the plots draw dashed.
         load_model: puts the weights of `--load_model` into the model; by default those of an .npz.
+        hooks: of the optimizer, which change gradients before each update.
     Raises:
         InputError: flags, files or folders that do not fit, found before the first iteration.
         TrainingError: no memory, a full disk, a loss that is not finite.
@@ -75,7 +77,7 @@ def train(
         config = replace(config, precision=_choose_precision(data, config))
     with copied_to(config.log_file), StopRequest() as stop, config.using_precision():
         try:
-            trainer = build(model, data, config, stop, baselines, load_model)
+            trainer = build(model, data, config, stop, baselines, load_model, hooks)
             trainer.run(show_loop_exception_msg=False)
             recorder = trainer.get_extension('Recorder')
             recorder.write(finished=not stop.requested)
@@ -113,6 +115,7 @@ def build(
     stop: StopRequest,
     baselines: Collection[str] = (),
     load_model: Callable[[str, chainer.Chain], object] | None = None,
+    hooks: Collection[GradientHook] = (),
 ) -> chainer.training.Trainer:
     """The trainer of a run, ready to run, at its first iteration or where its checkpoint left off."""
     target = device.open_device(config.gpu)
@@ -122,6 +125,8 @@ def build(
     resume_from = _find_checkpoint(config)
     model.to_device(target)
     optimizer = make_optimizer(config).setup(model)
+    for hook in hooks:
+        optimizer.add_hook(hook)
     optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(config.weight_decay))
     earlier: list[dict[str, Any]] = []
     if resume_from is None:  # a checkpoint holds all of this
@@ -134,7 +139,7 @@ def build(
 
     n_train, n_test = len(data.train.labels), len(data.test.labels)
     iterator = EpochIterator(n_train, config.batch, config.seed, epoch=config.start_epoch - 1)
-    train_view, test_view = _make_views(data, config, getattr(model, 'fixed_size', False))
+    train_view, test_view = make_views(data, config, getattr(model, 'fixed_size', False))
     n_epoch = config.count_epochs(n_train)
     if isinstance(data, Stream):
         train_view.expect(iterator)
@@ -240,7 +245,7 @@ def _test_preprocessing(data: Data | Stream, config: Config, sizes: Sizes) -> Pr
     return how.sized(config.size)
 
 
-def _make_views(data: Data | Stream, config: Config, fixed_size: bool) -> tuple[Any, Any]:
+def make_views(data: Data | Stream, config: Config, fixed_size: bool) -> tuple[Any, Any]:
     """The converters of training and test."""
     sizes = Sizes.of(config.size, fixed_size=fixed_size)
     test = _test_preprocessing(data, config, sizes)

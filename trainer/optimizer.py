@@ -26,6 +26,22 @@ def make_optimizer(config: Config) -> chainer.Optimizer:
     return kind(lr=config.lr, momentum=config.momentum)
 
 
+class GradientHook:
+    """An optimizer hook, called before each update, that changes nothing but gradients, in place.
+
+    Others make the update one parameter at a time, as Chainer does it; with these it stays flat. They come before
+    weight decay.
+    """
+
+    name = 'GradientHook'
+    timing = 'pre'
+    call_for_each_param = False
+
+    def __call__(self, optimizer: Any) -> None:
+        """Change the gradients of `optimizer.target`."""
+        raise NotImplementedError
+
+
 class _FlatUpdate:
     """Updates all parameters at once where an engine computes; elsewhere Chainer does, one by one.
 
@@ -59,12 +75,17 @@ class _FlatUpdate:
             if self.state is None or self._unscale():
                 super().update(lossfun, *args, **kwds)  # type: ignore[misc]
             return
-        self.t: int
-        self.t += 1
         for parameter, _, gradient, _ in self._views:
-            parameter.update_rule.t += 1
             if parameter.grad is not gradient:  # it comes from a function that knows no arena
                 gradient[...] = parameter.grad
+                parameter.grad = gradient
+        for hook in _hooks(self):
+            if isinstance(hook, GradientHook):
+                hook(self)
+        self.t: int
+        self.t += 1
+        for parameter, *_ in self._views:
+            parameter.update_rule.t += 1
         if engine.of(self._momenta) is engine.onednn:
             self._run_over_chunks(len(self._momenta))
         else:
@@ -160,7 +181,7 @@ class _FlatUpdate:
 
     def _weight_decay(self) -> float | None:
         """The rate of Chainer's hook of that name, 0 without one; None if there are hooks of other kinds."""
-        hooks = _hooks(self)
+        hooks = [hook for hook in _hooks(self) if not isinstance(hook, GradientHook)]
         if not hooks:
             return 0.0
         if len(hooks) > 1 or type(hooks[0]) is not chainer.optimizer_hooks.WeightDecay:

@@ -18,7 +18,15 @@ from trainer.errors import InputError
 from trainer.files import atomic_write
 from trainer.preprocessing import PREPROCESSINGS
 
+
+def read_archive(raw: memoryview) -> Weights:
+    from squeeze_net.compression import archive  # which stands on this package
+
+    return archive.read(raw)
+
+
 READERS = {
+    '.sqz': read_archive,
     '.npz': npz.read,
     '.caffemodel': caffemodel.read,
     '.net': net.read,

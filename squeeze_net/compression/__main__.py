@@ -1,0 +1,197 @@
+"""Compress a trained network into an archive, look into one, or unpack it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import trainer
+from squeeze_net import NETWORKS, weights
+from squeeze_net.compression import archive, report
+from squeeze_net.compression.pipeline import Compression, Interrupted
+from squeeze_net.compression.plan import Plan, read_plan
+from squeeze_net.compression.quantise import INITIALISATIONS
+from squeeze_net.weights.file import Weights
+from squeeze_net.weights.model import recognise
+from trainer import Config, datasets, preprocessing
+from trainer.augmentation import Sizes
+from trainer.config import PRECISIONS
+from trainer.files import atomic_write
+from trainer.preprocessing import PREPROCESSINGS
+from trainer.records import strict_json
+
+EXAMPLES = """\
+python -m squeeze_net.compression compress weights_best.npz -o small.sqz --data DIR --sparsity 0.8 --bits 5
+python -m squeeze_net.compression compress weights_best.npz -o small.sqz --data DIR --config configs/compress.yaml
+python -m squeeze_net.compression compress compressed_SqueezeNet.net -o squeezenet.sqz --lossless
+python -m squeeze_net.compression inspect small.sqz
+python -m squeeze_net.compression decompress small.sqz weights.npz
+python -m squeeze_net.validate small.sqz --dataset cifar10 --data DIR
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    return {'compress': compress, 'inspect': inspect, 'decompress': decompress}[args.command](args)
+
+
+def compress(args: argparse.Namespace) -> int:
+    source = read_source(args)
+    if args.output.suffix != archive.SUFFIX:
+        raise trainer.InputError(f'-o {args.output}: the name has to end in {archive.SUFFIX}')
+    if args.lossless:
+        coded = archive.write(source, args.output)
+        print(report.layer_table([report.layer_row(name, one) for name, one in coded.items()]))
+        print(f'{args.output}: {args.output.stat().st_size:,} bytes, of which {archive.payload(coded):,} are tensors')
+        return 0
+    given = {field.name: getattr(args, field.name) for field in fields(Plan) if getattr(args, field.name) is not None}
+    plan = Plan(**((read_plan(args.config) if args.config is not None else {}) | given))
+    config = make_config(args, source)
+    side = Sizes.of(config.size).side_max
+    data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=side, preprocess=config.preprocess)
+    compression = Compression(with_facts(source, config, data), args.output, plan, config, data)
+    try:
+        compression.run()
+    except Interrupted as interrupted:
+        print('interrupted; the same command goes on where this one stopped')
+        return interrupted.exit_code
+    record = compression.report()
+    path = args.output.with_suffix('.json')
+    with atomic_write(path, 'w') as file:
+        file.write(strict_json(record) + '\n')
+    print(report.layer_table(record['layers']))
+    print(report.stage_table(record['stages']))
+    print(f'{args.output}: {args.output.stat().st_size:,} bytes   report: {path}')
+    return 0
+
+
+def read_source(args: argparse.Namespace) -> Weights:
+    found = weights.read(weights.find(args.source))
+    if args.network is not None:
+        found = recognise(Weights(found.tensors, replace(found.metadata, network=args.network)))
+    if args.preprocess is not None:
+        view = preprocessing.find(args.preprocess)
+        found = Weights(found.tensors, replace(found.metadata, preprocessing=view))
+    return found
+
+
+def make_config(args: argparse.Namespace, source: Weights) -> Config:
+    """Of retraining and tests: the images that the network expects."""
+    view = source.metadata.preprocessing
+    if view is None and args.preprocess is None:
+        raise trainer.InputError(f'{args.source} does not say what images it expects: give --preprocess and --size')
+    name = args.preprocess or (view.name if view is not None else '')
+    size = args.size
+    if size is None:
+        assert view is not None
+        size = next((n for n in range(8, 1024) if Sizes.of(n).test_crop == view.crop), view.crop)
+    return Config(
+        model=str(source.metadata.network),
+        dataset=args.dataset,
+        data=args.data,
+        limit=args.limit,
+        size=size,
+        preprocess=name,
+        batch=args.batch,
+        gpu=args.gpu,
+        precision=args.precision,
+        seed=args.seed,
+        epoch=1,
+    )
+
+
+def with_facts(source: Weights, config: Config, data: object) -> Weights:
+    """The weights with what the archive says of them."""
+    view = source.metadata.preprocessing
+    sizes = Sizes.of(config.size)
+    if view is None or view.name == 'experiment':
+        view = replace(PREPROCESSINGS[config.preprocess], side=sizes.test, crop=sizes.test_crop)
+    classes = tuple(getattr(data, 'classes', ()))
+    return Weights(source.tensors, replace(source.metadata, preprocessing=view, classes=classes))
+
+
+def inspect(args: argparse.Namespace) -> int:
+    try:
+        opened = archive.Archive(args.archive.read_bytes())
+    except OSError as error:
+        raise trainer.InputError(f'{args.archive} cannot be read: {error.strerror}') from None
+    except trainer.InputError as error:
+        raise trainer.InputError(f'{args.archive} cannot be read as an archive: {error}') from None
+    rows = [report.entry_row(entry) for entry in opened.entries.values()]
+    if args.json:
+        print(strict_json({'metadata': opened.metadata.dumps(), 'n_byte': opened.n_byte, 'layers': rows}))
+        return 0
+    metadata = opened.metadata
+    view = metadata.preprocessing.name if metadata.preprocessing is not None else 'unknown'
+    print(f'{args.archive}: {metadata.network}, {metadata.n_class} classes, preprocessing {view}')
+    print(report.layer_table(rows))
+    print(f'{opened.n_byte:,} bytes, of which {opened.n_header:,} are names, shapes, metadata and checksum')
+    return 0
+
+
+def decompress(args: argparse.Namespace) -> int:
+    for written in weights.write(weights.read(args.archive), args.target):
+        print(f'wrote {written}: {written.stat().st_size:,} bytes')
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m squeeze_net.compression',
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest='command', required=True)
+    one = commands.add_parser(
+        'compress', help='prune, retrain, quantise, retrain, encode', description=Compression.__doc__
+    )
+    one.add_argument('source', metavar='MODEL', help='weights of any format, or a published one by its name')
+    one.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.sqz')
+    one.add_argument('--lossless', action='store_true', help='only encode: the same values to the bit')
+    one.add_argument('--config', type=Path, metavar='FILE.yaml', help='the flags of the plan from lines `flag: value`')
+    plan = one.add_argument_group('the plan')
+    plan.add_argument(
+        '--sparsity',
+        metavar='X|PATTERN=X,...|scan',
+        help='fraction of zeros: of all by one threshold, '
+        'of each layer, or as high as costs each no more than --drop (default: 0.8)',
+    )
+    plan.add_argument('--drop', type=float, metavar='X', help='of accuracy, for scan (default: 0.01)')
+    plan.add_argument(
+        '--prune_epoch', type=int, metavar='N', help='epochs of retraining; pruned in the first half (default: 4)'
+    )
+    plan.add_argument('--prune_lr', type=float, metavar='X', help='at its start (default: 0.01)')
+    plan.add_argument('--bits', metavar='N|PATTERN=N,...', help='of the codes of each layer, 1 to 8 (default: 5)')
+    plan.add_argument('--initialisation', choices=INITIALISATIONS, help='of the centroids (default: linear)')
+    plan.add_argument('--quantise_epoch', type=int, metavar='N', help='epochs of retraining the centroids (default: 2)')
+    plan.add_argument('--quantise_lr', type=float, metavar='X', help='at its start (default: 0.0001)')
+    plan.add_argument('--vectors', choices=('float16', 'float32'), help='biases, scales and shifts (default: float16)')
+    group = one.add_argument_group('the network and its data')
+    group.add_argument('--network', choices=list(NETWORKS), metavar='NAME', help='if the file does not tell it')
+    group.add_argument('--preprocess', choices=list(PREPROCESSINGS), metavar='NAME', help='if the file does not say it')
+    group.add_argument(
+        '--size', type=int, metavar='PX', help='training crop, as for main.py (default: what fits the file)'
+    )
+    group.add_argument('--dataset', choices=list(datasets.DATASETS), default='cifar10', help='default: cifar10')
+    group.add_argument('--data', metavar='DIR', help='where it is, as for main.py')
+    group.add_argument('--limit', type=int, metavar='N', help='only the first N images of each class')
+    group.add_argument('-b', '--batch', type=int, default=64, metavar='N', help='default: 64')
+    group.add_argument('-g', '--gpu', type=int, default=-1, metavar='ID', help='-1 is the CPU (default: -1)')
+    group.add_argument('--precision', choices=PRECISIONS, default='auto', help='of retraining')
+    group.add_argument('--seed', type=int, default=0)
+    one = commands.add_parser('inspect', help='what is in an archive')
+    one.add_argument('archive', type=Path, metavar='FILE.sqz')
+    one.add_argument('--json', action='store_true')
+    one = commands.add_parser('decompress', help='into a file of weights of another format')
+    one.add_argument('archive', type=Path, metavar='FILE.sqz')
+    one.add_argument('target', type=Path, metavar='DST', help=f'ends in one of {", ".join(weights.WRITTEN)}')
+    return parser
+
+
+if __name__ == '__main__':
+    with trainer.exit_with_message('python -m squeeze_net.compression'):
+        sys.exit(main())

@@ -1,0 +1,211 @@
+"""Prune, retrain, quantise, retrain, encode: each stage kept on disk, so that a compression can be stopped and resumed.
+
+Source: Han et al., "Deep Compression" (2016), figure 1.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import chainer
+
+import trainer
+from squeeze_net import NETWORKS
+from squeeze_net.compression import archive, report
+from squeeze_net.compression.plan import Plan
+from squeeze_net.compression.prune import Pruning, by_sensitivity, prune, scan_sensitivity, weights_of
+from squeeze_net.compression.quantise import TiedWeights, quantise_model
+from squeeze_net.compression.settle import settle
+from squeeze_net.weights.file import Weights
+from squeeze_net.weights.model import fill, tensors_of
+from trainer import Config, checkpoint, device
+from trainer.errors import InputError
+from trainer.evaluate import evaluate
+from trainer.files import atomic_write
+from trainer.loop import make_views
+from trainer.records import SUMMARY, strict_json
+
+STAGES = ('trained', 'pruned', 'quantised', 'archived')
+
+
+@dataclass
+class Stage:
+    """What a stage left of the network.
+
+    Attributes:
+        name: one of STAGES.
+        accuracy: on the test images.
+        n_byte: of the weights: 4 a parameter, then 4 a weight that is not zero, then bits of codes and 4-bit gaps, then
+            the archive itself.
+    """
+
+    name: str
+    accuracy: float
+    n_byte: int
+
+
+class Compression:
+    """A network on its way into an archive.
+
+    Args:
+        source: weights of a network of `NETWORKS`.
+        target: the archive to write; stages are kept in the folder `<target>.stages` beside it.
+        plan: what is done to it.
+        config: data, size, batch, precision, device of retraining and tests.
+        data: as `trainer.datasets.load` gives it.
+    """
+
+    def __init__(self, source: Weights, target: Path, plan: Plan, config: Config, data: Any) -> None:
+        self.source, self.target, self.plan, self.config, self.data = source, target, plan, config, data
+        network = source.metadata.network
+        if network not in NETWORKS or source.metadata.n_class is None:
+            raise InputError(f'the weights do not tell their network: give --network, one of {", ".join(NETWORKS)}')
+        if source.metadata.n_class != data.n_class:
+            raise InputError(f'the network has {source.metadata.n_class} classes, the data {data.n_class}')
+        self.network = network
+        self.folder = target.with_name(f'{target.name}.stages')
+        self.stages: list[Stage] = []
+
+    def run(self) -> list[Stage]:
+        """All stages, those already done from the disk."""
+        self._claim_folder()
+        model = self._model(self.source)
+        self._note('trained', self.accuracy(model), 4 * self.source.n_parameters)
+        model = self._prune(model)
+        model = self._quantise(model)
+        self._archive(model)
+        return self.stages
+
+    def _claim_folder(self) -> None:
+        """Refuse stages that another plan, or another network, has left."""
+        digest = sha256(b''.join(tensor.tobytes() for tensor in self.source.tensors.values())).hexdigest()
+        wanted = {'plan': asdict(self.plan), 'weights': digest}
+        path = self.folder / 'plan.json'
+        if path.exists() and json.loads(path.read_text(encoding='utf-8')) != wanted:
+            raise InputError(
+                f'{self.folder} holds the stages of another plan or network: remove it, or choose another -o'
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, 'w') as file:
+            file.write(strict_json(wanted))
+
+    # ---- stages ----
+
+    def _prune(self, model: chainer.Chain) -> chainer.Chain:
+        plan = self.plan
+        if plan.sparsity == 'scan':
+            sparsities = by_sensitivity(self.scan(model), self.stages[0].accuracy, plan.drop)
+        else:
+            sparsities = plan.sparsities(model)
+        n_iteration = plan.prune_epoch * len(self.data.train.labels) // self.config.batch
+        if plan.prune_epoch:
+            hook = Pruning(sparsities, n_iteration=n_iteration // 2)  # then the others settle
+            model = self._retrain('pruned', model, plan.prune_epoch, plan.prune_lr, hook)
+        else:
+            for name, parameter in weights_of(model).items():
+                prune(parameter, sparsities[name])
+        n_nonzero = sum(int((p.array != 0).sum()) for p in weights_of(model).values())
+        n_other = self.source.n_parameters - sum(p.size for p in weights_of(model).values())
+        self._note('pruned', self.accuracy(model), 4 * (n_nonzero + n_other))
+        return model
+
+    def _quantise(self, model: chainer.Chain) -> chainer.Chain:
+        plan = self.plan
+        bits = plan.bits_of(model)
+        quantise_model(model, bits, plan.initialisation, self.config.seed)
+        if plan.quantise_epoch:
+            self._say(f'quantised, before retraining: {self.accuracy(model):.2%}')
+            model = self._retrain('quantised', model, plan.quantise_epoch, plan.quantise_lr, TiedWeights())
+        n_bit = sum(int((p.array != 0).sum()) * (bits[name] + 4) for name, p in weights_of(model).items())
+        n_codebook = sum(4 << bits[name] for name in bits)
+        n_other = self.source.n_parameters - sum(p.size for p in weights_of(model).values())
+        self._note('quantised', self.accuracy(model), n_bit // 8 + n_codebook + 4 * n_other)
+        return model
+
+    def _archive(self, model: chainer.Chain) -> None:
+        model.to_device('@numpy')
+        n_dead = settle(model, self.config.size)
+        self._say(f'{n_dead} biases do not matter')
+        tensors = tensors_of(model)
+        half = frozenset(name for name in tensors if not name.endswith(('/W', '/N')))
+        found = Weights(tensors, self.source.metadata)
+        self.coded = archive.write(found, self.target, half if self.plan.vectors == 'float16' else frozenset())
+        reread = archive.Archive(self.target.read_bytes()).weights()
+        fill(model, reread.tensors)
+        self._note('archived', self.accuracy(model), self.target.stat().st_size)
+
+    # ---- what they need ----
+
+    def _model(self, found: Weights) -> chainer.Chain:
+        with self.config.using_precision():
+            model = NETWORKS[self.network](self.data.n_class, self.config.size)
+        fill(model, found.tensors)
+        return model
+
+    def accuracy(self, model: chainer.Chain) -> float:
+        """Top-1 on the test images, in float32."""
+        config = replace(self.config, precision='float32')
+        with config.using_precision():
+            target = device.open_device(config.gpu)
+            model.to_device(target)
+            _, view = make_views(self.data, config, getattr(model, 'fixed_size', False))
+            n_test = len(self.data.test.labels)
+            return evaluate(model, view, n_test, self.data.n_class, config.batch, target).accuracy
+
+    def scan(self, model: chainer.Chain) -> dict[str, dict[float, float]]:
+        """`scan_sensitivity`, kept on the disk."""
+        path = self.folder / 'scan.json'
+        if path.exists():
+            values = json.loads(path.read_text(encoding='utf-8'))
+            return {name: {float(s): a for s, a in row.items()} for name, row in values.items()}
+        found = scan_sensitivity(model, lambda: self.accuracy(model))
+        with atomic_write(path, 'w') as file:
+            file.write(strict_json({name: {str(s): a for s, a in row.items()} for name, row in found.items()}))
+        return found
+
+    def _retrain(self, name: str, model: chainer.Chain, n_epoch: int, lr: float, hook: Any) -> chainer.Chain:
+        """Train with a hook on the gradients, or take what an earlier call has left."""
+        config = replace(
+            self.config, epoch=n_epoch, lr=lr, schedule='cosine', run=name, save_path=str(self.folder), resume='auto'
+        )
+        summary = config.run_folder / SUMMARY
+        is_done = summary.exists() and json.loads(summary.read_text(encoding='utf-8')).get('finished')
+        if not is_done:
+            outcome = trainer.train(model, self.data, config, hooks=[hook])
+            if outcome.exit_code:
+                raise Interrupted(outcome.exit_code)
+        fresh = self._model(Weights(tensors_of(model), self.source.metadata))
+        checkpoint.load_model(config.run_folder / 'weights_last.npz', fresh)
+        return fresh
+
+    def _note(self, name: str, accuracy: float, n_byte: int) -> None:
+        self.stages.append(Stage(name, accuracy, n_byte))
+        self._say(f'{name:10} {n_byte:>11,} bytes   test accuracy {accuracy:.2%}')
+
+    def _say(self, line: str) -> None:
+        print(line, flush=True)
+
+    def report(self) -> dict[str, Any]:
+        """Stages and layers, as JSON holds them."""
+        layers = [report.layer_row(name, coded) for name, coded in self.coded.items()]
+        return {
+            'network': self.network,
+            'n_parameters': self.source.n_parameters,
+            'plan': asdict(self.plan),
+            'config': self.config.as_dict(),
+            'data': self.data.source,
+            'stages': [asdict(stage) for stage in self.stages],
+            'layers': layers,
+        }
+
+
+class Interrupted(Exception):
+    """A stage was stopped; `exit_code` is what the process ends with."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code

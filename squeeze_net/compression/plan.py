@@ -1,0 +1,114 @@
+"""What is done to each layer: the flags of a compression, and the table of layers that they amount to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import chainer
+import yaml
+
+from squeeze_net.compression.prune import by_table, by_threshold, weights_of
+from squeeze_net.compression.quantise import INITIALISATIONS
+from trainer.errors import InputError
+
+MAX_BITS, MAX_PLAN_BYTES = 8, 1 << 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The flags of `compress`, by the same names; `--help` says what each means."""
+
+    sparsity: str = '0.8'
+    prune_epoch: int = 4
+    prune_lr: float = 0.01
+    bits: str = '5'
+    initialisation: str = 'linear'
+    quantise_epoch: int = 2
+    quantise_lr: float = 0.0001
+    drop: float = 0.01
+    vectors: str = 'float16'
+
+    def __post_init__(self) -> None:
+        for name in ('prune_epoch', 'quantise_epoch'):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise InputError(f'--{name} is {value!r}, but has to be a number of epochs, 0 or more')
+        for name in ('prune_lr', 'quantise_lr', 'drop'):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < float('inf'):
+                raise InputError(f'--{name} is {value!r}, but has to be a number of at least 0')
+        choices_of = {'initialisation': INITIALISATIONS, 'vectors': ('float16', 'float32')}
+        for name, choices in choices_of.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f'--{name} is {getattr(self, name)!r}, but has to be one of {", ".join(choices)}')
+
+    def sparsities(self, model: chainer.Chain) -> dict[str, float]:
+        """Of each layer, by the path of its weights; not for 'scan', which needs data.
+
+        Raises:
+            InputError: text that is neither a number nor `pattern=number,...`.
+        """
+        if '=' in self.sparsity:
+            return by_table(model, _read_table(self.sparsity, '--sparsity'))
+        return by_threshold(model, _number(self.sparsity, '--sparsity'))
+
+    def bits_of(self, model: chainer.Chain) -> dict[str, int]:
+        """Of each layer, by the path of its weights.
+
+        Raises:
+            InputError: not 1 .. 8 bits, or a pattern that matches nothing.
+        """
+        table = _read_table(self.bits, '--bits') if '=' in self.bits else {'*': _number(self.bits, '--bits')}
+        found = {}
+        scaled = by_table(model, {pattern: bits / 100 for pattern, bits in table.items()})
+        for name in weights_of(model):
+            bits = round(100 * scaled[name])
+            if not 1 <= bits <= MAX_BITS or bits != 100 * scaled[name]:
+                raise InputError(
+                    f'--bits {self.bits} gives {name} {100 * scaled[name]:g} bits, expected 1 .. {MAX_BITS}'
+                )
+            found[name] = bits
+        return found
+
+
+def _read_table(text: str, flag: str) -> dict[str, float]:
+    found = {}
+    for word in text.split(','):
+        pattern, _, value = word.strip().rpartition('=')
+        if not pattern:
+            raise InputError(f'{flag} {text}: {word.strip()!r} is not `pattern=number`')
+        found[pattern] = _number(value, flag)
+    return found
+
+
+def _number(text: Any, flag: str) -> float:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = float('nan')
+    if not 0 <= value < float('inf'):
+        raise InputError(f'{flag} has {text!r} where a number is expected')
+    return value
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """Flags from a YAML mapping of their long names.
+
+    Raises:
+        InputError: a file that cannot be read, or an unknown key; names it.
+    """
+    try:
+        if path.stat().st_size > MAX_PLAN_BYTES:
+            raise InputError(f'--config {path} has more than {MAX_PLAN_BYTES} bytes')
+        values = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f'--config {path} cannot be read: {" ".join(str(error).split())}') from None
+    names = {field.name for field in fields(Plan)}
+    if not isinstance(values, dict) or not values.keys() <= names:
+        odd = sorted(map(str, values.keys() - names))[:1] if isinstance(values, dict) else [type(values).__name__]
+        raise InputError(
+            f'--config {path} holds {odd[0]!r}, expected lines `flag: value` of {", ".join(sorted(names))}'
+        )
+    return {name: str(value) if name in ('sparsity', 'bits') else value for name, value in values.items()}

@@ -1,0 +1,161 @@
+"""Pruning by magnitude: which weights become zero, and how they stay zero while the others are retrained.
+
+Source: Han et al., "Learning both weights and connections" (2015), section 3, and "Deep Compression" (2016), section 2;
+the gradual schedule is that of Zhu and Gupta, "To prune, or not to prune" (2017), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import chainer
+import numpy as np
+
+from trainer.errors import InputError
+from trainer.optimizer import GradientHook
+
+
+def weights_of(model: chainer.Chain) -> dict[str, Any]:
+    """What is pruned and quantised: the weights of convolutions and linear layers, by their paths."""
+    return {path[1:]: p for path, p in sorted(model.namedparams()) if path.endswith('/W') and p.array is not None}
+
+
+def by_table(model: chainer.Chain, table: Mapping[str, float]) -> dict[str, float]:
+    """The sparsity of each layer from patterns of paths; the last that matches counts, none means 0.
+
+    Args:
+        table: pattern ('fire*/expand3x3/*', '*') -> fraction of zeros, 0 .. 1.
+    Raises:
+        InputError: a pattern that matches no weights, or a fraction out of range; names it.
+    """
+    names = list(weights_of(model))
+    found = dict.fromkeys(names, 0.0)
+    for pattern, sparsity in table.items():
+        if not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
+            raise InputError(
+                f'the sparsity of {pattern!r} is {sparsity!r}, expected a number of at least 0 and below 1'
+            )
+        matching = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f'{pattern}/W')]
+        if not matching:
+            raise InputError(f'{pattern!r} matches no weights; there are {", ".join(names[:4])}, ...')
+        found |= dict.fromkeys(matching, float(sparsity))
+    return found
+
+
+def by_threshold(model: chainer.Chain, sparsity: float) -> dict[str, float]:
+    """The sparsity of each layer under one threshold for all, in units of each layer's own deviation.
+
+    Args:
+        sparsity: of all layers together.
+    """
+    parameters = weights_of(model)
+    host = chainer.get_device('@numpy')
+    scaled = {name: np.abs(host.send(p.array)) / (host.send(p.array).std() or 1) for name, p in parameters.items()}
+    threshold = np.quantile(np.concatenate([values.reshape(-1) for values in scaled.values()]), sparsity)
+    return {name: float((values < threshold).mean()) for name, values in scaled.items()}
+
+
+def by_sensitivity(scan: Mapping[str, Mapping[float, float]], full: float, drop: float) -> dict[str, float]:
+    """The highest sparsity of each layer that alone costs at most `drop` of the accuracy.
+
+    Args:
+        scan: layer -> sparsity -> accuracy, of `scan_sensitivity`.
+        full: accuracy of the network as it is.
+        drop: fraction.
+    """
+    return {
+        name: max((s for s, accuracy in accuracies.items() if accuracy >= full - drop), default=0.0)
+        for name, accuracies in scan.items()
+    }
+
+
+def scan_sensitivity(
+    model: chainer.Chain, accuracy: Callable[[], float], sparsities: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9)
+) -> dict[str, dict[float, float]]:
+    """The accuracy with one layer pruned at a time; the model ends as it was.
+
+    Args:
+        accuracy: of the model as it is when called.
+        sparsities: to try in each layer, rising; a layer is given up once it costs half of the accuracy.
+    Returns:
+        layer -> sparsity -> accuracy.
+    """
+    full = accuracy()
+    found: dict[str, dict[float, float]] = {}
+    for name, parameter in weights_of(model).items():
+        kept = parameter.array.copy()
+        found[name] = {}
+        for sparsity in sparsities:
+            parameter.array[...] = kept * mask_of(kept, sparsity)
+            found[name][sparsity] = accuracy()
+            if found[name][sparsity] < full / 2:
+                break
+        parameter.array[...] = kept
+    return found
+
+
+def mask_of(weights: Any, sparsity: float) -> Any:
+    """False for the `sparsity` of the weights that are nearest to 0, an array of bool like them."""
+    xp = chainer.backend.get_array_module(weights)
+    n_pruned = round(sparsity * weights.size)
+    mask = xp.ones(weights.size, bool)
+    if n_pruned:
+        mask[xp.argpartition(xp.abs(weights).reshape(-1), n_pruned - 1)[:n_pruned]] = False
+    return mask.reshape(weights.shape)
+
+
+def gradual(final: float, progress: float) -> float:
+    """The sparsity on the way to `final`: steep at first, as most weights are not missed.
+
+    s = final * (1 - (1 - progress)^3)
+
+    Args:
+        progress: 0 .. 1 of the way.
+    """
+    return final * (1 - (1 - min(max(progress, 0.0), 1.0)) ** 3)
+
+
+class Pruning(GradientHook):
+    """Prunes gradually, and keeps what is pruned at zero.
+
+    What is zero stays zero: gradients there are left out, and with them momentum and decay. So the weights themselves
+    say what is pruned, also after a resume.
+
+    Args:
+        sparsities: of each layer in the end, by the path of its weights.
+        n_iteration: updates until then; 0 prunes all at the first one.
+        every: updates from one step to the next.
+    """
+
+    name = 'Pruning'
+
+    def __init__(self, sparsities: Mapping[str, float], n_iteration: int = 0, every: int = 50) -> None:
+        self.sparsities, self.n_iteration, self.every = dict(sparsities), n_iteration, every
+
+    def __call__(self, optimizer: Any) -> None:
+        iteration = optimizer.t  # updates made
+        parameters = weights_of(optimizer.target)
+        is_due = iteration <= self.n_iteration and (iteration % self.every == 0 or iteration == self.n_iteration)
+        for name, sparsity in self.sparsities.items():
+            parameter = parameters[name]
+            if is_due:
+                progress = iteration / self.n_iteration if self.n_iteration else 1.0
+                prune(parameter, gradual(sparsity, progress))
+            parameter.grad *= parameter.array != 0
+
+
+def prune(parameter: Any, sparsity: float) -> None:
+    """Set the weights nearest to 0 to 0, and what an optimizer remembers of them."""
+    mask = mask_of(parameter.array, sparsity)
+    parameter.array *= mask
+    state = getattr(parameter.update_rule, 'state', None) or {}
+    for value in state.values():
+        if getattr(value, 'shape', None) == parameter.shape:
+            value *= mask
+
+
+def density(model: chainer.Chain) -> dict[str, float]:
+    """The fraction of each layer's weights that are not zero."""
+    return {name: float((p.array != 0).mean()) for name, p in weights_of(model).items()}

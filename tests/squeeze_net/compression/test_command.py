@@ -1,0 +1,125 @@
+"""The command, as a user runs it: a small run to its end, one stopped and gone on with, and what is wrong."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import trainer
+from squeeze_net import NETWORKS, weights
+from squeeze_net.compression import archive
+from squeeze_net.compression.__main__ import main
+from squeeze_net.weights import Weights, tensors_of
+
+ROOT = Path(__file__).parents[3]
+QUICK = ['--dataset', 'shapes', '--limit', '20', '--batch', '20', '--bits', '4', '--sparsity', '0.5']
+QUICK += ['--prune_epoch', '1', '--quantise_epoch', '1']
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Weights of a network that has learnt a little."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = trainer.Config(
+        model='squeezenet', dataset='shapes', size=32, epoch=4, batch=20, lr=0.02, save_path=str(folder), run='r'
+    )
+    data = trainer.datasets.load('shapes', limit=20)
+    np.random.seed(0)
+    trainer.train(NETWORKS['squeezenet'](data.n_class, 32), data, config)
+    return folder / 'results/r/weights_last.npz'
+
+
+def command(*argv):
+    return [sys.executable, '-m', 'squeeze_net.compression', *map(str, argv)]
+
+
+def test_a_run_from_weights_to_an_archive(trained, tmp_path):
+    target = tmp_path / 'small.sqz'
+    argv = ['compress', trained, '-o', target, *QUICK]
+    done = subprocess.run(command(*argv), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(target.with_suffix('.json').read_text())
+    assert [stage['name'] for stage in record['stages']] == ['trained', 'pruned', 'quantised', 'archived']
+    sizes = [stage['n_byte'] for stage in record['stages']]
+    assert sizes[0] == 4 * record['n_parameters'] > sizes[1] > sizes[2] > sizes[3] == target.stat().st_size
+    for layer in record['layers']:
+        if layer['name'].endswith('/W'):
+            assert layer['n_codebook'] <= 16
+    total = sum(layer['n_value'] for layer in record['layers'] if layer['name'].endswith('/W'))
+    kept = sum(layer['n_nonzero'] for layer in record['layers'] if layer['name'].endswith('/W'))
+    assert kept / total == pytest.approx(0.5, abs=0.01)
+
+    # The archive is a file of weights: validation says what the report says.
+    argv = [sys.executable, '-m', 'squeeze_net.validate', str(target), '--dataset', 'shapes', '--json']
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r'"top1": [0-9.]+', done.stdout)
+    # Again, it is all there already.
+    argv = ['compress', trained, '-o', target, *QUICK]
+    again = subprocess.run(command(*argv), capture_output=True, text=True, cwd=ROOT)
+    assert again.returncode == 0 and 'epoch 1/1' not in again.stdout
+    assert json.loads(target.with_suffix('.json').read_text()) == record
+    # Another plan does not mix with these stages.
+    other = subprocess.run(command(*argv, '--bits', '5'), capture_output=True, text=True, cwd=ROOT)
+    assert other.returncode == 2 and 'holds the stages of another plan' in other.stderr
+
+
+def test_stopped_and_gone_on_with(trained, tmp_path):
+    whole, broken = tmp_path / 'whole.sqz', tmp_path / 'broken.sqz'
+    argv = [*QUICK, '--prune_epoch', '3']
+    done = subprocess.run(command('compress', trained, '-o', whole, *argv), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    line = command('compress', trained, '-o', broken, *argv)
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        for text in process.stdout:
+            if text.startswith('epoch 1/3'):
+                break
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT and 'goes on where this one stopped' in rest
+    assert not broken.exists()
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert broken.read_bytes() == whole.read_bytes()
+
+
+def test_lossless_inspect_decompress(tmp_path, capsys):
+    model = NETWORKS['squeezenet_v1.1'](10)
+    for _, p in model.namedparams():
+        p.array[...] = np.round(p.array, 1)
+    weights.write(Weights(tensors_of(model)), tmp_path / 'a.npz')
+    assert main(['compress', str(tmp_path / 'a.npz'), '-o', str(tmp_path / 'a.sqz'), '--lossless']) == 0
+    assert (tmp_path / 'a.sqz').stat().st_size < 0.2 * 4 * model.count_params()
+    capsys.readouterr()
+    assert main(['inspect', str(tmp_path / 'a.sqz')]) == 0
+    shown = capsys.readouterr().out
+    assert 'squeezenet_v1.1, 10 classes' in shown and 'fire9/expand3x3/W' in shown
+    assert main(['inspect', str(tmp_path / 'a.sqz'), '--json']) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record['n_byte'] == (tmp_path / 'a.sqz').stat().st_size and len(record['layers']) == 52
+    assert main(['decompress', str(tmp_path / 'a.sqz'), str(tmp_path / 'b.safetensors')]) == 0
+    found = weights.read(tmp_path / 'b.safetensors')
+    for name, tensor in tensors_of(model).items():
+        assert found.tensors[name].tobytes() == tensor.tobytes()
+
+
+def test_bad_input_is_one_sentence(tmp_path, trained):
+    (tmp_path / 'no.sqz').write_bytes(archive.MAGIC + b'nothing')
+    small = str(tmp_path / 'x.sqz')
+    for argv, message in (
+        (['inspect', str(tmp_path / 'no.sqz')], 'cannot be read as an archive'),
+        (['inspect', str(tmp_path / 'none.sqz')], 'none.sqz cannot be read'),
+        (['decompress', str(tmp_path / 'no.sqz'), 'b.npz'], 'cannot be read as .sqz'),
+        (['compress', str(trained), '-o', 'x.zip', '--lossless'], 'has to end in .sqz'),
+        (['compress', str(trained), '-o', small, *QUICK, '--bits', '12'], 'expected 1 .. 8'),
+        (['compress', str(trained), '-o', small, *QUICK, '--sparsity', '1.5'], 'sparsity'),
+        (['compress', str(trained), '-o', small, '--dataset', 'cifar10', '--data', 'nowhere'], 'nowhere'),
+    ):
+        with pytest.raises(trainer.InputError, match=message):
+            main(argv)
+    assert not (tmp_path / 'x.sqz').exists()

@@ -1,0 +1,102 @@
+"""What is coded comes back to the bit, near its entropy; what was not coded is refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import trainer
+from squeeze_net.compression import entropy
+from squeeze_net.compression.entropy import Reader, Writer
+
+
+def coded(write, *args):
+    out = Writer()
+    write(out, *args)
+    return out.getvalue()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 1 << 35)))
+def test_numbers(values):
+    out = Writer()
+    for value in values:
+        out.number(value)
+    source = Reader(out.getvalue())
+    assert [source.number(1 << 35) for _ in values] == values
+    source.end()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300), st.integers(0, 3000), st.floats(0, 4), st.integers(0, 2**32 - 1))
+def test_symbols(n, count, skew, seed):
+    symbols = (n * np.random.default_rng(seed).random(count) ** (1 + skew)).astype(np.int64)
+    raw = coded(entropy.write_symbols, symbols, n)
+    source = Reader(raw)
+    np.testing.assert_array_equal(entropy.read_symbols(source, count, n), symbols)
+    source.end()
+
+
+@pytest.mark.parametrize('n', [2, 30, 255])
+def test_symbols_take_what_their_entropy_says(n):
+    symbols = np.minimum(np.random.default_rng(n).geometric(3 / n, 100_000) - 1, n - 1)
+    share = np.bincount(symbols, minlength=n) / symbols.size
+    n_ideal = -(share[share > 0] * np.log2(share[share > 0])).sum() * symbols.size / 8
+    n_byte = len(coded(entropy.write_symbols, symbols, n))
+    assert n_ideal <= n_byte < 1.004 * n_ideal + n + 16
+
+
+@given(st.integers(0, (1 << 30) - 1))
+def test_counts_are_rounded_to_two_significant_bits(count):
+    (level,) = entropy.to_levels(np.array([count]))
+    (quarters,) = entropy.from_levels(np.array([level]))
+    assert abs(quarters / 4 - count) <= count / 8 + (0 < count < 4) * 0
+    assert (level == 0) == (count == 0)
+
+
+floats = hnp.arrays(
+    st.sampled_from([np.dtype('<f4'), np.dtype('<f2')]), st.integers(0, 200), elements={'width': 16, 'allow_nan': True}
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(floats)
+def test_floats_to_the_bit(values):
+    raw = coded(entropy.write_floats, values)
+    source = Reader(raw)
+    assert entropy.read_floats(source, values.size, values.dtype).tobytes() == values.tobytes()
+    source.end()
+    assert len(raw) <= 1 + values.nbytes
+
+
+def test_normal_floats_shrink():
+    values = np.random.default_rng(0).normal(0, 0.05, 5000).astype(np.float32)
+    assert len(coded(entropy.write_floats, values)) < 0.85 * values.nbytes
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sets(st.floats(width=32, allow_nan=False, allow_infinity=False).map(lambda x: x + 0.0), min_size=1, max_size=300)
+)
+def test_rising_codebooks(values):
+    codebook = np.sort(np.array(list(values), np.float32))
+    raw = coded(entropy.write_rising, codebook)
+    source = Reader(raw)
+    assert entropy.read_rising(source, codebook.size).tobytes() == codebook.tobytes()
+    source.end()
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.binary(max_size=60), st.integers(0, 5000), st.integers(1, 300))
+def test_bytes_that_nobody_wrote(raw, count, n):
+    for read in (
+        lambda: entropy.read_symbols(Reader(raw), count, n),
+        lambda: entropy.read_floats(Reader(raw), count, np.dtype('<f4')),
+        lambda: entropy.read_rising(Reader(raw), count),
+    ):
+        try:
+            found = read()
+        except trainer.InputError:
+            continue
+        assert found.shape == (count,)

@@ -1,0 +1,149 @@
+"""The design space: dimensions by the paper's formula, a small sweep, stopped and gone on with, and its pictures."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import trainer
+from squeeze_net import SqueezeNetV10, SqueezeNetV11, explore
+from squeeze_net.explore import Metaparameters, cross, front, grid, marks, read_points
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_papers_metaparameters_make_squeezenet():
+    assert Metaparameters().fires == SqueezeNetV10.fires == SqueezeNetV11.fires
+    for macro, n_parameters in (('v1.0', 1_248_424), ('v1.1', 1_235_496)):
+        assert Metaparameters().network(macro, batch_norm=False)(1000).count_params() == n_parameters
+
+
+def test_figures_of_the_paper():
+    """Section 5.2 and 5.3: 4.8 MB at SR 0.125, 19 MB at 0.75; 13 MB at SR 0.5 with half of the filters 3x3."""
+    size = {
+        (sr, pct): 4 * Metaparameters(SR=sr, pct3x3=pct).network('v1.0', batch_norm=False)(1000).count_params() / 2**20
+        for sr, pct in ((0.125, 0.5), (0.75, 0.5), (0.5, 0.5))
+    }
+    assert size[0.125, 0.5] == pytest.approx(4.8, abs=0.1)
+    assert size[0.75, 0.5] == pytest.approx(19, abs=0.5)
+    assert size[0.5, 0.5] == pytest.approx(13, abs=0.5)
+
+
+@given(st.integers(2, 300), st.integers(0, 300), st.integers(1, 9), st.floats(0.01, 1), st.floats(0.01, 0.99))
+def test_dimensions_follow_the_formula(base_e, incr_e, freq, ratio, share):
+    for i, (s, e1x1, e3x3) in enumerate(Metaparameters(base_e, incr_e, freq, ratio, share).fires.values()):
+        e = base_e + incr_e * (i // freq)
+        assert e1x1 + e3x3 == e and min(s, e1x1, e3x3) >= 1
+        assert abs(s - ratio * e) <= 1 and abs(e3x3 - share * e) <= 1
+
+
+def test_lines_and_grids():
+    points = cross((0.125, 0.5, 1.0), (0.25, 0.5, 0.75), Metaparameters(), ratio=0.5)
+    assert [(p.SR, p.pct3x3) for p in points] == [(0.125, 0.5), (0.5, 0.5), (1.0, 0.5), (0.5, 0.25), (0.5, 0.75)]
+    assert len(grid((0.125, 0.5), (0.25, 0.5, 0.75), Metaparameters())) == 6
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        ({'SR': 0}, 'SR is 0'),
+        ({'SR': 1.5}, 'SR is 1.5'),
+        ({'SR': float('nan')}, 'SR is nan'),
+        ({'pct3x3': 1}, 'pct3x3 is 1'),
+        ({'freq': 0}, 'freq is 0'),
+        ({'base_e': 1 << 20}, 'base_e is 1048576'),
+    ],
+)
+def test_values_out_of_range_are_named(values, message):
+    with pytest.raises(trainer.InputError, match=message):
+        Metaparameters(**values)
+
+
+def row(ratio, megabytes, accuracy, seed=0):
+    values = {'base_e': 128, 'incr_e': 128, 'freq': 2, 'SR': ratio, 'pct3x3': 0.5}
+    return values | {'seed': seed, 'bytes': megabytes * 1e6, 'test_accuracy': accuracy}
+
+
+def test_the_front_is_what_nothing_smaller_equals():
+    rows = [row(0.1, 1, 0.5), row(0.2, 2, 0.5), row(0.3, 3, 0.7), row(0.4, 4, 0.6), row(0.5, 5, 0.8)]
+    assert [mark.point.SR for mark in front(marks(rows))] == [0.1, 0.3, 0.5]
+    (mark,) = marks([row(0.1, 1, 0.5), row(0.1, 1, 0.7, seed=1)])
+    assert (mark.mean, mark.lowest, mark.highest) == pytest.approx((60, 50, 70))
+
+
+def command(folder, *flags):
+    argv = [sys.executable, '-m', 'squeeze_net.explore', '-o', str(folder), '--dataset', 'shapes', '--limit', '10']
+    argv += ['--size', '32', '-e', '1', '-b', '20', '--ratios', '0.125,0.5', '--shares', '0.25,0.5', '--freq', '4']
+    return [*argv, '--base_e', '16', '--incr_e', '16', *flags]
+
+
+def test_a_sweep_its_pictures_and_what_is_there_already(tmp_path):
+    done = subprocess.run(command(tmp_path, '--processes', '2'), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    rows = read_points(tmp_path / 'points.jsonl')
+    assert [(r['SR'], r['pct3x3']) for r in rows] == [(0.125, 0.5), (0.5, 0.5), (0.5, 0.25)]
+    assert all(0 <= r['test_accuracy'] <= 1 and r['bytes'] == 4 * r['n_parameters'] for r in rows)
+    for name in ('squeeze_ratio', 'share_3x3', 'pareto'):
+        with Image.open(tmp_path / f'{name}.png') as picture:
+            assert np.asarray(picture.convert('L')).std() > 5
+    more = subprocess.run(command(tmp_path, '--grid'), capture_output=True, text=True, cwd=ROOT)
+    assert more.returncode == 0 and '4 networks, of which 3 are there already' in more.stdout
+    again = read_points(tmp_path / 'points.jsonl')
+    assert len(again) == 4 and all(r in again for r in rows)
+    # A process of its own or not, a network of the same seed learns the same.
+    alone = subprocess.run(command(tmp_path / 'b', '--ratios', '0.5', '--shares', '0.5'), capture_output=True, cwd=ROOT)
+    assert alone.returncode == 0
+    (same,) = read_points(tmp_path / 'b' / 'points.jsonl')
+    assert abs(same['test_accuracy'] - rows[1]['test_accuracy']) < 0.2  # threads sum in another order
+    other = subprocess.run(command(tmp_path, '-e', '2'), capture_output=True, text=True, cwd=ROOT)
+    assert other.returncode == 2 and 'choose another -o' in other.stderr and other.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('processes', ['1', '2'])
+def test_stopped_and_gone_on_with(tmp_path, processes):
+    argv = command(tmp_path, '--processes', processes, '-e', '40')
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob('runs/results/*/log.jsonl')):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, (out, errors)
+    assert 'the same command goes on where this one ended' in out and 'Traceback' not in errors
+    left = [path for path in Path('/proc').glob('[0-9]*/cmdline') if _is_mine(path, tmp_path)]
+    assert not left
+    epochs = {log.parent.name: len(log.read_text().splitlines()) for log in tmp_path.glob('runs/results/*/log.jsonl')}
+    assert epochs
+    done = subprocess.run(
+        [*argv[: argv.index('--processes')], '--processes', '2', '-e', '40'], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    for name in epochs:
+        log = (tmp_path / 'runs/results' / name / 'log.jsonl').read_text().splitlines()
+        assert [json.loads(line)['epoch'] for line in log] == list(range(1, 41))
+
+
+def _is_mine(path, folder):
+    try:
+        return str(folder).encode() in path.read_bytes()
+    except OSError:
+        return False
+
+
+def test_points_that_are_none(tmp_path):
+    (tmp_path / 'points.jsonl').write_text('{"SR": 1}\n')
+    with pytest.raises(trainer.InputError, match=r'line 1: .* is no point'):
+        read_points(tmp_path / 'points.jsonl')
+    with pytest.raises(trainer.InputError, match='cannot be read'):
+        read_points(tmp_path / 'none.jsonl')
+    with pytest.raises(trainer.InputError, match='squeeze ratio SR is 3'):
+        explore.main(['-o', str(tmp_path), '--ratios', '3'])
