@@ -101,6 +101,8 @@ def write_symbols(out: Writer, symbols: np.ndarray, n: int) -> None:
 def read_symbols(source: Reader, count: int, n: int) -> np.ndarray:
     """(count,) int32 of 0 .. n - 1."""
     levels = _read_levels(source, n)
+    if count and not levels.any():
+        raise InputError('a coded tensor has no counts')
     return _decode(source.block(), count, from_levels(levels))
 
 
@@ -136,7 +138,7 @@ def _write_levels(out: Writer, levels: np.ndarray) -> None:
 def _read_levels(source: Reader, n: int) -> np.ndarray:
     steps = _unfold(_decode(source.block(), n, _step_counts()).astype(np.int64))
     levels = np.cumsum(steps)
-    if levels.min() < 0 or levels.max() > MAX_LEVEL or not levels.any():
+    if levels.min() < 0 or levels.max() > MAX_LEVEL:
         raise InputError('a coded tensor has counts out of range')
     return levels
 
@@ -232,7 +234,7 @@ def _float_layout(dtype: np.dtype) -> tuple[int, int]:
 
 def write_rising(out: Writer, values: np.ndarray) -> None:
     """Code distinct float32 numbers in rising order: the lengths of the steps between them, then their bits."""
-    numbers = _ordered(values).astype(np.int64)
+    numbers = ordered(values).astype(np.int64)
     steps = np.diff(numbers, prepend=-1) - 1  # 0 or more
     lengths = np.frexp(steps.astype(np.float64))[1]  # of 2**k .. 2**(k + 1) - 1: k + 1 bits, the first of them 1
     write_symbols(out, lengths, 34)
@@ -250,8 +252,8 @@ def read_rising(source: Reader, count: int) -> np.ndarray:
     return _unordered(numbers.astype(np.uint32))
 
 
-def _ordered(values: np.ndarray) -> np.ndarray:
-    """Float32 as uint32 that rise with them."""
+def ordered(values: np.ndarray) -> np.ndarray:
+    """Float32 as uint32 that rise with them; -0.0 comes right before 0.0."""
     bits = values.astype('<f4').view('<u4')
     return np.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
 

@@ -29,6 +29,7 @@ from trainer.files import atomic_write
 from trainer.loop import make_views
 from trainer.records import SUMMARY, strict_json
 
+SCAN = 'scan'  # as --sparsity
 STAGES = ('trained', 'pruned', 'quantised', 'archived')
 
 
@@ -72,8 +73,11 @@ class Compression:
 
     def run(self) -> list[Stage]:
         """All stages, those already done from the disk."""
-        self._claim_folder()
         model = self._model(self.source)
+        if self.plan.sparsity != SCAN:
+            self.plan.sparsities(model)
+        self.plan.bits_of(model)  # both complain before anything is trained
+        self._claim_folder()
         self._note('trained', self.accuracy(model), 4 * self.source.n_parameters)
         model = self._prune(model)
         model = self._quantise(model)
@@ -97,7 +101,7 @@ class Compression:
 
     def _prune(self, model: chainer.Chain) -> chainer.Chain:
         plan = self.plan
-        if plan.sparsity == 'scan':
+        if plan.sparsity == SCAN:
             sparsities = by_sensitivity(self.scan(model), self.stages[0].accuracy, plan.drop)
         else:
             sparsities = plan.sparsities(model)

@@ -149,11 +149,11 @@ class Pruning(GradientHook):
 def prune(parameter: Any, sparsity: float) -> None:
     """Set the weights nearest to 0 to 0, and what an optimizer remembers of them."""
     mask = mask_of(parameter.array, sparsity)
-    parameter.array *= mask
+    parameter.array[~mask] = 0  # by multiplication, it would be -0.0 here and there
     state = getattr(parameter.update_rule, 'state', None) or {}
     for value in state.values():
         if getattr(value, 'shape', None) == parameter.shape:
-            value *= mask
+            value[~mask] = 0
 
 
 def density(model: chainer.Chain) -> dict[str, float]:

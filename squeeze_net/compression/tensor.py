@@ -11,6 +11,7 @@ import numpy as np
 from squeeze_net.compression.entropy import (
     Reader,
     Writer,
+    ordered,
     read_floats,
     read_rising,
     read_symbols,
@@ -67,13 +68,13 @@ def encode(tensor: np.ndarray) -> Coded:
     if distinct.size > min(MAX_CODEBOOK, flat.size // 2):
         return dense
     codebook = distinct.view('<f4')
-    if not np.isfinite(codebook).all() or (distinct == 1 << 31).any():
+    if not np.isfinite(codebook).all():
         return dense
-    order = np.argsort(codebook)
+    order = np.argsort(ordered(codebook))
     rank = np.empty(order.size, np.int64)
     rank[order] = np.arange(order.size)
     candidates = [dense, _encode_coded(codebook[order], rank[codes])]
-    (zero,) = np.nonzero(codebook[order] == 0)
+    (zero,) = np.nonzero(distinct[order] == 0)  # not -0.0
     if zero.size:
         candidates.append(_encode_sparse(codebook[order], rank[codes], int(zero[0])))
     return min(candidates, key=lambda coded: len(coded.raw))
@@ -109,7 +110,8 @@ def _encode_sparse(codebook: np.ndarray, codes: np.ndarray, zero: int) -> Coded:
         write_symbols(values, kept - (kept > zero), others.size)
     raws = {'codebook': head.getvalue(), 'positions': positions.getvalue(), 'codes': values.getvalue()}
     parts = {name: len(raw) for name, raw in raws.items()}
-    return Coded(SPARSE, b''.join(raws.values()), codebook.size, codes.size, int(is_kept.sum()), parts)
+    n_nonzero = int((codebook[codes] != 0).sum())
+    return Coded(SPARSE, b''.join(raws.values()), codebook.size, codes.size, n_nonzero, parts)
 
 
 def _write_codebook(out: Writer, codebook: np.ndarray) -> None:

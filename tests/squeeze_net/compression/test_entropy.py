@@ -40,7 +40,7 @@ def test_symbols(n, count, skew, seed):
 
 @pytest.mark.parametrize('n', [2, 30, 255])
 def test_symbols_take_what_their_entropy_says(n):
-    symbols = np.minimum(np.random.default_rng(n).geometric(3 / n, 100_000) - 1, n - 1)
+    symbols = np.minimum(np.random.default_rng(n).geometric(min(3 / n, 0.8), 100_000) - 1, n - 1)
     share = np.bincount(symbols, minlength=n) / symbols.size
     n_ideal = -(share[share > 0] * np.log2(share[share > 0])).sum() * symbols.size / 8
     n_byte = len(coded(entropy.write_symbols, symbols, n))
@@ -51,12 +51,12 @@ def test_symbols_take_what_their_entropy_says(n):
 def test_counts_are_rounded_to_two_significant_bits(count):
     (level,) = entropy.to_levels(np.array([count]))
     (quarters,) = entropy.from_levels(np.array([level]))
-    assert abs(quarters / 4 - count) <= count / 8 + (0 < count < 4) * 0
+    assert abs(quarters / 4 - count) <= count / 8
     assert (level == 0) == (count == 0)
 
 
 floats = hnp.arrays(
-    st.sampled_from([np.dtype('<f4'), np.dtype('<f2')]), st.integers(0, 200), elements={'width': 16, 'allow_nan': True}
+    st.sampled_from([np.dtype('<f4'), np.dtype('<f2')]), st.integers(0, 200), elements=st.floats(width=16)
 )
 
 

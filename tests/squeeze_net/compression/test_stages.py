@@ -170,20 +170,16 @@ def test_equal_weights_stay_equal_and_learn_the_sum_of_their_gradients(model, en
                 assert np.unique(moved).size == 1 and moved[0] != centroid, name
 
 
-def test_gradients_are_summed_by_code(model):
-    """Section 3.3, against the gradient of the loss by a centroid, found by moving it."""
-    with chainer.using_config('dtype', np.float64), chainer.using_config('engine', 'plain'):
-        values = chainer.Parameter(np.array([0.5, 0, 0.5, -1, -1, 0.5]))
-        one = chainer.Chain(W=values)
-        factors = np.arange(1.0, 7)
-
-        class Optimizer:
-            target = chainer.Chain(layer=one)
-
-        values.grad = 2 * values.array * factors  # of sum(factors * W^2)
-        TiedWeights()(Optimizer)
-        sums = {0.5: 1.0 * (1 + 3 + 6), -1.0: -2.0 * (4 + 5)}
-        np.testing.assert_allclose(values.grad, [sums[0.5], 0, sums[0.5], sums[-1.0], sums[-1.0], sums[0.5]])
+def test_gradients_are_summed_by_code():
+    """Section 3.3: the gradient of the loss by a centroid is the sum of those of its weights."""
+    link = chainer.Chain()
+    with link.init_scope():
+        link.W = chainer.Parameter(np.array([0.5, 0, 0.5, -1, -1, 0.5], np.float32))
+    optimizer = chainer.optimizers.SGD().setup(chainer.Sequential(link))
+    link.W.grad = 2 * link.W.array * np.arange(1, 7, dtype=np.float32)  # of the sum of i * W_i^2
+    TiedWeights()(optimizer)
+    a, b = 1.0 * (1 + 3 + 6), -2.0 * (4 + 5)
+    np.testing.assert_allclose(link.W.grad, [a, 0, a, b, b, a])
 
 
 # ---- settling ----
@@ -204,7 +200,7 @@ def test_settled_networks_compute_the_same(network):
         if name.endswith('/b'):
             p.array[...] = rng.normal(size=p.shape)
     x = rng.normal(size=(3, 3, 40, 40)).astype(np.float32)
-    with chainer.using_config('train', False), chainer.using_config('engine', 'plain'):
+    with chainer.using_config('train', False):
         before = model(x).array
         n_dead = settle(model, 40)
         after = model(x).array
