@@ -52,7 +52,10 @@ class Plan:
         """
         if '=' in self.sparsity:
             return by_table(model, _read_table(self.sparsity, '--sparsity'))
-        return by_threshold(model, _number(self.sparsity, '--sparsity'))
+        sparsity = _number(self.sparsity, '--sparsity')
+        if sparsity >= 1:
+            raise InputError(f'--sparsity {self.sparsity} is a fraction of zeros: at least 0 and below 1')
+        return by_threshold(model, sparsity)
 
     def bits_of(self, model: chainer.Chain) -> dict[str, int]:
         """Of each layer, by the path of its weights.

@@ -1,4 +1,4 @@
-"""One tensor of an archive: dense numbers, or the codes of a codebook, whichever takes fewer bytes."""
+"""One tensor of an archive: numbers, or where they are not 0 and which, or codes of a codebook: what is shortest."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Coded:
     """A tensor's bytes and what became of it.
 
     Attributes:
-        kind: DENSE, CODED (codes of all values) or SPARSE (where the values are not 0, and codes of those).
+        kind: DENSE, CODED (codes of all values) or SPARSE (where values are not 0, and those: pruned, not quantised).
         raw: what `decode` reads.
-        n_codebook: distinct values, 0 for dense.
+        n_codebook: distinct values of a coded tensor, else 0.
         n_value, n_nonzero: values, and those that are not 0.
         parts: bytes of codebook, positions and codes (or values).
     """
@@ -61,22 +61,17 @@ def encode(tensor: np.ndarray) -> Coded:
     flat = np.ascontiguousarray(tensor).reshape(-1)
     # By their bits, so that -0.0 and NaN come back as they were.
     bits = flat.view(f'<u{flat.itemsize}')
-    dense = _encode_dense(flat)
-    if flat.dtype.itemsize == 2 or flat.size < 16:
-        return dense
-    distinct, codes = np.unique(bits, return_inverse=True)
-    if distinct.size > min(MAX_CODEBOOK, flat.size // 2):
-        return dense
-    codebook = distinct.view('<f4')
-    if not np.isfinite(codebook).all():
-        return dense
-    order = np.argsort(ordered(codebook))
-    rank = np.empty(order.size, np.int64)
-    rank[order] = np.arange(order.size)
-    candidates = [dense, _encode_coded(codebook[order], rank[codes])]
-    (zero,) = np.nonzero(distinct[order] == 0)  # not -0.0
-    if zero.size:
-        candidates.append(_encode_sparse(codebook[order], rank[codes], int(zero[0])))
+    candidates = [_encode_dense(flat)]
+    if not bits.all():
+        candidates.append(_encode_sparse(flat, bits != 0))
+    if flat.dtype.itemsize == 4 and flat.size >= 16:
+        distinct, codes = np.unique(bits, return_inverse=True)
+        codebook = distinct.view('<f4')
+        if distinct.size <= min(MAX_CODEBOOK, flat.size // 2) and np.isfinite(codebook).all():
+            order = np.argsort(ordered(codebook))
+            rank = np.empty(order.size, np.int64)
+            rank[order] = np.arange(order.size)
+            candidates.append(_encode_coded(codebook[order], rank[codes]))
     return min(candidates, key=lambda coded: len(coded.raw))
 
 
@@ -89,7 +84,8 @@ def _encode_dense(flat: np.ndarray) -> Coded:
 
 def _encode_coded(codebook: np.ndarray, codes: np.ndarray) -> Coded:
     out, values = Writer(), Writer()
-    _write_codebook(out, codebook)
+    out.number(codebook.size)
+    write_rising(out, codebook)
     n_codebook = len(out.getvalue())
     write_symbols(values, codes, codebook.size)
     raw = values.getvalue()
@@ -99,33 +95,13 @@ def _encode_coded(codebook: np.ndarray, codes: np.ndarray) -> Coded:
     )
 
 
-def _encode_sparse(codebook: np.ndarray, codes: np.ndarray, zero: int) -> Coded:
-    head, positions, values = Writer(), Writer(), Writer()
-    others = np.delete(codebook, zero)
-    _write_codebook(head, others)
-    is_kept = codes != zero
+def _encode_sparse(flat: np.ndarray, is_kept: np.ndarray) -> Coded:
+    positions, values = Writer(), Writer()
     write_symbols(positions, is_kept.astype(np.int64), 2)
-    kept = codes[is_kept]
-    if others.size:
-        write_symbols(values, kept - (kept > zero), others.size)
-    raws = {'codebook': head.getvalue(), 'positions': positions.getvalue(), 'codes': values.getvalue()}
+    write_floats(values, flat[is_kept])
+    raws = {'positions': positions.getvalue(), 'values': values.getvalue()}
     parts = {name: len(raw) for name, raw in raws.items()}
-    n_nonzero = int((codebook[codes] != 0).sum())
-    return Coded(SPARSE, b''.join(raws.values()), codebook.size, codes.size, n_nonzero, parts)
-
-
-def _write_codebook(out: Writer, codebook: np.ndarray) -> None:
-    out.number(codebook.size)
-    if codebook.size:
-        write_rising(out, codebook)
-
-
-def _read_codebook(source: Reader) -> np.ndarray:
-    n = source.number(MAX_CODEBOOK)
-    codebook = read_rising(source, n) if n else np.empty(0, np.float32)
-    if not np.isfinite(codebook).all():
-        raise InputError('a codebook holds values that are not finite')
-    return codebook
+    return Coded(SPARSE, b''.join(raws.values()), 0, flat.size, int(np.count_nonzero(flat)), parts)
 
 
 def decode(raw: bytes, kind: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -139,19 +115,14 @@ def decode(raw: bytes, kind: int, shape: tuple[int, ...], dtype: np.dtype) -> np
     if kind == DENSE:
         flat = read_floats(source, count, dtype)
     elif kind == CODED:
-        codebook = _read_codebook(source)
-        if not codebook.size:
-            raise InputError('a coded tensor has an empty codebook')
+        codebook = read_rising(source, source.number(MAX_CODEBOOK))
+        if not codebook.size or not np.isfinite(codebook).all():
+            raise InputError('a coded tensor has a codebook that is empty or not finite')
         flat = codebook[read_symbols(source, count, codebook.size)]
     elif kind == SPARSE:
-        codebook = _read_codebook(source)
         is_kept = read_symbols(source, count, 2) == 1
-        flat = np.zeros(count, np.float32)
-        n_kept = int(is_kept.sum())
-        if n_kept and not codebook.size:
-            raise InputError('a sparse tensor has an empty codebook')
-        if codebook.size:
-            flat[is_kept] = codebook[read_symbols(source, n_kept, codebook.size)]
+        flat = np.zeros(count, dtype)
+        flat[is_kept] = read_floats(source, int(is_kept.sum()), dtype)
     else:
         raise InputError(f'a tensor is of the kind {kind}, expected {DENSE} .. {SPARSE}')
     source.end()

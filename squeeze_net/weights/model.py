@@ -23,7 +23,7 @@ def arrays_of(model: chainer.Chain) -> dict[str, Any]:
     """Parameters and running statistics by their paths, 'fire2/squeeze1x1/W'."""
     found = {path[1:]: parameter.array for path, parameter in model.namedparams()}
     for path, link in model.namedlinks(skipself=True):
-        for name in link._persistent:
+        for name in sorted(link._persistent):  # a set, whose order differs from process to process
             if hasattr(value := getattr(link, name), 'dtype'):
                 found[f'{path[1:]}/{name}'] = value
     return found

@@ -34,7 +34,7 @@ GOLDEN = Path(__file__).with_name('golden.sqz')
 def small():
     """A tensor of each kind, without a random generator, whose stream a version might change."""
     place, places = np.arange(600), np.arange(3600)
-    sparse = np.where(places**2 % 41 == 1, (places * 31 % 7 - 3) / 8, 0).astype(np.float32).reshape(40, 30, 3, 1)
+    sparse = np.where(places**2 % 41 == 1, 1 / (places + 1), 0).astype(np.float32).reshape(40, 30, 3, 1)
     return Weights(
         {
             'conv1/W': sparse,
