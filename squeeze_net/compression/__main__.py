@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import trainer
 from squeeze_net import NETWORKS, weights
-from squeeze_net.compression import archive, report
+from squeeze_net.compression import archive, plots, report
 from squeeze_net.compression.pipeline import Compression, Interrupted
 from squeeze_net.compression.plan import Plan, read_plan
 from squeeze_net.compression.quantise import INITIALISATIONS
@@ -35,7 +37,7 @@ python -m squeeze_net.validate small.sqz --dataset cifar10 --data DIR
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
-    return {'compress': compress, 'inspect': inspect, 'decompress': decompress}[args.command](args)
+    return {'compress': compress, 'inspect': inspect, 'decompress': decompress, 'draw': draw}[args.command](args)
 
 
 def compress(args: argparse.Namespace) -> int:
@@ -53,6 +55,10 @@ def compress(args: argparse.Namespace) -> int:
     side = Sizes.of(config.size).side_max
     data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=side, preprocess=config.preprocess)
     compression = Compression(with_facts(source, config, data), args.output, plan, config, data)
+    if args.scan:
+        compression.scan_only()
+        print('--sparsity scan, with the same flags else, prunes by it')
+        return 0
     try:
         compression.run()
     except Interrupted as interrupted:
@@ -65,7 +71,30 @@ def compress(args: argparse.Namespace) -> int:
     print(report.layer_table(record['layers']))
     print(report.stage_table(record['stages']))
     print(f'{args.output}: {args.output.stat().st_size:,} bytes   report: {path}')
+    print('drew ' + ', '.join(str(picture) for picture in compression.draw()))
     return 0
+
+
+def draw(args: argparse.Namespace) -> int:
+    records = [read_report(path) for path in args.reports]
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    plots.draw_tradeoff(records, args.output)
+    for path, record in zip(args.reports, records, strict=True):
+        print(f'{path}\n{report.stage_table(record["stages"])}')
+    print(f'drew {args.output}')
+    return 0
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+        if not (
+            isinstance(record, dict) and {'network', 'plan', 'stages', 'data'} <= record.keys() and record['stages']
+        ):
+            raise ValueError('no report of a compression')
+    except (OSError, ValueError) as error:
+        raise trainer.InputError(f'{path} cannot be read as a report of `compress`: {error}') from None
+    return record
 
 
 def read_source(args: argparse.Namespace) -> Weights:
@@ -160,6 +189,9 @@ def make_parser() -> argparse.ArgumentParser:
         help='fraction of zeros: of all by one threshold, '
         'of each layer, or as high as costs each no more than --drop (default: 0.8)',
     )
+    plan.add_argument(
+        '--scan', action='store_true', help='only try and draw how much each layer can be pruned, for --sparsity scan'
+    )
     plan.add_argument('--drop', type=float, metavar='X', help='of accuracy, for scan (default: 0.01)')
     plan.add_argument(
         '--prune_epoch', type=int, metavar='N', help='epochs of retraining; pruned in the first half (default: 4)'
@@ -189,6 +221,9 @@ def make_parser() -> argparse.ArgumentParser:
     one = commands.add_parser('decompress', help='into a file of weights of another format')
     one.add_argument('archive', type=Path, metavar='FILE.sqz')
     one.add_argument('target', type=Path, metavar='DST', help=f'ends in one of {", ".join(weights.WRITTEN)}')
+    one = commands.add_parser('draw', help='accuracy against size, of several compressions')
+    one.add_argument('reports', type=Path, nargs='+', metavar='REPORT.json', help='as `compress` has written them')
+    one.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.png')
     return parser
 
 

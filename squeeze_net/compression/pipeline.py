@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import chainer
+import numpy as np
+from tqdm import tqdm
 
 import trainer
 from squeeze_net import NETWORKS
-from squeeze_net.compression import archive, report
+from squeeze_net.compression import archive, plots, report
 from squeeze_net.compression.plan import Plan
 from squeeze_net.compression.prune import Pruning, by_sensitivity, prune, scan_sensitivity, weights_of
 from squeeze_net.compression.quantise import TiedWeights, quantise_model
@@ -84,10 +86,17 @@ class Compression:
         self._archive(model)
         return self.stages
 
+    def scan_only(self) -> None:
+        """How much each layer can be pruned, as a picture and a table."""
+        model = self._model(self.source)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        full = self.accuracy(model)
+        found = self.scan(model, full)
+        self._say(report.scan_table(found, full, by_sensitivity(found, full, self.plan.drop)))
+
     def _claim_folder(self) -> None:
         """Refuse stages that another plan, or another network, has left."""
-        digest = sha256(b''.join(tensor.tobytes() for tensor in self.source.tensors.values())).hexdigest()
-        wanted = {'plan': asdict(self.plan), 'weights': digest}
+        wanted = {'plan': asdict(self.plan), 'weights': self._digest()}
         path = self.folder / 'plan.json'
         if path.exists() and json.loads(path.read_text(encoding='utf-8')) != wanted:
             raise InputError(
@@ -97,12 +106,15 @@ class Compression:
         with atomic_write(path, 'w') as file:
             file.write(strict_json(wanted))
 
+    def _digest(self) -> str:
+        return sha256(b''.join(tensor.tobytes() for tensor in self.source.tensors.values())).hexdigest()
+
     # ---- stages ----
 
     def _prune(self, model: chainer.Chain) -> chainer.Chain:
         plan = self.plan
         if plan.sparsity == SCAN:
-            sparsities = by_sensitivity(self.scan(model), self.stages[0].accuracy, plan.drop)
+            sparsities = by_sensitivity(self.scan(model, self.stages[0].accuracy), self.stages[0].accuracy, plan.drop)
         else:
             sparsities = plan.sparsities(model)
         n_iteration = plan.prune_epoch * len(self.data.train.labels) // self.config.batch
@@ -120,6 +132,8 @@ class Compression:
     def _quantise(self, model: chainer.Chain) -> chainer.Chain:
         plan = self.plan
         bits = plan.bits_of(model)
+        host = chainer.get_device('@numpy')
+        self.pruned = {name: np.array(host.send(p.array)) for name, p in weights_of(model).items()}
         quantise_model(model, bits, plan.initialisation, self.config.seed)
         if plan.quantise_epoch:
             self._say(f'quantised, before retraining: {self.accuracy(model):.2%}')
@@ -138,8 +152,8 @@ class Compression:
         half = frozenset(name for name in tensors if not name.endswith(('/W', '/N')))
         found = Weights(tensors, self.source.metadata)
         self.coded = archive.write(found, self.target, half if self.plan.vectors == 'float16' else frozenset())
-        reread = archive.Archive(self.target.read_bytes()).weights()
-        fill(model, reread.tensors)
+        self.archived = archive.Archive(self.target.read_bytes()).weights().tensors
+        fill(model, self.archived)
         self._note('archived', self.accuracy(model), self.target.stat().st_size)
 
     # ---- what they need ----
@@ -160,15 +174,26 @@ class Compression:
             n_test = len(self.data.test.labels)
             return evaluate(model, view, n_test, self.data.n_class, config.batch, target).accuracy
 
-    def scan(self, model: chainer.Chain) -> dict[str, dict[float, float]]:
-        """`scan_sensitivity`, kept on the disk."""
+    def scan(self, model: chainer.Chain, full: float) -> dict[str, dict[float, float]]:
+        """`scan_sensitivity`, kept on the disk, and drawn beside the target.
+
+        Args:
+            full: accuracy of the model as it is.
+        """
         path = self.folder / 'scan.json'
-        if path.exists():
-            values = json.loads(path.read_text(encoding='utf-8'))
-            return {name: {float(s): a for s, a in row.items()} for name, row in values.items()}
-        found = scan_sensitivity(model, lambda: self.accuracy(model))
-        with atomic_write(path, 'w') as file:
-            file.write(strict_json({name: {str(s): a for s, a in row.items()} for name, row in found.items()}))
+        kept = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+        if kept.get('weights') == self._digest():
+            found = {name: {float(s): a for s, a in row.items()} for name, row in kept['accuracies'].items()}
+        else:
+            self._say('trying how much each layer can be pruned')
+            with tqdm(total=len(weights_of(model)), desc='layers', disable=None, leave=False) as bar:
+                found = scan_sensitivity(model, lambda: self.accuracy(model), bar.update)
+            accuracies = {name: {str(s): a for s, a in row.items()} for name, row in found.items()}
+            with atomic_write(path, 'w') as file:
+                file.write(strict_json({'weights': self._digest(), 'accuracies': accuracies}))
+        picture = self.target.with_name(f'{self.target.stem}_scan.png')
+        plots.draw_scan(found, full, picture)
+        self._say(f'drew {picture}')
         return found
 
     def _retrain(self, name: str, model: chainer.Chain, n_epoch: int, lr: float, hook: Any) -> chainer.Chain:
@@ -192,6 +217,10 @@ class Compression:
 
     def _say(self, line: str) -> None:
         print(line, flush=True)
+
+    def draw(self) -> list[Path]:
+        """The pictures of `plots.draw_all`, beside the target."""
+        return plots.draw_all(self.report(), self.pruned, self.archived, self.target.with_suffix(''))
 
     def report(self) -> dict[str, Any]:
         """Stages and layers, as JSON holds them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from typing import Any
 
 import chainer
@@ -58,26 +59,31 @@ def by_threshold(model: chainer.Chain, sparsity: float) -> dict[str, float]:
 
 
 def by_sensitivity(scan: Mapping[str, Mapping[float, float]], full: float, drop: float) -> dict[str, float]:
-    """The highest sparsity of each layer that alone costs at most `drop` of the accuracy.
+    """The highest sparsity of each layer up to which, alone, it costs at most `drop` of the accuracy.
 
     Args:
         scan: layer -> sparsity -> accuracy, of `scan_sensitivity`.
         full: accuracy of the network as it is.
         drop: fraction.
     """
-    return {
-        name: max((s for s, accuracy in accuracies.items() if accuracy >= full - drop), default=0.0)
-        for name, accuracies in scan.items()
-    }
+    found = {}
+    for name, accuracies in scan.items():
+        bearable = takewhile(lambda pair: pair[1] >= full - drop, sorted(accuracies.items()))
+        found[name] = max((sparsity for sparsity, _ in bearable), default=0.0)
+    return found
 
 
 def scan_sensitivity(
-    model: chainer.Chain, accuracy: Callable[[], float], sparsities: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9)
+    model: chainer.Chain,
+    accuracy: Callable[[], float],
+    on_layer: Callable[[], object] = lambda: None,
+    sparsities: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9),
 ) -> dict[str, dict[float, float]]:
     """The accuracy with one layer pruned at a time; the model ends as it was.
 
     Args:
         accuracy: of the model as it is when called.
+        on_layer: called after each layer.
         sparsities: to try in each layer, rising; a layer is given up once it costs half of the accuracy.
     Returns:
         layer -> sparsity -> accuracy.
@@ -93,6 +99,7 @@ def scan_sensitivity(
             if found[name][sparsity] < full / 2:
                 break
         parameter.array[...] = kept
+        on_layer()
     return found
 
 

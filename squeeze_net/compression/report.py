@@ -57,6 +57,17 @@ def _line(name: str, row: Mapping[str, Any], width: int) -> str:
     )
 
 
+def scan_table(scan: Mapping[str, Mapping[float, float]], full: float, chosen: Mapping[str, float]) -> str:
+    """A line a layer: the accuracy at each sparsity that was tried, and the sparsity that `--sparsity scan` takes."""
+    tried = sorted({sparsity for row in scan.values() for sparsity in row})
+    width = max(map(len, scan))
+    lines = [f'{"":{width}}  ' + '  '.join(f'{sparsity:>7.0%}' for sparsity in tried) + '   chosen']
+    for name, row in scan.items():
+        cells = '  '.join(f'{row[sparsity]:>7.2%}' if sparsity in row else f'{"":7}' for sparsity in tried)
+        lines.append(f'{name:{width}}  {cells}  {chosen[name]:>7.0%}')
+    return '\n'.join([*lines, f'test accuracy with one layer pruned, {full:.2%} with none'])
+
+
 def stage_table(stages: Sequence[Mapping[str, Any]]) -> str:
     """A line a stage: bytes, how many times fewer than at first, accuracy and what is lost of it."""
     first = stages[0]
