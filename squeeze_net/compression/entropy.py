@@ -10,6 +10,8 @@ the author of constriction.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from trainer.errors import InputError
@@ -94,13 +96,13 @@ def write_symbols(out: Writer, symbols: np.ndarray, n: int) -> None:
         n: 1 .. MAX_SYMBOLS.
     """
     levels = to_levels(np.bincount(symbols, minlength=n))
-    _write_levels(out, levels)
+    write_levels(out, levels)
     out.block(_encode(symbols, from_levels(levels)))
 
 
 def read_symbols(source: Reader, count: int, n: int) -> np.ndarray:
     """(count,) int32 of 0 .. n - 1."""
-    levels = _read_levels(source, n)
+    levels = read_levels(source, n)
     if count and not levels.any():
         raise InputError('a coded tensor has no counts')
     return _decode(source.block(), count, from_levels(levels))
@@ -131,11 +133,11 @@ def _step_counts() -> np.ndarray:
     return np.maximum(1 << np.maximum(20 - place // 2, 0), 1)
 
 
-def _write_levels(out: Writer, levels: np.ndarray) -> None:
+def write_levels(out: Writer, levels: np.ndarray) -> None:
     out.block(_encode(_fold(np.diff(levels, prepend=0)), _step_counts()))
 
 
-def _read_levels(source: Reader, n: int) -> np.ndarray:
+def read_levels(source: Reader, n: int) -> np.ndarray:
     steps = _unfold(_decode(source.block(), n, _step_counts()).astype(np.int64))
     levels = np.cumsum(steps)
     if levels.min() < 0 or levels.max() > MAX_LEVEL:
@@ -152,28 +154,30 @@ def _unfold(places: np.ndarray) -> np.ndarray:
     return np.where(places % 2 == 1, -(places + 1) // 2, places // 2)
 
 
-def _model(counts: np.ndarray) -> object:
-    import constriction
+def _constriction() -> Any:
+    try:
+        import constriction
+    except ModuleNotFoundError:
+        raise InputError('compressed archives need the package constriction, which is not installed') from None
+    return constriction
 
-    return constriction.stream.model.Categorical(counts / counts.sum(), perfect=False)
+
+def _model(counts: np.ndarray) -> Any:
+    return _constriction().stream.model.Categorical(counts / counts.sum(), perfect=False)
 
 
 def _encode(symbols: np.ndarray, counts: np.ndarray) -> bytes:
-    import constriction
-
     used = np.flatnonzero(counts)
     if used.size < 2 or not symbols.size:
         return b''  # the counts say it all
     place = np.zeros(counts.size, np.int32)
     place[used] = np.arange(used.size)
-    coder = constriction.stream.queue.RangeEncoder()
+    coder = _constriction().stream.queue.RangeEncoder()
     coder.encode(place[symbols], _model(counts[used]))
     return coder.get_compressed().astype('<u4').tobytes()
 
 
 def _decode(raw: bytes, count: int, counts: np.ndarray) -> np.ndarray:
-    import constriction
-
     used = np.flatnonzero(counts).astype(np.int32)
     if used.size < 2 or not count:
         if raw:
@@ -182,7 +186,7 @@ def _decode(raw: bytes, count: int, counts: np.ndarray) -> np.ndarray:
     if len(raw) % 4:
         raise InputError(f'a block of a coded tensor has {len(raw)} bytes, which is no whole number of words')
     # A symbol takes some bits, unless it is almost all there is: so many bytes cannot stand for any number of them.
-    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(raw, '<u4').astype(np.uint32))
+    coder = _constriction().stream.queue.RangeDecoder(np.frombuffer(raw, '<u4').astype(np.uint32))
     try:
         return used[coder.decode(_model(counts[used]), count)]
     except (ValueError, AssertionError) as error:

@@ -58,7 +58,7 @@ def draw_layers(record: Mapping[str, Any], path: Path) -> None:
     rows = [row for row in record['layers'] if row['name'].endswith('/W')]
     others = [row for row in record['layers'] if not row['name'].endswith('/W')]
     figure, axes = new_figure(9, 0.32 * (len(rows) + 1) + 1.6)
-    labels = [*(row['name'].removesuffix('/W') for row in rows), 'biases, scales, shifts']
+    labels = [*(_layer(row['name']) for row in rows), 'biases, scales, shifts']
     parts = [*(row['parts'] for row in rows), {'values': sum(row['n_byte'] for row in others)}]
     place = np.arange(len(labels))
     left = np.zeros(len(labels))
@@ -75,7 +75,7 @@ def draw_layers(record: Mapping[str, Any], path: Path) -> None:
     axes.margins(y=0.01)
     axes.set_xlim(0, 1.28 * left.max())
     axes.set_xlabel('in the archive, kB', fontsize=LABEL)
-    axes.legend(fontsize=NOTE, loc='lower right', frameon=False)
+    axes.legend(fontsize=NOTE, loc='upper right', frameon=False)
     axes.spines[['top', 'right']].set_visible(False)
     set_title(figure, 'Each layer in the archive: bits a weight, weights kept')
     save(figure, path)
@@ -99,7 +99,7 @@ def draw_weights(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarra
         panel.plot(
             codebook, np.zeros(len(codebook)), '|', color=COLOURS[1], markersize=11, markeredgewidth=1.2, clip_on=False
         )
-        panel.set_title(f'{name.removesuffix("/W")}: {len(kept):,}', fontsize=NOTE - 3)
+        panel.set_title(f'{_layer(name)}: {len(kept):,}', fontsize=NOTE - 3)
         panel.set_yticks([])
         panel.tick_params(labelsize=NOTE - 5)
         panel.spines[['top', 'right', 'left']].set_visible(False)
@@ -115,8 +115,9 @@ def draw_scan(scan: Mapping[str, Mapping[float, float]], full: float, path: Path
     for i, (name, row) in enumerate(scan.items()):
         x, y = [0.0, *row], [full, *row.values()]
         colour = colormaps['viridis'](i / max(len(scan) - 1, 1))
+        style = ('-', '--', ':')[i % 3]  # so that neighbours differ by more than their shade
         axes.plot(
-            [100 * s for s in x], [100 * a for a in y], '-o', color=colour, markersize=4, label=name.removesuffix('/W')
+            100 * np.array(x), 100 * np.array(y), style, marker='o', color=colour, markersize=4, label=_layer(name)
         )
     axes.set_xlabel('weights of the layer set to 0, %', fontsize=LABEL)
     axes.set_ylabel('test accuracy, %', fontsize=LABEL)
@@ -124,6 +125,10 @@ def draw_scan(scan: Mapping[str, Mapping[float, float]], full: float, path: Path
     figure.legend(loc='outside right upper', fontsize=NOTE - 3, frameon=False)
     set_title(figure, 'Sensitivity: one layer pruned at a time, not retrained')
     save(figure, path)
+
+
+def _layer(name: str) -> str:
+    return name.removesuffix('/W')
 
 
 def draw_tradeoff(records: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -25,6 +25,12 @@ def read_archive(raw: memoryview) -> Weights:
     return archive.read(raw)
 
 
+def write_archive(weights: Weights) -> bytes:
+    from squeeze_net.compression import archive
+
+    return archive.pack(weights)[0]
+
+
 READERS = {
     '.sqz': read_archive,
     '.npz': npz.read,
@@ -35,7 +41,7 @@ READERS = {
     '.pt': pth.read,
     '.onnx': onnx.read,
 }
-WRITTEN = ('.npz', '.safetensors', '.onnx', '.caffemodel')
+WRITTEN = ('.npz', '.safetensors', '.onnx', '.caffemodel', '.sqz', '.net')
 # What the formats' own publishers feed their networks where a file does not say.
 PREPROCESSING_OF = {'.caffemodel': 'caffe', '.net': 'caffe', '.pth': 'torchvision', '.pt': 'torchvision'}
 
@@ -104,6 +110,10 @@ def write(weights: Weights, path: str | Path) -> list[Path]:
         model, size = build(weights, 'a .caffemodel')
         contents[path.with_suffix('.prototxt')] = prototxt.write(model, weights, size).encode()
         contents[path] = caffemodel.write(weights)
+    elif suffix == '.sqz':
+        contents[path] = write_archive(weights)
+    elif suffix == '.net':
+        contents[path] = net.write(weights)
     else:
         raise InputError(f'{path} cannot be written: expected a name that ends in {", ".join(WRITTEN)}')
     for place, content in contents.items():

@@ -58,6 +58,29 @@ def read(raw: memoryview) -> Weights:
     return Weights(tensors, Metadata(network='squeezenet_v1.0'))
 
 
+def write(weights: Weights) -> bytes:
+    """The file of a SqueezeNet v1.0 of few distinct weights.
+
+    Raises:
+        InputError: another network, or a layer with more distinct values than a codebook holds; names it.
+    """
+    tensors = weights.tensors
+    expected = {f'{name}/W': shape for name, shape in zip(CONVOLUTIONS, published_shapes(), strict=True)}
+    if {name: t.shape for name, t in tensors.items() if name.endswith('/W')} != expected:
+        raise InputError('.net holds neither names nor shapes: only SqueezeNet v1.0 with 1,000 classes can be written')
+    layers = []
+    for name in CONVOLUTIONS:
+        kernel = tensors[f'{name}/W'].astype(np.float32)
+        values = np.unique(kernel[kernel != 0])
+        if len(values) >= N_CODE:
+            raise InputError(f'{name} has {len(values)} distinct weights besides 0, but .net holds {N_CODE - 1}')
+        codebook = np.zeros(N_CODE, np.float32)
+        codebook[1 : len(values) + 1] = values
+        codes = np.where(kernel == 0, 0, np.searchsorted(values, kernel) + 1).astype(np.uint8)
+        layers.append(CodedLayer(codebook, codes, tensors[f'{name}/b'].astype(np.float32)))
+    return encode(layers)
+
+
 def published_shapes() -> list[tuple[int, ...]]:
     """Of the weights of SqueezeNet v1.0's convolutions at 1,000 classes, in the order of the file."""
     shapes = shapes_of('squeezenet_v1.0') | {'conv10/W': (1000, 512, 1, 1)}

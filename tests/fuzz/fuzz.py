@@ -22,6 +22,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,12 @@ import samples  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import trainer  # noqa: E402
-from squeeze_net.weights import files, net  # noqa: E402
+from squeeze_net.compression import archive  # noqa: E402
+from squeeze_net.weights import Weights, files, net  # noqa: E402
 from trainer.datasets.decode import decode  # noqa: E402
 from trainer.datasets.restricted_pickle import read_pickle  # noqa: E402
 from trainer.datasets.sources import ImageList, RecordIO, Shards  # noqa: E402
+from trainer.metadata import Metadata  # noqa: E402
 
 LIMIT_MIB, SECONDS = 512, 20
 BOUNDARIES = (0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
@@ -48,6 +51,21 @@ def weight_reader(suffix: str) -> Callable[[bytes], Any]:
 
 def read_net(raw: bytes) -> Any:
     return net.decode(raw, [layer.codes.shape for layer in samples.net_layers()])
+
+
+def compressed() -> bytes:
+    tensors, rng = dict(samples.tensors()), np.random.default_rng(0)
+    tensors['codes'] = rng.choice(np.float32([0, 0, 0, 1, 2, 3]), (20, 30))
+    tensors['sparse'] = np.where(rng.random((20, 30)) < 0.1, rng.normal(size=(20, 30)), 0).astype(np.float32)
+    return archive.pack(Weights(tensors, Metadata(network='squeezenet', n_class=10)))[0]
+
+
+def read_archive(raw: bytes) -> Any:
+    """With its checksum put right: what is behind that has to bear any bytes, too."""
+    if len(raw) > archive._HEAD.size:
+        body = raw[archive._HEAD.size :]
+        raw = raw[: archive._HEAD.size - 32] + sha256(body).digest() + body
+    return archive.read(memoryview(raw))
 
 
 def read_source(kind: Any, name: str) -> Callable[[bytes], Any]:
@@ -103,6 +121,7 @@ def readers() -> dict[str, tuple[bytes, Callable[[bytes], Any]]]:
     """Name -> a valid file, and what reads it; a new format is a line here."""
     table = {name: (raw, weight_reader(suffix)) for name, (suffix, raw) in samples.all_files().items()}
     return table | {
+        'sqz': (compressed(), read_archive),
         'net': (net.encode(samples.net_layers()), read_net),
         'shards': (tar(), read_source(Shards, 'a.tar')),
         'recordio': (record_io(), read_source(RecordIO, 'a.rec')),

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import trainer
-from squeeze_net import weights
+from squeeze_net import NETWORKS, weights
 from squeeze_net.compression import archive
 from squeeze_net.compression.archive import Archive
 from squeeze_net.compression.tensor import CODED, DENSE, KINDS, SPARSE, decode, encode
-from squeeze_net.weights.file import Weights
+from squeeze_net.weights import Weights, tensors_of
 from trainer.metadata import Metadata
 from trainer.preprocessing import PREPROCESSINGS
 
@@ -190,3 +190,24 @@ def test_published_network_takes_545_000_bytes_at_most():
     assert archive.payload(coded) <= 545_000
     assert len(raw) - archive.payload(coded) < 2_000
     assert encode_s < 60 and decode_s < 5  # loops over weights would take longer; benchmarks/coding.py has the figures
+
+
+@needs_data
+def test_the_published_file_both_ways(tmp_path):
+    path = DATA / 'compressed_SqueezeNet.net'
+    published = weights.read(path)
+    weights.write(published, tmp_path / 'a.sqz')
+    weights.write(weights.read(tmp_path / 'a.sqz'), tmp_path / 'b.net')
+    assert (tmp_path / 'b.net').stat().st_size == path.stat().st_size  # codes in another order, as many of them
+    for found in weights.read(tmp_path / 'a.sqz'), weights.read(tmp_path / 'b.net'):
+        assert found.metadata == published.metadata
+        for name, tensor in published.tensors.items():
+            assert found.tensors[name].tobytes() == tensor.tobytes()
+
+
+def test_what_the_published_format_cannot_hold(tmp_path):
+    model = NETWORKS['squeezenet_v1.0'](1000)
+    with pytest.raises(trainer.InputError, match=r'but \.net holds 255'):
+        weights.write(Weights(tensors_of(model)), tmp_path / 'a.net')
+    with pytest.raises(trainer.InputError, match='only SqueezeNet v1'):
+        weights.write(small(), tmp_path / 'a.net')

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import trainer
 from squeeze_net import NETWORKS, weights
@@ -54,6 +55,9 @@ def test_a_run_from_weights_to_an_archive(trained, tmp_path):
     kept = sum(layer['n_nonzero'] for layer in record['layers'] if layer['name'].endswith('/W'))
     assert kept / total == pytest.approx(0.5, abs=0.01)
 
+    for picture in ('stages', 'layers', 'weights'):
+        assert Image.open(tmp_path / f'small_{picture}.png').size[0] > 1000
+
     # The archive is a file of weights: validation says what the report says.
     argv = [sys.executable, '-m', 'squeeze_net.validate', str(target), '--dataset', 'shapes', '--json']
     done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
@@ -86,6 +90,32 @@ def test_stopped_and_gone_on_with(trained, tmp_path):
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert broken.read_bytes() == whole.read_bytes()
+
+
+def test_scan_draws_how_much_each_layer_can_be_pruned(trained, tmp_path, capsys):
+    argv = ['compress', str(trained), '-o', str(tmp_path / 'a.sqz'), '--dataset', 'shapes', '--limit', '4', '--scan']
+    assert main(argv) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r'^fire9/expand3x3/conv/W .*%$', shown, re.MULTILINE)
+    assert Image.open(tmp_path / 'a_scan.png').size[0] > 1000
+    assert not (tmp_path / 'a.sqz').exists()
+    kept = (tmp_path / 'a.sqz.stages/scan.json').stat().st_mtime_ns
+    assert main(argv) == 0  # at once: it is there already
+    assert (tmp_path / 'a.sqz.stages/scan.json').stat().st_mtime_ns == kept
+    assert capsys.readouterr().out.splitlines()[-5:] == shown.splitlines()[-5:]
+
+
+def test_accuracy_against_size_of_several(tmp_path, capsys):
+    stages = [{'name': name, 'accuracy': 0.8, 'n_byte': n} for name, n in (('trained', 4000), ('archived', 200))]
+    for bits in (4, 5):
+        record = {'network': 'n', 'plan': {'sparsity': '0.8', 'bits': str(bits)}, 'stages': stages, 'data': 'd'}
+        (tmp_path / f'{bits}.json').write_text(json.dumps(record))
+    argv = ['draw', str(tmp_path / '4.json'), str(tmp_path / '5.json'), '-o', str(tmp_path / 'all.png')]
+    assert main(argv) == 0
+    assert capsys.readouterr().out.count('20.0x') == 2 and Image.open(tmp_path / 'all.png').size[0] > 1000
+    (tmp_path / '5.json').write_text('[]')
+    with pytest.raises(trainer.InputError, match=r'5\.json cannot be read as a report'):
+        main(argv)
 
 
 def test_lossless_inspect_decompress(tmp_path, capsys):

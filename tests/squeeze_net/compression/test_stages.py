@@ -108,7 +108,7 @@ def test_the_scan_leaves_the_model_as_it_was(model):
     def accuracy():  # falls with the zeros of conv1, and with no others
         return 0.9 - float((model.conv1.W.array == 0).mean())
 
-    scan = scan_sensitivity(model, accuracy, (0.2, 0.4, 0.6))
+    scan = scan_sensitivity(model, accuracy, sparsities=(0.2, 0.4, 0.6))
     assert list(scan) == names and scan['conv1/W'][0.2] == pytest.approx(0.7, abs=0.01)
     assert list(scan['conv1/W']) == [0.2, 0.4, 0.6] or 0.6 not in scan['conv1/W']  # given up below half
     chosen = by_sensitivity(scan, 0.9, drop=0.25)

@@ -1,0 +1,126 @@
+"""The published dense SqueezeNet v1.0 quantised without retraining: accuracy against bits a weight; JSON and a picture.
+
+python benchmarks/bits.py --data ../shared/data [--out results/bench/bits.json] [--image img/compression/bits.png]
+
+Each layer gets a codebook of 2 to 256 values by k-means, from each of the three initialisations, and the archive is
+opened like any file of weights and asked for the 100 sample images: how many it gets right (top-1, top-5), and in how
+many its first answer is that of the dense network. Bits a weight are those of the archive, codebooks included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import trainer
+from squeeze_net import weights
+from squeeze_net.classifier import Classifier
+from squeeze_net.compression import archive
+from squeeze_net.compression.quantise import INITIALISATIONS, quantise
+from squeeze_net.weights import Weights
+from trainer.files import atomic_write
+from trainer.plots import COLOURS, LABEL, new_figure, save, set_title
+
+BITS = range(1, 9)
+
+
+class Sample:
+    """The sample images, cut as the published networks expect them, and their classes."""
+
+    def __init__(self, folder: Path) -> None:
+        lines = [line.split() for line in (folder / 'val.txt').read_text().splitlines()]
+        self.photos = [Image.open(folder / name).convert('RGB') for name, _ in lines]
+        self.labels = np.array([int(label) for _, label in lines])
+
+    def answers(self, path: Path) -> np.ndarray:
+        """(N, 5) classes, the likeliest first."""
+        classifier = Classifier.open(path, preprocess='caffe', batch=50)
+        views = np.stack([classifier.preprocessing.cut(photo).transpose(2, 0, 1) for photo in self.photos])
+        return np.argsort(-classifier(views), axis=1, kind='stable')[:, :5]
+
+
+def measure(dense: Weights, bits: int, initialisation: str, sample: Sample, expected: np.ndarray) -> dict[str, Any]:
+    tensors = {
+        name: quantise(tensor, bits, initialisation) if name.endswith('/W') else tensor
+        for name, tensor in dense.tensors.items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'quantised.sqz'
+        coded = archive.write(Weights(tensors, dense.metadata), path)
+        answers = sample.answers(path)
+        n_byte = path.stat().st_size
+    layers = [one for name, one in coded.items() if name.endswith('/W')]
+    return {
+        'bits': bits,
+        'initialisation': initialisation,
+        'bits_a_weight': round(8 * sum(len(one.raw) for one in layers) / sum(one.n_value for one in layers), 3),
+        'archive_bytes': n_byte,
+        'top1': float((answers[:, 0] == sample.labels).mean()),
+        'top5': float((answers == sample.labels[:, None]).any(1).mean()),
+        'same_as_dense': float((answers[:, 0] == expected[:, 0]).mean()),
+    }
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    figure, axes = new_figure(10, 6.4)
+    for initialisation, colour in zip(INITIALISATIONS, COLOURS, strict=False):
+        rows = [row for row in record['rows'] if row['initialisation'] == initialisation]
+        x = [row['bits_a_weight'] for row in rows]
+        axes.plot(
+            x, [100 * row['top1'] for row in rows], '-o', color=colour, linewidth=2, label=f'{initialisation}: top-1'
+        )
+        axes.plot(
+            x, [100 * row['top5'] for row in rows], '--o', color=colour, markersize=4, label=f'{initialisation}: top-5'
+        )
+    for name, style in ('top1', '-'), ('top5', '--'):
+        axes.axhline(100 * record['dense'][name], color='0.5', linestyle=style, linewidth=1, zorder=0)
+    axes.annotate('dense, top-1', (0.2, 100 * record['dense']['top1'] + 1), color='0.4', fontsize=LABEL - 3)
+    axes.annotate('dense, top-5', (0.2, 100 * record['dense']['top5'] + 1), color='0.4', fontsize=LABEL - 3)
+    axes.set_xlim(0)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel('bits a weight in the archive, codebooks included', fontsize=LABEL)
+    axes.set_ylabel('right, of 100 sample images', fontsize=LABEL)
+    axes.grid(alpha=0.25)
+    figure.legend(loc='outside lower center', ncols=3, fontsize=LABEL - 2, frameon=False)
+    set_title(figure, 'SqueezeNet v1.0 quantised without retraining')
+    save(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data', type=Path, default=Path('../shared/data'), help='holds weights/ and imagenet-sample/')
+    parser.add_argument('--out', type=Path, default=Path('results/bench/bits.json'))
+    parser.add_argument('--image', type=Path, default=Path('img/compression/bits.png'))
+    args = parser.parse_args()
+    path = args.data / 'weights' / 'squeezenet_v1.0_dense.npz'
+    if not path.is_file():
+        raise trainer.InputError(f'{path} does not exist: --data has to hold weights/ and imagenet-sample/')
+    sample, dense = Sample(args.data / 'imagenet-sample'), weights.read(path)
+    expected = sample.answers(path)
+    right = {
+        'top1': float((expected[:, 0] == sample.labels).mean()),
+        'top5': float((expected == sample.labels[:, None]).any(1).mean()),
+    }
+    jobs = [(bits, initialisation) for initialisation in INITIALISATIONS for bits in BITS]
+    rows = [measure(dense, *job, sample, expected) for job in tqdm(jobs, desc='networks', disable=None)]
+    for row in rows:
+        print(json.dumps(row))
+    record = {'network': 'squeezenet_v1.0', 'images': len(sample.labels), 'dense': right, 'rows': rows}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(args.out, 'w') as file:
+        json.dump(record, file, indent=1)
+        file.write('\n')
+    args.image.parent.mkdir(parents=True, exist_ok=True)
+    draw(record, args.image)
+
+
+if __name__ == '__main__':
+    with trainer.exit_with_message('benchmarks/bits.py'):
+        main()
