@@ -12,7 +12,7 @@ import numpy as np
 
 import trainer
 from squeeze_net import BASELINES, NETWORKS, weights
-from trainer import cli, datasets
+from trainer import cli, datasets, parallel
 from trainer.augmentation import Sizes
 from trainer.confusion import format_confusion
 from trainer.log_file import copied_to
@@ -31,13 +31,19 @@ MAX_SHOWN = 20  # classes; of more, the confusion matrix is in summary.json alon
 
 def main() -> int:
     config = cli.parse(NETWORKS, description=__doc__, epilog=EXAMPLES)
-    with copied_to(config.log_file):
-        return run(config)
+    with parallel.join(config, cli.resume_command()) as ranks, copied_to(config.log_file if ranks.is_first else None):
+        return run(config, ranks)
 
 
-def run(config: trainer.Config) -> int:
-    side = Sizes.of(config.size).side_max
-    data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=side, preprocess=config.preprocess)
+def run(config: trainer.Config, ranks: parallel.Alone) -> int:
+    with ranks.first_on_host_first():
+        data = datasets.load(
+            config.dataset,
+            config.data,
+            limit=config.limit,
+            max_side=Sizes.of(config.size).side_max,
+            preprocess=config.preprocess,
+        )
     print(f'{data.source}: {len(data.train.labels):,} training and {len(data.test.labels):,} test images')
 
     np.random.seed(config.seed)  # Chainer's initializers draw from NumPy's global generator
@@ -49,11 +55,13 @@ def run(config: trainer.Config) -> int:
         raise trainer.InputError(f'--model {config.model} --size {config.size}: {error}') from None
     print(f'{config.model}: {model.count_params():,} parameters')
 
-    outcome = trainer.train(model, data, config, baselines=BASELINES, load_model=weights.loader(config))
+    outcome = trainer.train(model, data, config, baselines=BASELINES, load_model=weights.loader(config), ranks=ranks)
 
     if outcome.exit_code:
-        print(f'interrupted; go on with\n    {cli.resume_command()}')
+        print(f'interrupted; go on with\n    {ranks.command(cli.resume_command())}')
         return outcome.exit_code
+    if not ranks.is_first:
+        return 0
     summary = outcome.summary
     if len(summary['classes']) <= MAX_SHOWN:
         print(format_confusion(summary['classes'], np.array(summary['confusion'])))

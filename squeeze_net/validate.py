@@ -21,7 +21,7 @@ from trainer.augmentation import Sizes, draw_test, warp
 from trainer.confusion import format_confusion
 from trainer.datasets import decode
 from trainer.datasets.sources import ImageList
-from trainer.evaluate import ranks
+from trainer.evaluate import true_ranks
 from trainer.files import atomic_write
 from trainer.records import strict_json
 
@@ -57,7 +57,7 @@ class Score:
             probabilities = np.take_along_axis(softmax(logits), labels[:, None], 1)
             self._loss -= float(np.log(probabilities).sum())
         np.add.at(self.confusion, (labels, logits.argmax(1)), 1)
-        np.add.at(self.in_top5, labels, ranks(logits, labels) < 5)
+        np.add.at(self.in_top5, labels, true_ranks(logits, labels) < 5)
 
     @property
     def n(self) -> int:

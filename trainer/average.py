@@ -58,6 +58,11 @@ class WeightAverage:
             xp = chainer.backend.get_array_module(self._flat[-1])
             _approach(self._flat[-1], xp.concatenate([sources[path].ravel() for path in self._rest]), weight)
 
+    @property
+    def arrays(self) -> list[Any]:
+        """The memory of all averages."""
+        return list(self._flat)
+
     def _sources(self) -> dict[str, Any]:
         """Path -> array, of all parameters and statistics that are floating point."""
         found = {path.strip('/'): parameter.array for path, parameter in self.model.namedparams()}

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from chainer.serializers import DictionarySerializer, NpzDeserializer
@@ -20,6 +20,7 @@ from trainer.config import Config
 from trainer.errors import InputError, TrainingError
 from trainer.files import atomic_write, link_or_copy
 from trainer.metadata import KEY, Metadata
+from trainer.parallel import ALONE, Alone
 
 MODEL = 'updater/model:main/'
 OPTIMIZER = 'updater/optimizer:main/'
@@ -41,14 +42,23 @@ class Checkpoint(Extension):
         stop: a `StopRequest`.
         minutes: 0 for none between epochs.
         metadata: go into every file.
+        ranks: the first of them writes, by its clock.
     """
 
     priority = -100  # after everything else: its state has to be complete
     trigger = 1, 'iteration'
 
     def __init__(
-        self, folder: Path, config: Config, recorder: Any, stop: Any, minutes: float, metadata: Metadata
+        self,
+        folder: Path,
+        config: Config,
+        recorder: Any,
+        stop: Any,
+        minutes: float,
+        metadata: Metadata,
+        ranks: Alone = ALONE,
     ) -> None:
+        self.ranks, self.has_to_save = ranks, False
         self.metadata = metadata
         self.folder, self.config, self.recorder, self.stop = folder, config, recorder, stop
         self.interval_s = minutes * 60 if minutes > 0 else float('inf')
@@ -66,12 +76,14 @@ class Checkpoint(Extension):
 
     def __call__(self, trainer: Any) -> None:
         is_epoch_end = len(self.recorder.entries) > self._saved_epochs
-        is_due = time.monotonic() - self._saved_at > self.interval_s
-        if is_epoch_end or is_due or self.stop.requested:
+        if is_epoch_end or self.has_to_save or (self.ranks.size == 1 and self.is_due()) or self.stop.requested:
             self._saved_epochs = len(self.recorder.entries)
             self._save(trainer)
         if is_epoch_end:
             self._keep_epoch(trainer)
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._saved_at > self.interval_s
 
     def finish(self, trainer: Any) -> None:
         """Save what a stop requested behind the last iteration left unsaved."""
@@ -80,10 +92,14 @@ class Checkpoint(Extension):
 
     def _save(self, trainer: Any) -> None:
         check_finite(trainer.updater.get_optimizer('main').target, trainer.updater.iteration)
-        save(self.folder / 'checkpoint_last.npz', trainer, self.config, self.metadata)
+        trainer.updater.even_out()
+        if self.ranks.is_first:
+            save(self.folder / 'checkpoint_last.npz', trainer, self.config, self.metadata)
         self._saved_at, self._saved_iteration = time.monotonic(), trainer.updater.iteration
 
     def _keep_epoch(self, trainer: Any) -> None:
+        if not self.ranks.is_first:
+            return
         last = self.folder / 'checkpoint_last.npz'
         average = trainer.updater.average
         with average.in_place() if average is not None else nullcontext():
@@ -123,13 +139,15 @@ def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def resume(path: Path, trainer: Any, config: Config) -> None:
+def resume(path: Path, trainer: Any, config: Config, file: BinaryIO | None = None) -> None:
     """Bring a freshly built trainer to the state in a checkpoint.
 
+    Args:
+        file: what is in it, where another machine has read it.
     Raises:
         InputError: not a checkpoint, or one of another experiment.
     """
-    with _open_npz(path) as arrays:
+    with _open_npz(path, file) as arrays:
         if 'config' not in arrays:
             raise InputError(f'{path} holds no training state; weights alone are loaded with --load_model')
         config.check_resumes(json.loads(str(arrays['config'])), path)
@@ -163,11 +181,13 @@ def load_optimizer(path: Path, optimizer: Any) -> None:
 
 
 @contextmanager
-def _open_npz(path: Path) -> Iterator[Any]:
+def _open_npz(path: Path, file: BinaryIO | None = None) -> Iterator[Any]:
     try:
-        if path.exists() and not zipfile.is_zipfile(path):  # np.load would try other formats
+        if (file is not None or path.exists()) and not zipfile.is_zipfile(
+            file or path
+        ):  # np.load would try other formats
             raise InputError(f'{path} is not an .npz, or is cut short; expected weights or a checkpoint')
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(file or path, allow_pickle=False) as arrays:
             yield arrays
     except InputError:
         raise

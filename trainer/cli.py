@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import yaml
 
 from trainer import datasets
-from trainer.config import NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, UNREADABLE, Config
+from trainer.config import COMMUNICATORS, GRAD_DTYPES, NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, UNREADABLE, Config
 from trainer.engine import ENGINES
 from trainer.errors import InputError
 from trainer.preprocessing import PREPROCESSINGS
@@ -76,7 +76,7 @@ def read_yaml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
             raise InputError(f'--config {path}: {key} takes one value, not {value!r}')
         if isinstance(value, list):
             value = ','.join(map(str, value))
-        if isinstance(value, bool) and key in ('overwrite', 'reset_classifier'):
+        if isinstance(value, bool) and key in ('overwrite', 'reset_classifier', 'sync_bn'):
             argv += [f'--{key}'] if value else []
         elif value is not None:
             argv.append(f'--{key}={value}')
@@ -111,7 +111,7 @@ def gpu(text: str) -> int:
     if ',' in text:
         raise argparse.ArgumentTypeError(
             f'{text!r} names several GPUs, but a process uses one: several need a process each, '
-            'which this version does not start yet'
+            'as in: mpiexec -n 4 python main.py -g 0 --communicator pure_nccl'
         )
     return int(text)
 
@@ -170,6 +170,11 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
             ('-b --batch', INT, 'images an update (default: 64)'),
             ('-lr --lr', NUMBER, "learning rate at the start (default: 0.1, or the network's own)"),
             (
+                '--lr_batch',
+                INT,
+                '--lr is for a batch of N: multiply it by --batch / N, best with --warmup (default: for any batch)',
+            ),
+            (
                 '--schedule',
                 {'choices': SCHEDULES},
                 'step: a tenth from each milestone on; cosine, poly: down to 0; factor: times --factor (default: step)',
@@ -225,6 +230,21 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
         ],
         'where and how to compute': [
             ('-g --gpu', {'type': gpu, 'metavar': 'ID'}, 'GPU by number; -1 is the CPU (default: -1)'),
+            (
+                '--communicator',
+                {'choices': COMMUNICATORS},
+                'share each batch among the processes of mpiexec: naive on CPUs; pure_nccl on GPUs, from -g on',
+            ),
+            (
+                '--sync_bn --sync-bn',
+                {'action': 'store_true'},
+                'normalise with the statistics of the whole batch, not of the part of each process: slower',
+            ),
+            (
+                '--grad_dtype',
+                {'choices': GRAD_DTYPES},
+                'of the gradients that pure_nccl sends (default: float32)',
+            ),
             (
                 '--precision',
                 {'choices': PRECISIONS},

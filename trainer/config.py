@@ -23,6 +23,8 @@ from trainer.selection import read_multipliers, read_patterns
 OPTIMIZERS = ('momentum', 'nesterov', 'adam')
 SCHEDULES = ('step', 'cosine', 'constant', 'poly', 'factor')
 DEFAULT_EPOCH = 300
+COMMUNICATORS = ('naive', 'flat', 'pure_nccl')
+GRAD_DTYPES = ('float32', 'float16')
 UNREADABLE = ('fail', 'skip')
 CUT_FROM_FILES = ('folder', 'imagelist', 'shards', 'recordio')  # with another preprocessing than the experiment's
 PRECISIONS = ('auto', 'float32', 'fp16', 'bf16', 'float64')
@@ -42,6 +44,7 @@ FREE_ON_RESUME = frozenset(
         'load_log',
         'log_file',
     }  # where things are
+    | {'communicator', 'grad_dtype', 'sync_bn'}  # by whom: a checkpoint of n processes goes on with m
     | {'gpu', 'engine', 'threads', 'train_batch_divide', 'test_batch_divide', 'checkpoint_minutes'}  # how to compute
     | {'workers', 'unreadable'}
     | {'epoch', 'milestones'}  # how far; the rates that follow from them are compared with the log's
@@ -66,6 +69,7 @@ class Config:
     batch: int = 64
     start_epoch: int = 1
     lr: float = 0.1
+    lr_batch: int | None = None
     optimizer: str = 'momentum'
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -101,6 +105,9 @@ class Config:
     checkpoint_minutes: float = 10.0
     workers: int | None = None
     unreadable: str = 'fail'
+    communicator: str | None = None
+    sync_bn: bool = False
+    grad_dtype: str = 'float32'
 
     def __post_init__(self) -> None:
         if self.size == 0:
@@ -119,6 +126,7 @@ class Config:
             'start_epoch': 1,
             'gpu': -1,
             'lr': 0,
+            'lr_batch': 1,
             'momentum': 0,
             'seed': 0,
             'workers': 0,
@@ -148,10 +156,17 @@ class Config:
             if getattr(self, name) > self.batch:
                 raise InputError(f'--{name} {getattr(self, name)} cuts a batch of {self.batch} into empty parts')
         choices_of = {'optimizer': OPTIMIZERS, 'schedule': SCHEDULES, 'precision': PRECISIONS, 'engine': ENGINES}
+        choices_of |= {'grad_dtype': GRAD_DTYPES}
+        if self.communicator is not None:
+            choices_of |= {'communicator': COMMUNICATORS}
         choices_of |= {'preprocess': tuple(PREPROCESSINGS), 'unreadable': UNREADABLE}
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
-                raise InputError(f'--{name} is {getattr(self, name)!r}, but has to be one of {", ".join(choices)}')
+                raise InputError(
+                    f'--{name} is {getattr(self, name)!r}, but has to be one of {", ".join(choices)}'
+                )
+        if self.grad_dtype != 'float32' and self.communicator != 'pure_nccl':
+            raise InputError(f'--grad_dtype {self.grad_dtype} goes with --communicator pure_nccl alone')
         if self.run is not None and (not self.run or self.run != Path(self.run).name):
             raise InputError(f'--run is {self.run!r}, but has to be the name of a folder below results/')
 
@@ -186,6 +201,11 @@ class Config:
             yield
 
     @property
+    def rate(self) -> float:
+        """The learning rate at the start: --lr, for a batch of --lr_batch if that is given, in proportion."""
+        return self.lr if self.lr_batch is None else self.lr * self.batch / self.lr_batch
+
+    @property
     def length(self) -> str:
         """The flag that says how long the run is, as it is given."""
         return f'--epoch {self.epoch}' if self.iterations is None else f'--iterations {self.iterations}'
@@ -217,15 +237,15 @@ class Config:
             if self.milestones is None:
                 is_whole = self.iterations is None
                 milestones = default_milestones(int(n_epoch)) if is_whole else (n_epoch / 2, 3 * n_epoch / 4)
-            rate = step(self.lr, milestones)
+            rate = step(self.rate, milestones)
         elif self.schedule == 'cosine':
-            rate = cosine(self.lr, n_epoch)
+            rate = cosine(self.rate, n_epoch)
         elif self.schedule == 'poly':
-            rate = poly(self.lr, n_epoch, self.power)
+            rate = poly(self.rate, n_epoch, self.power)
         elif self.schedule == 'factor':
-            rate = factor(self.lr, self.factor, self.factor_every)
+            rate = factor(self.rate, self.factor, self.factor_every)
         else:
-            rate = constant(self.lr)
+            rate = constant(self.rate)
         return warm_up(rate, self.warmup)
 
     def as_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import trainer.functions as F
 from trainer import engine
 from trainer.augmentation import TestView
 from trainer.errors import InputError
+from trainer.parallel import ALONE, Alone
 from trainer.predictor import Predictor
 
 N_TOP = 5
@@ -44,8 +45,9 @@ def evaluate(
     batch: int,
     device: Any,
     progress: Callable[[int], Any] = lambda n_done: None,
+    ranks: Alone = ALONE,
 ) -> Evaluation:
-    """Score images 0 .. n - 1 in test mode, each exactly once.
+    """Score images 0 .. n - 1 in test mode, each exactly once, whatever the number of processes.
 
     Args:
         model: maps images to logits (N, n_class).
@@ -53,10 +55,11 @@ def evaluate(
         n, n_class, batch: number of images, of classes, and of images a pass.
         device: where the model is.
         progress: told the number of images of each pass after it; may raise to break off.
+        ranks: the processes that share the images; each gets the result.
     Raises:
         InputError: the view left out every image.
     """
-    if engine.is_on_gpu(model) and isinstance(view, TestView):
+    if engine.is_on_gpu(model) and isinstance(view, TestView) and ranks.size == 1:
         from trainer.captured import captured_evaluation
 
         loss, confusion, n_top5 = captured_evaluation(model, view, n, n_class, batch, device)(progress)
@@ -66,21 +69,24 @@ def evaluate(
     confusion = np.zeros((n_class, n_class), np.int64)
     predict = Predictor(model)
     with chainer.using_config('train', False), chainer.no_backprop_mode():
-        for start in range(0, n, batch):
-            index = np.arange(start, min(start + batch, n))
+        own = np.array(ranks.share(n))
+        for start in range(0, len(own), batch):
+            index = own[start : start + batch]
             x, t = view(index, device)
             if len(t):
                 y = predict(x)
                 loss += float(F.softmax_cross_entropy(y, t).array) * len(t)
                 np.add.at(confusion, (host.send(t), host.send(y.argmax(axis=1))), 1)
-                n_top5 += int((ranks(host.send(y), host.send(t)) < N_TOP).sum()) if n_class > N_TOP else 0
-            progress(len(index))
+                n_top5 += int((true_ranks(host.send(y), host.send(t)) < N_TOP).sum()) if n_class > N_TOP else 0
+            progress(len(index) * ranks.size)
+    loss, n_top5 = ranks.total(np.array([loss, n_top5])).tolist()
+    confusion = ranks.total(confusion)
     if not (n_scored := int(confusion.sum())):
         raise InputError('not one of the test images can be read')
     return Evaluation(loss / n_scored, confusion, n_top5 / n_scored if n_class > N_TOP else None)
 
 
-def ranks(y: np.ndarray, t: np.ndarray) -> np.ndarray:
+def true_ranks(y: np.ndarray, t: np.ndarray) -> np.ndarray:
     """How many logits come before that of the true class: larger ones, and equal ones of lower classes.
 
     What is not a number comes before all others, so that a network that has gone wrong is never right.

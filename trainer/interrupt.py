@@ -15,9 +15,15 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Within its block, the first SIGINT or SIGTERM is remembered; a second one acts as usual, at once."""
+    """Within its block, the first SIGINT or SIGTERM is remembered; a second one acts as usual, at once.
 
-    def __init__(self) -> None:
+    Args:
+        is_shared: several processes stop together: what one has `heard` is a request once somebody sets `signal`.
+    """
+
+    def __init__(self, is_shared: bool = False) -> None:
+        self.is_shared = is_shared
+        self.heard: int | None = None
         self.signal: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -32,7 +38,9 @@ class StopRequest:
         self._restore()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
+        self.heard = number
+        if not self.is_shared:
+            self.signal = number
         self._restore()
         name = signal.Signals(number).name
         print(

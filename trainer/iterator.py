@@ -19,8 +19,10 @@ class Batch:
     epoch: np.ndarray  # (B,) int64; epochs completed before the one that the row belongs to
     index: np.ndarray  # (B,) int64; the image
 
-    def rows(self, start: int, stop: int) -> Batch:
-        return Batch(self.epoch[start:stop], self.index[start:stop])
+    def at(self, places: range) -> Batch:
+        """Some of the rows."""
+        rows = slice(places.start, places.stop, places.step)
+        return Batch(self.epoch[rows], self.index[rows])
 
 
 class EpochIterator(chainer.dataset.Iterator):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
+import zlib
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import replace
@@ -33,6 +35,7 @@ from trainer.log_file import copied_to
 from trainer.metadata import Metadata
 from trainer.mixing import Mixing
 from trainer.optimizer import GradientHook, make_optimizer
+from trainer.parallel import ALONE, Agreement, Alone
 from trainer.preprocessing import Preprocessing
 from trainer.progress import Progress
 from trainer.recorder import Recorder
@@ -58,6 +61,7 @@ def train(
     baselines: Collection[str] = (),
     load_model: Callable[[str, chainer.Chain], object] | None = None,
     hooks: Collection[GradientHook] = (),
+    ranks: Alone = ALONE,
 ) -> Outcome:
     """Train a network as configured; records, checkpoints and plots appear as it goes.
 
@@ -69,20 +73,25 @@ def train(
         baselines: model names that the plots draw dashed.
         load_model: puts the weights of `--load_model` into the model; by default those of an .npz.
         hooks: of the optimizer, which change gradients before each update.
+        ranks: of `trainer.parallel.join`: the processes that share each batch; the first of them writes.
     Raises:
         InputError: flags, files or folders that do not fit, found before the first iteration.
         TrainingError: no memory, a full disk, a loss that is not finite.
     """
+    if config.gpu >= 0:
+        config = replace(config, gpu=config.gpu + ranks.local_rank)
     with config.using_precision():
-        config = replace(config, precision=_choose_precision(data, config))
-    with copied_to(config.log_file), StopRequest() as stop, config.using_precision():
+        config = replace(config, precision=_choose_precision(data, config, ranks))
+    log_file = config.log_file if ranks.is_first else None
+    with copied_to(log_file), StopRequest(is_shared=ranks.size > 1) as stop, config.using_precision():
         try:
-            trainer = build(model, data, config, stop, baselines, load_model, hooks)
+            trainer = build(model, data, config, stop, baselines, load_model, hooks, ranks)
             trainer.run(show_loop_exception_msg=False)
             recorder = trainer.get_extension('Recorder')
             recorder.write(finished=not stop.requested)
             trainer.get_extension('Checkpoint').finish(trainer)
-            trainer.get_extension('Plots').draw()
+            if ranks.is_first:
+                trainer.get_extension('Plots').draw()
             if trainer.updater.average is not None:
                 trainer.updater.average.apply()  # what was tested and saved
             if isinstance(trainer.updater, CapturedUpdater):  # the network goes on without us
@@ -104,7 +113,8 @@ def train(
                 f'{_hint_at_checkpoint(config.run_folder)}'
             ) from error
         path = config.run_folder / records.SUMMARY
-        summary = json.loads(path.read_text(encoding='utf-8')) if recorder.own_entries else {}
+        has_summary = ranks.is_first and recorder.own_entries
+        summary = json.loads(path.read_text(encoding='utf-8')) if has_summary else {}
     return Outcome(config.run_folder, summary, stop.exit_code)
 
 
@@ -116,15 +126,24 @@ def build(
     baselines: Collection[str] = (),
     load_model: Callable[[str, chainer.Chain], object] | None = None,
     hooks: Collection[GradientHook] = (),
+    ranks: Alone = ALONE,
 ) -> chainer.training.Trainer:
     """The trainer of a run, ready to run, at its first iteration or where its checkpoint left off."""
     target = device.open_device(config.gpu)
     if config.threads is not None:
         engine.set_threads(config.threads)
-    print(f'computing on {device.describe(target)}')
-    resume_from = _find_checkpoint(config)
+    else:
+        ranks.set_threads(engine.set_threads)
+    n_rank = f'{ranks.size} processes, each on ' if ranks.size > 1 else ''
+    print(f'computing on {n_rank}{device.describe(target)}')
+    if config.batch < ranks.size:
+        raise InputError(f'--batch {config.batch} leaves nothing to some of {ranks.size} processes')
+    if config.sync_bn and config.batch % ranks.size:
+        raise InputError(f'--sync-bn needs as many rows on all of {ranks.size} processes: --batch {config.batch} does not')
+    resume_from = ranks.from_first(lambda: _find_checkpoint(config))
     model.to_device(target)
     optimizer = make_optimizer(config).setup(model)
+    ranks.attach(model, optimizer, config.sync_bn)
     for hook in hooks:
         optimizer.add_hook(hook)
     optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(config.weight_decay))
@@ -142,11 +161,12 @@ def build(
     train_view, test_view = make_views(data, config, getattr(model, 'fixed_size', False))
     n_epoch = config.count_epochs(n_train)
     if isinstance(data, Stream):
-        train_view.expect(iterator)
+        train_view.expect(iterator, ranks)
+        test_view.expect(ranks)
         print(describe_decoding(config.workers))
     if any(parameter.array is None for parameter in model.params()):  # shapes that the first images decide
         with chainer.using_config('train', False), chainer.no_backprop_mode():
-            model(train_view(iterator.peek().rows(0, 1), target)[0])
+            model(train_view(iterator.peek().at(range(1)), target)[0])
     multiply_rates(optimizer, config.lr_multiplier)
     if frozen := freeze(model, config.freeze):
         print(f'frozen: {len(frozen)} of {len(list(model.params()))} parameters')
@@ -154,6 +174,9 @@ def build(
     # The images of a stream do not lie on the GPU, where a captured iteration looks for them.
     is_streamed = isinstance(data, Stream)
     is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS and not is_streamed
+    if is_captured and ranks is not ALONE:
+        is_captured = False
+        print('iterations are not captured: --communicator averages gradients from Python')
     if config.precision == 'fp16' and not is_captured:
         raise InputError("--precision fp16: the GPU's engine does not take this network; use --precision float32")
     updater = (CapturedUpdater if is_captured else Updater)(
@@ -168,6 +191,7 @@ def build(
         mixing=mixing if config.mixup or config.cutmix else None,
         average=WeightAverage(model, config.ema) if config.ema else None,
         last_iteration=config.iterations,
+        ranks=ranks,
     )
     schedule = config.make_schedule(n_epoch)
     progress = Progress(n_train, n_epoch, shown_epoch=config.start_epoch - 1)
@@ -179,15 +203,16 @@ def build(
 
         progress.begin_test(n_test)
         batch = -(-config.batch // config.test_batch_divide)
+        updater.even_out()
         with updater.average.in_place() if updater.average is not None else nullcontext():
-            evaluation = evaluate(model, test_view, n_test, data.n_class, batch, target, advance)
+            evaluation = evaluate(model, test_view, n_test, data.n_class, batch, target, advance, ranks)
         if isinstance(data, Stream):
             for line in train_view.news('training'), test_view.news('test'):
                 if line is not None:
                     tqdm.write(line)
         return evaluation
 
-    recorder = Recorder(config.run_folder, run_test, schedule, _facts(model, data, config, target), earlier)
+    recorder = Recorder(config.run_folder, run_test, schedule, _facts(model, data, config, target), earlier, ranks)
     trainer = chainer.training.Trainer(
         updater,
         lambda trainer: stop.requested or _is_done(trainer.updater, config),
@@ -195,25 +220,52 @@ def build(
     )
     trainer.extend(SetLearningRate(schedule))
     trainer.extend(recorder)
-    trainer.extend(progress)
-    trainer.extend(Plots(recorder, config, baselines))
+    if ranks.is_first:
+        trainer.extend(progress)
+        trainer.extend(Plots(recorder, config, baselines))
     if isinstance(data, Stream):
         trainer.extend(Closing([train_view, test_view]))
     sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))
     metadata = Metadata(config.model, data.n_class, _test_preprocessing(data, config, sizes), tuple(data.classes))
-    trainer.extend(Checkpoint(config.run_folder, config, recorder, stop, config.checkpoint_minutes, metadata))
+    saving = Checkpoint(config.run_folder, config, recorder, stop, config.checkpoint_minutes, metadata, ranks)
+    trainer.extend(saving)
+    if ranks.size > 1:
+        trainer.extend(Agreement(ranks, stop, saving))
     # The last, the best, and the one being written: checkpoints (weights and up to two moments) and weights alone.
     n_numbers = 3 * (3 + 1 + (config.ema > 0)) * model.count_params()
-    checkpoint.prepare_folder(config.run_folder, n_numbers * config.dtype.itemsize)
+    if ranks.is_first:
+        checkpoint.prepare_folder(config.run_folder, n_numbers * config.dtype.itemsize)
     if resume_from is not None:
-        checkpoint.resume(resume_from, trainer, config)
+        file = None if ranks.size == 1 else io.BytesIO(ranks.from_first(resume_from.read_bytes))
+        checkpoint.resume(resume_from, trainer, config, file)
         _check_rates(recorder.own_entries, schedule, config)
         print(f'resumed {resume_from} at epoch {updater.epoch_detail:.2f}')
-    else:
-        for path in _earlier_run(config.run_folder):  # not sooner: what was loaded above may come from it
-            path.unlink()
-    config.write(config.run_folder / 'config.yaml')
+    ranks.check_alike(_identity(model, data, config, target))
+    if ranks.is_first:
+        if resume_from is None:
+            for path in _earlier_run(config.run_folder):  # not sooner: what was loaded above may come from it
+                path.unlink()
+        config.write(config.run_folder / 'config.yaml')
     return trainer
+
+
+def _identity(model: chainer.Chain, data: Data | Stream, config: Config, target: Any) -> dict[str, Any]:
+    """What all ranks have to have in common."""
+    host = chainer.get_device('@numpy')
+    flags = {f'--{name}': value for name, value in config.as_dict().items() if name not in ('gpu', 'data', 'log_file')}
+    found = {'the version of ' + name: version for name, version in device.versions(target).items()} | flags
+    for name, part in ('training', data.train), ('test', data.test):
+        pixels = getattr(part, 'images', None)
+        found[f'{name} images'] = f'{len(part.labels)} of checksum {_checksum([part.labels, pixels])}'
+    return found | {'weights': f'of checksum {_checksum([host.send(p.array) for p in model.params()])}'}
+
+
+def _checksum(arrays: Collection[Any]) -> str:
+    total = 0
+    for array in arrays:
+        if array is not None:
+            total = zlib.crc32(np.ascontiguousarray(array).data.cast('B'), total)
+    return f'{total:08x}'
 
 
 def _is_done(updater: Updater, config: Config) -> bool:
@@ -223,15 +275,13 @@ def _is_done(updater: Updater, config: Config) -> bool:
     return updater.epoch >= config.epoch
 
 
-def _choose_precision(data: Data | Stream, config: Config) -> str:
+def _choose_precision(data: Data | Stream, config: Config, ranks: Alone = ALONE) -> str:
     """As the device has it; the scaled loss of fp16 is captured, for which images have to lie on the GPU."""
     target = device.open_device(config.gpu)
-    if isinstance(data, Stream) and target.xp is not np:
+    if (isinstance(data, Stream) or ranks is not ALONE) and target.xp is not np:
         if config.precision == 'fp16':
-            raise InputError(
-                f'--precision fp16 needs images in the memory of the GPU, and {data.name} is read from files: '
-                'use bf16 or float32'
-            )
+            why = f'and {data.name} is read from files' if isinstance(data, Stream) else 'and iterations of one process'
+            raise InputError(f'--precision fp16 needs images in the memory of the GPU, {why}: use bf16 or float32')
         if config.precision == 'auto':
             config = replace(config, precision='float32')
     return device.choose_precision(target, config)

@@ -21,9 +21,9 @@ PARALLEL_FROM = 2**22  # elements; two threads from there on, as more do not mak
 def make_optimizer(config: Config) -> chainer.Optimizer:
     """The optimizer of `--optimizer`, not yet set up."""
     if config.optimizer == 'adam':
-        return chainer.optimizers.Adam(alpha=config.lr)
+        return chainer.optimizers.Adam(alpha=config.rate)
     kind = {'momentum': MomentumSGD, 'nesterov': NesterovAG}[config.optimizer]
-    return kind(lr=config.lr, momentum=config.momentum)
+    return kind(lr=config.rate, momentum=config.momentum)
 
 
 class GradientHook:

@@ -11,6 +11,7 @@ from chainer.training import Extension, extension
 
 from trainer.errors import TrainingError
 from trainer.interrupt import Stopped
+from trainer.parallel import ALONE, Alone
 from trainer.records import strict_json, write_log, write_summary
 from trainer.schedule import Schedule
 
@@ -31,15 +32,23 @@ class Recorder(Extension):
         schedule: gives the learning rate that an epoch began with.
         facts: what `summary.json` holds besides the entries.
         earlier: entries of an earlier run, to begin the log with.
+        ranks: the first of them writes.
     """
 
     priority = extension.PRIORITY_READER
     trigger = 1, 'iteration'
 
     def __init__(
-        self, folder: Any, evaluate: Any, schedule: Schedule, facts: dict[str, Any], earlier: list[dict]
+        self,
+        folder: Any,
+        evaluate: Any,
+        schedule: Schedule,
+        facts: dict[str, Any],
+        earlier: list[dict],
+        ranks: Alone = ALONE,
     ) -> None:
         self.folder, self.evaluate, self.schedule, self.facts = folder, evaluate, schedule, facts
+        self.ranks = ranks
         self.entries: list[dict[str, Any]] = list(earlier)
         self.n_earlier = len(earlier)
         self.confusion: list[list[int]] = []  # of the last epoch
@@ -113,7 +122,7 @@ class Recorder(Extension):
 
     def write(self, finished: bool) -> None:
         """Write `log.jsonl` and `summary.json`; nothing before the first epoch has ended."""
-        if not self.own_entries:
+        if not self.own_entries or not self.ranks.is_first:
             return
         write_log(self.folder, self.entries)
         write_summary(

@@ -18,6 +18,7 @@ from trainer.checkpoint import check_finite
 from trainer.errors import TrainingError
 from trainer.iterator import Batch
 from trainer.mixing import Mix, Mixing
+from trainer.parallel import ALONE, Alone
 from trainer.schedule import get_rate
 
 # The CPU engine's rectifier and maxima make a number of NaN, so that the loss alone does not tell.
@@ -43,6 +44,7 @@ class Updater(StandardUpdater):
         mixing: of images and labels, or None.
         average: of the weights, or None.
         last_iteration: after which the run ends, if that is known beforehand.
+        ranks: the processes that share each batch.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class Updater(StandardUpdater):
         mixing: Mixing | None = None,
         average: WeightAverage | None = None,
         last_iteration: int | None = None,
+        ranks: Alone = ALONE,
     ) -> None:
         super().__init__(iterator, optimizer, converter=converter, device=device, auto_new_epoch=False)
         self.seed, self.divide, self.iteration = seed, divide, iteration
         self.smoothing, self.mixing, self.average, self.last_iteration = smoothing, mixing, average, last_iteration
+        self.ranks = ranks
         self.batch = Batch(np.empty(0, np.int64), np.empty(0, np.int64))  # the last one
         self._parts = Parts(converter, device)
 
@@ -72,17 +76,19 @@ class Updater(StandardUpdater):
         optimizer = self.get_optimizer('main')
         optimizer.target.cleargrads()
         n = len(batch.index)
-        bounds = np.linspace(0, n, self.divide + 1).astype(int).tolist()
+        places = self.ranks.share(n)
+        bounds = np.linspace(0, len(places), self.divide + 1).astype(int).tolist()
+        parts = [places[start:stop] for start, stop in pairwise(bounds)]
         mix = self.draw_mix(self.iteration, n)
         loss = accuracy = 0.0
-        for start, stop in pairwise(bounds):
-            x, t = self._parts.take(_rows(batch, start, stop, mix))
-            if stop < n:
-                self._parts.prepare(_rows(batch, stop, bounds[bounds.index(stop) + 1], mix))
+        for i, part in enumerate(parts):
+            x, t = self._parts.take(_rows(batch, part, mix))
+            if i + 1 < len(parts):
+                self._parts.prepare(_rows(batch, parts[i + 1], mix))
             else:
                 following = self.draw_mix(self.iteration + 1, n)
-                self._parts.prepare(_rows(self.get_iterator('main').peek(), 0, bounds[1], following))
-            part_loss, part_accuracy = self._add_gradient(x, t, start, stop, n, mix)
+                self._parts.prepare(_rows(self.get_iterator('main').peek(), parts[0], following))
+            part_loss, part_accuracy = self._add_gradient(x, t, part, n, mix)
             loss += part_loss
             accuracy += part_accuracy
         if not math.isfinite(loss):
@@ -98,12 +104,13 @@ class Updater(StandardUpdater):
         report = {'train/loss': loss, 'train/accuracy': accuracy, 'train/seconds': seconds, 'train/images': n}
         chainer.report(report)
 
-    def _add_gradient(self, x: Any, t: Any, start: int, stop: int, n: int, mix: Mix | None) -> tuple[float, float]:
+    def _add_gradient(self, x: Any, t: Any, part: range, n: int, mix: Mix | None) -> tuple[float, float]:
         """Accumulate the gradient of one part; its local variables free the part's activations on return."""
-        labels, share = [(t, 1.0)], (stop - start) / n
+        # The mean over the ranks is the mean over the batch, also where some have a row more than others.
+        labels, share = [(t, 1.0)], len(part) / n * self.ranks.size
         if mix is not None:
-            x, labels = mix_part(mix, x, t, stop - start)
-        key = F.DropoutKey(self.seed, self.iteration, start)
+            x, labels = mix_part(mix, x, t, len(part))
+        key = F.DropoutKey(self.seed, self.iteration, part.start, part.step)
         with chainer.using_config('dropout_key', key), chainer.using_config('train', True):
             y = self.get_optimizer('main').target(x)
         loss = self.loss_of(y, labels) * share
@@ -124,6 +131,18 @@ class Updater(StandardUpdater):
         if self.average is not None:
             self.average.update(getattr(self.get_optimizer('main'), 'arena', None))
 
+    def even_out(self) -> None:
+        """Give all ranks the mean of their statistics, which each has of its own rows; and of their averages."""
+        if self.ranks.size == 1:
+            return
+        arrays = []
+        for _, link in sorted(self.get_optimizer('main').target.namedlinks()):
+            for name in sorted(link._persistent):
+                value = getattr(link, name)
+                if isinstance(value, chainer.get_array_types()) and value.dtype.kind == 'f':
+                    arrays.append(value)
+        self.ranks.even_out(arrays + ([] if self.average is None else self.average.arrays))
+
     def is_at_end(self) -> bool:
         """Whether an epoch or the run has ended with the last iteration."""
         return self.is_new_epoch or self.iteration == self.last_iteration
@@ -134,12 +153,12 @@ class Updater(StandardUpdater):
             self.average.serialize(serializer['average'])
 
 
-def _rows(batch: Batch, start: int, stop: int, mix: Mix | None) -> Batch:
+def _rows(batch: Batch, places: range, mix: Mix | None) -> Batch:
     """A part of a batch; if it is to be mixed, followed by the partners of its rows, unless they are the same rows."""
-    part = batch.rows(start, stop)
+    part = batch.at(places)
     if mix is None or len(part.index) == len(batch.index):
         return part
-    partner = mix.partner[start:stop]
+    partner = mix.partner[places.start : places.stop : places.step]
     epoch, index = np.append(part.epoch, batch.epoch[partner]), np.append(part.index, batch.index[partner])
     return Batch(epoch, index)
 

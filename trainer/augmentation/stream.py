@@ -13,6 +13,7 @@ from trainer.augmentation.schemes import SCHEME_OF, TrainCut
 from trainer.datasets.decode import N_BATCHES_AHEAD, CentreCut, Loader, Unreadable
 from trainer.datasets.sources.source import Source
 from trainer.iterator import EpochIterator
+from trainer.parallel import ALONE, Alone
 from trainer.preprocessing import Preprocessing
 
 
@@ -129,11 +130,13 @@ class StreamTrainView(_StreamView):
         cut = TrainCut(preprocessing, scheme or SCHEME_OF.get(preprocessing.name, 'random-crop'), seed)
         super().__init__(source, preprocessing, cut, workers, unreadable, train=True)
         self._order: EpochIterator | None = None
+        self._share = range(0)
 
-    def expect(self, iterator: EpochIterator) -> None:
-        """Decode ahead what this iterator will ask for."""
+    def expect(self, iterator: EpochIterator, ranks: Alone = ALONE) -> None:
+        """Decode ahead what this iterator will ask for, of which this process has a share."""
+        self._share = ranks.share(iterator.batch)
         self._order = EpochIterator(iterator.n, iterator.batch, iterator.seed)  # our own: we are in another thread
-        self._n_batch = iterator.batch
+        self._n_batch = len(self._share)
 
     def __call__(self, batch: Any, device: chainer.backend.Device | None = None) -> tuple[Any, Any]:
         """Look at a batch.
@@ -154,9 +157,12 @@ class StreamTrainView(_StreamView):
         if self._order is None:
             return
         position = int(np.argmax(self._order.order_of(epoch) == index)) + 1
+        place = self._share[-1] + 1  # in the batch: what was asked for last was the last of our share
         while True:
             for image in self._order.order_of(epoch)[position:]:
-                yield epoch, int(image)
+                if place % self._order.batch in self._share:
+                    yield epoch, int(image)
+                place += 1
             epoch, position = epoch + 1, 0
 
 
@@ -176,6 +182,7 @@ class StreamTestView(_StreamView):
         self, source: Source, preprocessing: Preprocessing, workers: int | None = None, unreadable: str = 'fail'
     ) -> None:
         super().__init__(source, preprocessing, CentreCut(preprocessing), workers, unreadable, train=False)
+        self._step = 1
 
     def __call__(self, batch: Any, device: chainer.backend.Device | None = None) -> tuple[Any, Any]:
         """Look at a batch.
@@ -192,5 +199,9 @@ class StreamTestView(_StreamView):
         """
         return self._look([(0, int(index)) for index in batch], device)
 
+    def expect(self, ranks: Alone) -> None:
+        """Decode ahead the share of this process."""
+        self._step = ranks.size
+
     def _after(self, epoch: int, index: int) -> Iterator[tuple[int, int]]:
-        yield from ((0, image) for image in range(index + 1, len(self._source)))
+        yield from ((0, image) for image in range(index + self._step, len(self._source), self._step))

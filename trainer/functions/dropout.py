@@ -20,28 +20,34 @@ class DropoutKey:
     """What the masks of one forward pass depend on; an updater puts it into `chainer.config.dropout_key`.
 
     The row in the key is the row in the whole batch, so that a batch computed in parts (`--train_batch_divide`) gets
-    the masks of the undivided one, on whatever device.  The random words are those of NumPy's counter-based
-    Philox4x64-10, one 16-bit word an element; of a map, the channels come first, then columns, rows and images.
+    the masks of the undivided one, and so do the rows of a batch that several processes share, on whatever device.  The
+    random words are those of NumPy's counter-based Philox4x64-10, one 16-bit word an element; of a map, the channels
+    come first, then columns, rows and images.
 
     Args:
         seed: 0 .. 2**64 - 1.
         iteration: updates made before this one; on a GPU it may be (1,) uint64 of CuPy, which the kernel reads.
         first_row: position of the pass's first image in its batch.
+        row_step: from one image of the pass to the next, in rows of the batch.
 
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
     """
 
-    def __init__(self, seed: int, iteration: Any, first_row: int = 0) -> None:
-        self.seed, self.iteration, self.first_row = seed, iteration, first_row
+    def __init__(self, seed: int, iteration: Any, first_row: int = 0, row_step: int = 1) -> None:
+        self.seed, self.iteration, self.first_row, self.row_step = seed, iteration, first_row, row_step
         self.layer = 0  # dropout calls made so far in this pass
 
     def draw(self, shape: tuple[int, ...], ratio: float) -> np.ndarray:
         """The next layer's mask: uint8, 0 with probability `ratio` (in steps of 2**-16), otherwise 1; (N, ...)."""
         n_row, n_element = shape[0], int(np.prod(shape[1:]))
         n_counter = -(-n_element // 16)  # a counter yields four 64-bit words
-        counter = [self.first_row * n_counter, 0, self.layer, int(self.iteration)]
+        # Rows that follow each other are one stream.
+        n_stream, n_together = (1, n_row) if self.row_step == 1 else (n_row, 1)
+        counters = [(self.first_row + i * self.row_step) * n_counter for i in range(n_stream)]
+        rest, key = [0, self.layer, int(self.iteration)], [self.seed, DROPOUT]
         self.layer += 1
-        words = np.random.Philox(counter=counter, key=[self.seed, DROPOUT]).random_raw(n_row * n_counter * 4)
+        streams = [np.random.Philox(counter=[counter, *rest], key=key) for counter in counters]
+        words = np.concatenate([stream.random_raw(n_together * n_counter * 4) for stream in streams])
         kept = (words.view('<u2') >= threshold(ratio)).view(np.uint8)
         kept = kept.reshape(n_row, -1)[:, :n_element]
         if len(shape) == 4:
@@ -86,7 +92,7 @@ def _make_mask(x: Any, ratio: float, key: DropoutKey | None) -> Any:
     if elementwise.DRAWS_MASKS:
         key = key or DropoutKey(int(np.random.randint(2**63)), 0)
         key.layer += 1
-        counter = key.layer - 1, key.first_row, elementwise.as_counter(key.iteration)
+        counter = key.layer - 1, (key.first_row, key.row_step), elementwise.as_counter(key.iteration)
         return elementwise.DropoutMask(x.shape, threshold(ratio), scale, (key.seed, DROPOUT), *counter)
     kept = draw_as_chainer(x.shape, ratio) if key is None else key.draw(x.shape, ratio)
     return elementwise.DropoutMask(kept, scale)

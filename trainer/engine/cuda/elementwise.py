@@ -103,7 +103,8 @@ class DropoutMask:
         threshold: 16-bit words below it drop their element.
         scale: of the others.
         key: two words.
-        layer, first_row: of the counter.
+        layer: of the counter.
+        rows: of the counter: that of the first image, and the step to the next.
         iteration: (1,) uint64 on the device.
     """
 
@@ -114,11 +115,11 @@ class DropoutMask:
         scale: float,
         key: tuple[int, int],
         layer: int,
-        first_row: int,
+        rows: tuple[int, int],
         iteration: Any,
     ) -> None:
         self.shape, self.threshold, self.scale = shape, threshold, scale
-        self.key, self.layer, self.first_row, self.iteration = key, layer, first_row, iteration
+        self.key, self.layer, self.rows, self.iteration = key, layer, rows, iteration
 
     def apply(self, x: Any, first_channel: int = 0) -> Any:
         """x, masked; of a map that is the channels from `first_channel` on of the whole."""
@@ -128,7 +129,7 @@ class DropoutMask:
         n_pixel = self.shape[2] * self.shape[3] if x.ndim == 4 else 1
         n_counter = -(-n_pixel * n_channel // 16) * self.shape[0]
         arguments = [x, ld, y, columns, columns, first_channel, n_channel, n_pixel, self.shape[0]]
-        arguments += [*self.key, self.layer, self.iteration, self.first_row, self.threshold, self.scale]
+        arguments += [*self.key, self.layer, self.iteration, *self.rows, self.threshold, self.scale]
         launch('elementwise', 'dropout', grid_of(n_counter), (N_THREAD,), arguments, x.dtype)
         return y
 

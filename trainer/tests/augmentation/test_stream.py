@@ -149,7 +149,7 @@ def test_a_view_that_is_asked_for_something_else_shows_that(source):
     view, plain = StreamTrainView(source, SHORT, 5, workers=2), StreamTrainView(source, SHORT, 5, workers=0)
     view.expect(iterator)
     iterator.next()
-    asked = [iterator.next(), iterator.next().rows(1, 3), iterator.next(), iterator.peek(), iterator.next()]
+    asked = [iterator.next(), iterator.next().at(range(1, 3)), iterator.next(), iterator.peek(), iterator.next()]
     iterator.epoch, iterator.position = 7, 11  # a resumed run
     asked += [iterator.next(), iterator.next()]
     asked += [SimpleNamespace(epoch=np.repeat(3, 30), index=np.arange(30) % 13)]  # more than it has room for

@@ -34,6 +34,13 @@ def test_a_batch_in_parts_gets_the_masks_of_the_whole():
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
+def test_processes_that_share_a_batch_get_the_masks_of_the_whole():
+    whole = masks((7, 3, 5, 5), DropoutKey(1, 2))
+    for rank in range(3):
+        key = DropoutKey(1, 2, first_row=rank, row_step=3)
+        np.testing.assert_array_equal(whole[rank::3], masks((len(whole[rank::3]), 3, 5, 5), key))
+
+
 def test_gradient():
     rng = np.random.default_rng(0)
     x, gy, ggx = (rng.standard_normal((3, 7)) for _ in range(3))

@@ -86,12 +86,14 @@ __device__ inline void philox(unsigned long long (&counter)[4], unsigned long lo
 extern "C" __global__ void dropout(
     const T* x, long long ld_x, T* y, long long ld_y, int C, int first_channel, int n_channel_mask, int n_pixel,
     int n_image, unsigned long long key0, unsigned long long key1, unsigned long long layer,
-    const unsigned long long* iteration, unsigned long long first_row, int threshold, float scale) {
+    const unsigned long long* iteration, unsigned long long first_row, unsigned long long row_step, int threshold,
+    float scale) {
     const long long n_element = (long long)n_pixel * n_channel_mask, n_counter = (n_element + 15) / 16;
     for (long long i = global_thread(); i < n_counter * n_image; i += n_global_thread()) {
         const long long image = i / n_counter, first = i % n_counter * 16;
         // NumPy counts before it draws.
-        unsigned long long words[4] = {(first_row + image) * n_counter + i % n_counter + 1, 0, layer, *iteration};
+        const unsigned long long row_in_batch = first_row + image * row_step;
+        unsigned long long words[4] = {row_in_batch * n_counter + i % n_counter + 1, 0, layer, *iteration};
         philox(words, key0, key1);
         for (int e = 0; e < 16 && first + e < n_element; ++e) {
             const int c = (first + e) % n_channel_mask - first_channel;

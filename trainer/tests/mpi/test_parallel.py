@@ -1,0 +1,268 @@
+"""Several processes under a real mpiexec: the same run as one, resumed on any number, and no harm when one dies."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CREW = Path(__file__).with_name('crew.py')
+ROOT = Path(__file__).parents[3]
+HAS_MPI = shutil.which('mpiexec') is not None
+try:
+    import mpi4py  # noqa: F401
+except ImportError:
+    HAS_MPI = False
+pytestmark = [
+    pytest.mark.mpi,
+    pytest.mark.skipif(not HAS_MPI, reason='needs mpiexec (Debian: openmpi-bin) and mpi4py'),
+]
+ENVIRONMENT = {  # as CI runs: as root, with more processes than cores
+    'OMPI_ALLOW_RUN_AS_ROOT': '1',
+    'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1',
+    'OMPI_MCA_rmaps_base_oversubscribe': '1',
+    'OMPI_MCA_btl_vader_single_copy_mechanism': 'none',
+    'OMP_NUM_THREADS': '1',
+    'PYTHONPATH': str(ROOT),
+}
+RUN = 'results/crew_cifar10_32px'
+
+
+def command(n, *argv):
+    start = ['mpiexec', '-n', str(n)] if n else []
+    flags = ['--communicator', 'naive'] if n else []
+    return [*start, sys.executable, str(CREW), *map(str, argv), *flags]
+
+
+def start(n, *argv, **variables):
+    environment = os.environ | ENVIRONMENT | {name: str(value) for name, value in variables.items()}
+    options = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True, 'env': environment}
+    return subprocess.Popen(command(n, *argv), **options)
+
+
+def run(n, *argv, **variables):
+    """Of n processes, or of one without mpiexec where n is 0: exit code, what was printed, and the seconds."""
+    began = time.monotonic()
+    with start(n, *argv, **variables) as process:
+        text, _ = process.communicate(timeout=120)
+    return process.returncode, text, time.monotonic() - began
+
+
+def finish(n, *argv, **variables):
+    code, text, _ = run(n, *argv, **variables)
+    assert code == 0, text
+    return text
+
+
+def weights(folder, name='weights_last.npz'):
+    with np.load(folder / RUN / name) as found:
+        return {key: found[key] for key in found.files if found[key].dtype.kind == 'f'}
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / RUN / 'log.jsonl').read_text().splitlines()]
+
+
+def assert_same_training(one, other, rtol):
+    for mine, theirs in zip(log(one), log(other), strict=True):
+        for key in 'train_loss', 'train_accuracy', 'test_loss', 'test_accuracy':
+            assert mine[key] == pytest.approx(theirs[key], rel=rtol, abs=rtol), key
+    a, b = weights(one), weights(other)
+    for key in a:
+        np.testing.assert_allclose(a[key], b[key], rtol=rtol, atol=rtol * np.abs(b[key]).max(), err_msg=key)
+
+
+def crew_processes():
+    """Process numbers of trainings that still are there."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            words = path.read_bytes().split(b'\0')
+        except OSError:
+            continue
+        if os.fsencode(CREW) in words and b'mpiexec' not in words[0]:
+            found.append(int(path.parent.name))
+    return found
+
+
+def assert_all_ended():
+    deadline = time.monotonic() + 10
+    while left := crew_processes():
+        assert time.monotonic() < deadline, f'processes {left} are left'
+        time.sleep(0.1)
+
+
+# ---- the same run ----
+
+FIFTY = ['--iterations', 50, '--checkpoint_minutes', 0, '--schedule', 'constant']
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('alone')
+    finish(0, '-p', folder, *FIFTY)
+    return folder
+
+
+@pytest.mark.parametrize('n', [2, 3])
+def test_synchronised_ranks_train_as_one_process(alone, n, tmp_path):
+    text = finish(n, '-p', tmp_path, *FIFTY, '--sync-bn')
+    assert text.count('epoch 5/5') == 1 and f'computing on {n} processes' in text
+    assert_same_training(tmp_path, alone, rtol=2e-3)
+    summary = json.loads((tmp_path / RUN / 'summary.json').read_text())
+    assert np.sum(summary['confusion']) == 70  # each of the test images once
+
+
+def test_mixed_pictures_and_parts_are_the_same_too(tmp_path):
+    flags = [
+        *FIFTY[:1],
+        20,
+        *FIFTY[2:],
+        '--mixup',
+        0.3,
+        '--cutmix',
+        1,
+        '--ema',
+        0.9,
+        '-trb',
+        2,
+        '--precision',
+        'float64',
+    ]
+    flags += ['--freeze', '*bn*']  # whose statistics would be those of parts
+    finish(0, '-p', tmp_path / 'one', *flags)
+    finish(2, '-p', tmp_path / 'two', *flags)
+    assert_same_training(tmp_path / 'two', tmp_path / 'one', rtol=1e-9)
+
+
+def test_batches_that_do_not_divide(tmp_path):
+    flags = ['--iterations', 12, '-b', 13, '--precision', 'float64', '--freeze', '*bn*', '--checkpoint_minutes', 0]
+    finish(0, '-p', tmp_path / 'one', *flags)
+    finish(3, '-p', tmp_path / 'three', *flags)
+    assert_same_training(tmp_path / 'three', tmp_path / 'one', rtol=1e-9)
+
+
+def test_a_checkpoint_goes_on_with_any_number_of_processes(alone, tmp_path):
+    """The unbroken run of one process, in pieces of two, one and three."""
+    flags = ['-p', tmp_path, '--schedule', 'constant', '--checkpoint_minutes', 0, '--sync-bn']
+    finish(2, *flags, '-e', 1)
+    assert 'resumed' in finish(0, *flags, '-e', 3, '--resume')
+    assert 'resumed' in finish(3, *flags, '-e', 5, '--resume')
+    assert_same_training(tmp_path, alone, rtol=2e-3)
+
+
+def test_only_the_first_rank_prints_and_writes(tmp_path):
+    text = finish(3, '-p', tmp_path, '--iterations', 10)
+    assert text.count('computing on') == 1 and text.count('epoch 1/1') == 1
+    files = {path.name for path in (tmp_path / RUN).iterdir()}
+    assert 'checkpoint_last.npz' in files and not [name for name in files if 'part' in name]
+
+
+# ---- what does not fit ----
+
+
+def test_started_by_mpiexec_without_a_communicator(tmp_path):
+    line = ['mpiexec', '-n', '2', sys.executable, str(CREW), '-p', str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | ENVIRONMENT, timeout=60)
+    assert done.returncode == 2 and 'each would train alone: give --communicator' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['-b', 1], '--batch 1 leaves nothing to some of 2 processes'),
+        (['-b', 13, '--sync-bn'], '--sync-bn needs as many rows on all of 2 processes'),
+        (['--grad_dtype', 'float16'], 'goes with --communicator pure_nccl alone'),
+    ],
+)
+def test_flags_that_do_not_go_together(flags, message, tmp_path):
+    code, text, _ = run(2, '-p', tmp_path, *flags)
+    assert code == 2 and message in text and 'Traceback' not in text
+    assert not (tmp_path / RUN).exists()
+
+
+def test_ranks_of_other_flags_or_data_are_named(tmp_path):
+    own = [sys.executable, str(CREW), '-p', str(tmp_path), '--communicator', 'naive']
+    line = ['mpiexec', '-n', '1', *own, ':', '-n', '1', *own, '-lr', '0.2']
+    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | ENVIRONMENT, timeout=60)
+    assert done.returncode == 2
+    assert re.search(r'rank 1 on \S+ has --lr 0.2, rank 0 on \S+ has 0.05: all ranks have to be alike', done.stderr)
+    assert 'Traceback' not in done.stderr
+    code, text, _ = run(2, '-p', tmp_path, CREW_DATA=1)
+    assert code == 2 and re.search(r'rank 1 on \S+ has training images 120 of checksum', text)
+    assert not list((tmp_path / RUN).glob('*.npz'))
+
+
+# ---- what goes wrong ----
+
+
+@pytest.mark.parametrize(
+    ('kind', 'message'),
+    [
+        ('raise', 'rank 1 of 2 on .*: ZeroDivisionError: something that nobody has thought of'),
+        ('memory', 'rank 1 of 2 on .*: out of memory at --batch 12'),
+        ('kill', r'rank 1 on \S+ \(process \d+\) has ended; all others end'),
+        ('stop', r'rank 1 on \S+ \(process \d+\) is stopped; all others end'),
+    ],
+)
+def test_one_message_names_the_rank_and_the_way_to_go_on(kind, message, tmp_path):
+    flags = ['-p', tmp_path, '-e', 4, '--checkpoint_minutes', 0]
+    code, text, seconds = run(2, *flags, CREW_FAULT=f'1:25:{kind}')
+    assert code != 0 and seconds < 60
+    assert len(re.findall(message, text)) == 1, text
+    assert re.search(r'mpiexec -n 2 python \S*crew.py .* --resume', text), text
+    assert_all_ended()
+    assert 'resumed' in finish(2, *flags, '--resume')  # from the end of epoch 2
+    assert len(log(tmp_path)) == 4
+
+
+def test_the_first_rank_stopped(tmp_path):
+    code, text, seconds = run(3, '-p', tmp_path, '-e', 4, '--checkpoint_minutes', 0, CREW_FAULT='0:15:stop')
+    assert code != 0 and seconds < 60 and len(re.findall(r'rank 0 on \S+ \(process \d+\) is stopped', text)) == 1, text
+    assert_all_ended()
+
+
+def test_a_request_to_stop_reaches_all_and_loses_nothing(tmp_path):
+    flags = ['--iterations', 40, '--schedule', 'constant', '--checkpoint_minutes', 0]
+    finish(2, '-p', tmp_path / 'whole', *flags)
+    code, text, _ = run(2, '-p', tmp_path / 'broken', *flags, CREW_FAULT='1:17:term')
+    assert code == 128 + signal.SIGTERM and 'interrupted' not in text.replace('interrupted; go on', ''), text
+    assert 'resumed' in finish(2, '-p', tmp_path / 'broken', *flags, '--resume')
+    a, b = weights(tmp_path / 'whole'), weights(tmp_path / 'broken')
+    for key in a:
+        if 'avg_' not in key:  # the means of the ranks' statistics, taken once more
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(tmp_path):
+    flags = ['-e', 12, '--schedule', 'constant', '--checkpoint_minutes', 0.003]
+    finish(2, '-p', tmp_path / 'whole', *flags)
+    rng, broken = random.Random(0), tmp_path / 'broken'
+    n_progress = 0
+    for _ in range(20):
+        with start(2, '-p', broken, *flags, '--resume', CREW_DELAY=0.02) as process:
+            time.sleep(rng.uniform(1.0, 4.0))
+            if members := crew_processes():
+                os.kill(rng.choice([*members, process.pid]), signal.SIGKILL)
+            process.communicate(timeout=60)
+        assert_all_ended()
+        if (broken / RUN / 'checkpoint_last.npz').exists():
+            with np.load(broken / RUN / 'checkpoint_last.npz') as found:
+                n_progress = max(n_progress, int(found['updater/iteration']))
+    assert n_progress > 10
+    finish(2, '-p', broken, *flags, '--resume')
+    assert not list((broken / RUN).glob('.*.part'))
+    assert [entry['epoch'] for entry in log(broken)] == list(range(1, 13))
+    a, b = weights(tmp_path / 'whole'), weights(broken)
+    for key in a:
+        if 'avg_' not in key:
+            np.testing.assert_array_equal(a[key], b[key])
