@@ -162,9 +162,7 @@ class Config:
         choices_of |= {'preprocess': tuple(PREPROCESSINGS), 'unreadable': UNREADABLE}
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
-                raise InputError(
-                    f'--{name} is {getattr(self, name)!r}, but has to be one of {", ".join(choices)}'
-                )
+                raise InputError(f'--{name} is {getattr(self, name)!r}, but has to be one of {", ".join(choices)}')
         if self.grad_dtype != 'float32' and self.communicator != 'pure_nccl':
             raise InputError(f'--grad_dtype {self.grad_dtype} goes with --communicator pure_nccl alone')
         if self.run is not None and (not self.run or self.run != Path(self.run).name):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
@@ -40,6 +42,7 @@ def examine() -> list[Finding]:
         _examine_decoder(),
         *_examine_cpu(),
         *_examine_gpu(),
+        *_examine_mpi(),
     ]
 
 
@@ -104,6 +107,27 @@ def _examine_cudnn() -> list[Finding]:
     except EngineError as error:
         return [*found, Finding('cuDNN', '', str(error))]
     return [*found, Finding('cuDNN', cudnn.version().removeprefix('cuDNN '))]
+
+
+def _examine_mpi() -> list[Finding]:
+    """For several processes; importing mpi4py would start MPI, so that its library is asked by another process."""
+    advice = 'for several processes: install Open MPI (Debian: openmpi-bin), and the extra mpi'
+    mpiexec = shutil.which('mpiexec')
+    found = [Finding('mpiexec', mpiexec or '', '' if mpiexec else advice)]
+    if importlib.util.find_spec('mpi4py') is None:
+        return [*found, Finding('mpi4py', '', advice)]
+    code = 'from mpi4py import MPI; print(MPI.Get_library_version().split(",")[0])'
+    asked = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    if asked.returncode:
+        return [*found, Finding('mpi4py', _package('mpi4py'), f'it finds no MPI library: {advice}')]
+    found.append(Finding('mpi4py', f'{_package("mpi4py")}, {asked.stdout.strip()}'))
+    try:
+        from cupy.cuda import nccl
+
+        found.append(Finding('NCCL', _dotted(nccl.get_version() // 100 * 10)))
+    except ImportError as error:
+        found.append(Finding('NCCL', '', f'{error}: for --communicator pure_nccl, nvidia-nccl-cu12 or -cu13'))
+    return found
 
 
 def _package(name: str) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from trainer.engine.errors import EngineWarning
+
+SECONDS_FOR_FIRST = 1.5
+RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMIX_RANK', 'PMI_RANK')  # set by mpiexec
 
 
 class InputError(ValueError):
@@ -17,6 +22,12 @@ class InputError(ValueError):
 
 class TrainingError(RuntimeError):
     """A training that cannot go on (a loss that is not finite, no memory, a full disk); one sentence for the user."""
+
+
+def rank_from_environment() -> int:
+    """Which of the processes of mpiexec this is; 0 without mpiexec."""
+    found = [os.environ[name] for name in RANK_VARIABLES if os.environ.get(name, '').isdigit()]
+    return int(found[0]) if found else 0
 
 
 @contextmanager
@@ -38,6 +49,8 @@ def exit_with_message(command: str) -> Iterator[None]:
             warnings.showwarning = show_in_a_line  # type: ignore[assignment]
             yield
     except (InputError, TrainingError) as error:
+        if rank_from_environment():
+            time.sleep(SECONDS_FOR_FIRST)  # the first one says what all have to
         print(f'{command}: error: {error}', file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except BrokenPipeError:  # whoever read our output has gone

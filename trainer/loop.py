@@ -139,7 +139,9 @@ def build(
     if config.batch < ranks.size:
         raise InputError(f'--batch {config.batch} leaves nothing to some of {ranks.size} processes')
     if config.sync_bn and config.batch % ranks.size:
-        raise InputError(f'--sync-bn needs as many rows on all of {ranks.size} processes: --batch {config.batch} does not')
+        raise InputError(
+            f'--sync-bn needs as many rows on all of {ranks.size} processes: --batch {config.batch} does not'
+        )
     resume_from = ranks.from_first(lambda: _find_checkpoint(config))
     model.to_device(target)
     optimizer = make_optimizer(config).setup(model)

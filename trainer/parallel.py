@@ -23,16 +23,14 @@ import chainer
 import numpy as np
 from chainer.training import Extension
 
-from trainer.errors import InputError, TrainingError
+from trainer.errors import SECONDS_FOR_FIRST, InputError, TrainingError
 from trainer.links import BatchNormalization
 from trainer.optimizer import GradientHook
 
 if TYPE_CHECKING:
     from trainer.config import Config
 
-SECONDS_FOR_FIRST = 1.5  # what all ranks have to complain of, the first one says
-RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMIX_RANK', 'PMI_RANK', 'SLURM_PROCID')
-SIZE_VARIABLES = ('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE')
+SIZE_VARIABLES = ('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE')  # set by mpiexec
 
 
 class Alone:
@@ -224,7 +222,7 @@ class SynchronizedBatchNormalization(BatchNormalization):
         old = self.avg_var * self.decay
         y = function.apply((to_float32(joined(x)), self.gamma, self.beta))[0]
         if is_moving:
-            n = y.size // self.gamma.size
+            n = y.size // self.avg_mean.size
             n_all = n * self.communicator.size
             correction = (n_all / max(n_all - 1, 1)) / (n / max(n - 1, 1))
             self.avg_mean[...] = function.running_mean
@@ -274,7 +272,8 @@ def join(config: Config, resume_command: str = '') -> Iterator[Alone]:
         InputError: mpiexec without --communicator or the other way round, or a communicator that cannot be had.
     """
     if config.communicator is None:
-        n_process = _from_environment(SIZE_VARIABLES) or 1
+        sizes = [os.environ[name] for name in SIZE_VARIABLES if os.environ.get(name, '').isdigit()]
+        n_process = int(sizes[0]) if sizes else 1
         if n_process > 1:
             raise InputError(
                 f'mpiexec has started {n_process} processes, and each would train alone: '
@@ -292,7 +291,7 @@ def join(config: Config, resume_command: str = '') -> Iterator[Alone]:
             yield ranks
             ranks.mpi.Barrier()  # mpiexec ends all when one ends early with a code that is not 0
     except BaseException as error:
-        _abort(ranks, error, config.run_folder, resume)
+        _abort(ranks, watch, error, config.run_folder, resume)
 
 
 def _open(config: Config) -> Any:
@@ -332,7 +331,7 @@ def _unpack_params(
             value[...] = received.astype(value.dtype)
 
 
-def _abort(ranks: Ranks, error: BaseException, folder: Path, resume: str) -> None:
+def _abort(ranks: Ranks, watch: Any, error: BaseException, folder: Path, resume: str) -> None:
     """End all ranks; one of them says why."""
     if isinstance(error, SystemExit) and not error.code:
         raise error
@@ -341,13 +340,9 @@ def _abort(ranks: Ranks, error: BaseException, folder: Path, resume: str) -> Non
     where = f'rank {ranks.rank} of {ranks.size} on {socket.gethostname()}'
     if not isinstance(error, (InputError, TrainingError, KeyboardInterrupt, SystemExit)):
         traceback.print_exception(error)
-    has_checkpoint = ranks.size and (folder / 'checkpoint_last.npz').exists() and not isinstance(error, InputError)
+    has_checkpoint = (folder / 'checkpoint_last.npz').exists() and not isinstance(error, InputError)
     hint = f'; go on with\n    {resume}' if has_checkpoint else ''
     text = str(error) if isinstance(error, (InputError, TrainingError)) else f'{type(error).__name__}: {error}'
     print(f'{Path(sys.argv[0]).name}: error: {where}: {text}{hint}', file=sys.stderr, flush=True)
+    watch.say_goodbye()
     ranks.mpi.Abort(2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1)
-
-
-def _from_environment(names: tuple[str, ...]) -> int | None:
-    found = [os.environ[name] for name in names if os.environ.get(name, '').isdigit()]
-    return int(found[0]) if found else None

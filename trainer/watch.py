@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BEAT_S, SILENCE_S = 1.0, 20.0
-TAG = 1
+ALIVE, GOODBYE = 1, 2  # tags of words
 
 
 class Member(NamedTuple):
@@ -55,6 +55,7 @@ class Watch:
         self._ends = threading.Event()
         self._heard = [time.monotonic()] * self.size
         self._sent: dict[int, Any] = {}
+        self._is_explained = False  # another rank has ended and said why
         self._thread = threading.Thread(target=self._run, name='watch', daemon=True)
         self._wake, self._wake_by_signal = socket.socketpair()
 
@@ -75,6 +76,12 @@ class Watch:
             self._mpi.Barrier()  # no word comes any more; those that have come are taken, or MPI complains at the end
             self._take_words()
 
+    def say_goodbye(self) -> None:
+        """Tell the others that this rank ends and has said why; returns when they have had time to hear."""
+        if self._can_send:
+            self._goodbyes = [self._mpi.Isend(b'\0', rank, GOODBYE) for rank in range(self.size) if rank != self.rank]
+            time.sleep(BEAT_S / 4)
+
     def _run(self) -> None:
         checked_at = time.monotonic()
         while not self._ends.is_set():
@@ -94,15 +101,16 @@ class Watch:
         from mpi4py import MPI
 
         status = MPI.Status()
-        while self._mpi.Iprobe(MPI.ANY_SOURCE, TAG, status):
-            self._mpi.Recv(bytearray(1), status.source, TAG)
+        while self._mpi.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
+            self._mpi.Recv(bytearray(1), status.source, status.tag)
             self._heard[status.source] = time.monotonic()
+            self._is_explained |= status.tag == GOODBYE
 
     def _send_words(self) -> None:
         """To the first rank, and from it to all; not to one that has not taken the last word yet."""
         for rank in range(1, self.size) if self.rank == 0 else (0,):
             if rank not in self._sent or self._sent[rank].Test():
-                self._sent[rank] = self._mpi.Isend(b'\0', rank, TAG)
+                self._sent[rank] = self._mpi.Isend(b'\0', rank, ALIVE)
 
     def _look_for_silence(self, now: float) -> None:
         patience = SILENCE_S + (0 if self.rank == 0 else 3 * self.rank)  # one speaks, not all
@@ -116,6 +124,10 @@ class Watch:
     def _explain_end(self) -> None:
         """mpiexec ends us, or somebody asks us to stop: see which, and say so within the second that mpiexec leaves."""
         time.sleep(0.2)
+        if self._can_send:
+            self._take_words()
+        if self._is_explained:
+            os._exit(1)
         own = [member for member in self.crew if member.host == _host()]
         ended = [member for member in own if member.state in ('', 'Z', 'X')]
         if not ended:
