@@ -16,8 +16,10 @@ from trainer.augmentation import Sizes
 from trainer.augmentation.schemes import SCHEMES, TrainCut, draw
 from trainer.augmentation.specimens import read_dataset
 from trainer.augmentation.stream import StreamTestView, StreamTrainView
+from trainer.datasets.decode import Loader
 from trainer.datasets.sources import ImageList
 from trainer.iterator import EpochIterator
+from trainer.parallel import Alone
 from trainer.preprocessing import Preprocessing
 
 DATA = (
@@ -142,6 +144,27 @@ def test_batches_do_not_depend_on_workers_or_foresight(source, workers, expects)
     expected_x, expected_t = look(0, False)
     np.testing.assert_array_equal(x, expected_x)
     np.testing.assert_array_equal(t, expected_t)
+
+
+@pytest.mark.parametrize('rank', range(3))
+def test_a_rank_decodes_its_own_rows_and_no_others(source, rank, monkeypatch):
+    ranks = Alone()
+    ranks.rank, ranks.size = rank, 3
+    iterator = EpochIterator(13, 4, seed=2)
+    batches = [iterator.next().at(ranks.share(4)) for _ in range(9)]
+    plain = StreamTrainView(source, SQUASH, 5, workers=0)
+    expected = [plain(batch)[0] for batch in batches]
+    asked = []
+    ask = Loader.ask
+    monkeypatch.setattr(Loader, 'ask', lambda self, *row: asked.append(row) or ask(self, *row))
+    view = StreamTrainView(source, SQUASH, 5, workers=1)
+    view.expect(EpochIterator(13, 4, seed=2), ranks)
+    for batch, x in zip(batches, expected, strict=True):
+        np.testing.assert_array_equal(view(batch)[0], x)
+    view.close()
+    own = [row for batch in batches for row in zip(batch.epoch.tolist(), batch.index.tolist(), strict=True)]
+    assert asked[: len(own)] == own  # each once, in its order; behind them those of the batches to come
+    assert len(asked) > len(own)
 
 
 def test_a_view_that_is_asked_for_something_else_shows_that(source):
