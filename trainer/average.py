@@ -59,9 +59,10 @@ class WeightAverage:
             _approach(self._flat[-1], xp.concatenate([sources[path].ravel() for path in self._rest]), weight)
 
     @property
-    def arrays(self) -> list[Any]:
-        """The memory of all averages."""
-        return list(self._flat)
+    def statistics(self) -> list[Any]:
+        """The averages of statistics; those of parameters are alike on all ranks."""
+        parameters = {path.strip('/') for path, _ in self.model.namedparams()}
+        return [value for path, value in self._values.items() if path not in parameters]
 
     def _sources(self) -> dict[str, Any]:
         """Path -> array, of all parameters and statistics that are floating point."""

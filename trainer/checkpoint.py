@@ -180,12 +180,17 @@ def load_optimizer(path: Path, optimizer: Any) -> None:
         NpzDeserializer(arrays, OPTIMIZER).load(optimizer)
 
 
+def _is_zip(file: Any) -> bool:
+    is_zip = zipfile.is_zipfile(file)
+    if not isinstance(file, Path):
+        file.seek(0)
+    return is_zip
+
+
 @contextmanager
 def _open_npz(path: Path, file: BinaryIO | None = None) -> Iterator[Any]:
     try:
-        if (file is not None or path.exists()) and not zipfile.is_zipfile(
-            file or path
-        ):  # np.load would try other formats
+        if (file is not None or path.exists()) and not _is_zip(file or path):  # np.load would try other formats
             raise InputError(f'{path} is not an .npz, or is cut short; expected weights or a checkpoint')
         with np.load(file or path, allow_pickle=False) as arrays:
             yield arrays

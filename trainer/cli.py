@@ -7,6 +7,7 @@ import difflib
 import re
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,7 +17,7 @@ import yaml
 from trainer import datasets
 from trainer.config import COMMUNICATORS, GRAD_DTYPES, NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, UNREADABLE, Config
 from trainer.engine import ENGINES
-from trainer.errors import InputError
+from trainer.errors import SECONDS_FOR_FIRST, InputError, rank_from_environment
 from trainer.preprocessing import PREPROCESSINGS
 
 
@@ -312,11 +313,18 @@ def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, An
     }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        if rank_from_environment():
+            time.sleep(SECONDS_FOR_FIRST)  # the first one says what all have to
+        super().error(message)
+
+
 def make_parser(
     networks: Mapping[str, Any], description: str | None = None, epilog: str | None = None
 ) -> argparse.ArgumentParser:
     """A parser that returns only the flags given, so that the defaults stay in `Config`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,

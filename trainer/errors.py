@@ -42,7 +42,8 @@ def exit_with_message(command: str) -> Iterator[None]:
 
             def show_in_a_line(message: Any, category: type[Warning], *rest: Any) -> None:
                 if issubclass(category, EngineWarning):
-                    print(f'{command}: {message}', file=sys.stderr)
+                    if not rank_from_environment():
+                        print(f'{command}: {message}', file=sys.stderr)
                 else:
                     show(message, category, *rest)
 

@@ -39,10 +39,19 @@ class StopRequest:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.heard = number
-        if not self.is_shared:
-            self.signal = number
         self._restore()
-        name = signal.Signals(number).name
+        if not self.is_shared:
+            self.heed(number)
+
+    def heed(self, number: int | None, says_so: bool = True) -> None:
+        """Make a signal, if it is one, a request to stop."""
+        if number is None or self.signal is not None:
+            return
+        self.signal = number
+        if says_so:
+            self._say(signal.Signals(number).name)
+
+    def _say(self, name: str) -> None:
         print(
             f'\n{name}: finishing the iteration, then saving (again: quit at once)',
             file=sys.stderr,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import time
 import zlib
 from collections.abc import Callable, Collection
@@ -103,8 +104,8 @@ def train(
         except MemoryError as error:  # CuPy's is one, too
             raise TrainingError(
                 f'out of memory at --batch {config.batch} --size {config.size}: compute the batch in parts '
-                f'with -trb {min(2 * config.train_batch_divide, config.batch)} '
-                f'(and -teb {min(2 * config.test_batch_divide, config.batch)})'
+                f'with -trb {min(2 * config.train_batch_divide, config.batch // ranks.size)} '
+                f'(and -teb {min(2 * config.test_batch_divide, config.batch // ranks.size)})'
                 f'{_hint_at_checkpoint(config.run_folder)}'
             ) from error
         except OSError as error:
@@ -138,6 +139,11 @@ def build(
     print(f'computing on {n_rank}{device.describe(target)}')
     if config.batch < ranks.size:
         raise InputError(f'--batch {config.batch} leaves nothing to some of {ranks.size} processes')
+    if config.train_batch_divide > config.batch // ranks.size:
+        raise InputError(
+            f'--train_batch_divide {config.train_batch_divide} cuts the {config.batch // ranks.size} rows of a process '
+            'into empty parts'
+        )
     if config.sync_bn and config.batch % ranks.size:
         raise InputError(
             f'--sync-bn needs as many rows on all of {ranks.size} processes: --batch {config.batch} does not'
@@ -203,8 +209,9 @@ def build(
             progress.advance_test(n)
             stop.check()
 
+        stop.check()  # all ranks here, as those without test images would not come to it below
         progress.begin_test(n_test)
-        batch = -(-config.batch // config.test_batch_divide)
+        batch = -(-config.batch // (config.test_batch_divide * ranks.size))
         updater.even_out()
         with updater.average.in_place() if updater.average is not None else nullcontext():
             evaluation = evaluate(model, test_view, n_test, data.n_class, batch, target, advance, ranks)
@@ -218,7 +225,7 @@ def build(
     trainer = chainer.training.Trainer(
         updater,
         lambda trainer: stop.requested or _is_done(trainer.updater, config),
-        out=str(config.run_folder),
+        out=str(config.run_folder) if ranks.is_first else os.curdir,  # which Chainer makes
     )
     trainer.extend(SetLearningRate(schedule))
     trainer.extend(recorder)
@@ -242,7 +249,8 @@ def build(
         checkpoint.resume(resume_from, trainer, config, file)
         _check_rates(recorder.own_entries, schedule, config)
         print(f'resumed {resume_from} at epoch {updater.epoch_detail:.2f}')
-    ranks.check_alike(_identity(model, data, config, target))
+    if ranks.size > 1:
+        ranks.check_alike(_identity(model, data, config, target))
     if ranks.is_first:
         if resume_from is None:
             for path in _earlier_run(config.run_folder):  # not sooner: what was loaded above may come from it
@@ -256,17 +264,21 @@ def _identity(model: chainer.Chain, data: Data | Stream, config: Config, target:
     host = chainer.get_device('@numpy')
     flags = {f'--{name}': value for name, value in config.as_dict().items() if name not in ('gpu', 'data', 'log_file')}
     found = {'the version of ' + name: version for name, version in device.versions(target).items()} | flags
+    part: Any
     for name, part in ('training', data.train), ('test', data.test):
-        pixels = getattr(part, 'images', None)
-        found[f'{name} images'] = f'{len(part.labels)} of checksum {_checksum([part.labels, pixels])}'
+        if isinstance(data, Stream):
+            names = '\n'.join(Path(part.name(i)).name for i in range(len(part.labels)))
+            what = np.frombuffer(names.encode(), np.uint8)
+        else:
+            what = part.images
+        found[f'{name} images'] = f'{len(part.labels)} of checksum {_checksum([part.labels, what])}'
     return found | {'weights': f'of checksum {_checksum([host.send(p.array) for p in model.params()])}'}
 
 
 def _checksum(arrays: Collection[Any]) -> str:
     total = 0
     for array in arrays:
-        if array is not None:
-            total = zlib.crc32(np.ascontiguousarray(array).data.cast('B'), total)
+        total = zlib.crc32(np.ascontiguousarray(array).tobytes(), total)
     return f'{total:08x}'
 
 

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ import chainer
 import numpy as np
 from chainer.training import Extension
 
-from trainer.errors import SECONDS_FOR_FIRST, InputError, TrainingError
+from trainer.errors import SECONDS_FOR_FIRST, InputError, TrainingError, rank_from_environment
 from trainer.links import BatchNormalization
 from trainer.optimizer import GradientHook
 
@@ -107,9 +108,11 @@ class Ranks(Alone):
 
     def attach(self, model: chainer.Chain, optimizer: Any, sync_bn: bool) -> None:
         optimizer.add_hook(MeanGradient(self.communicator))
+        if model.xp is not np:
+            model.xp.cuda.Stream.null.use()  # ChainerMN's own; the engine's would not wait for it
         if sync_bn:
             for link in model.links():
-                if isinstance(link, BatchNormalization):
+                if isinstance(link, BatchNormalization) and link.gamma is not None and link.beta is not None:
                     link.__class__ = SynchronizedBatchNormalization
                     link.communicator = self.communicator
 
@@ -118,16 +121,17 @@ class Ranks(Alone):
             return
         host = chainer.get_device('@numpy')
         flat = np.concatenate([host.send(array).ravel() for array in arrays]).astype(np.float64)
-        flat = self.total(flat) / self.size
+        flat = self.total(flat) / self.size  # in float64, and the same bits on all ranks
         ends = np.cumsum([array.size for array in arrays]).tolist()
         for array, end in zip(arrays, ends, strict=True):
             xp = chainer.backend.get_array_module(array)
             array[...] = xp.asarray(flat[end - array.size : end].reshape(array.shape), array.dtype)
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        gathered = np.empty((self.size, *np.shape(values)), values.dtype)
-        self.mpi.Allgather(np.ascontiguousarray(values), gathered)
-        return gathered.sum(0)  # in the order of the ranks everywhere
+        total = np.zeros_like(values)
+        self.mpi.Reduce(np.ascontiguousarray(values), total)
+        self.mpi.Bcast(total)
+        return total
 
     def gather(self, value: Any) -> list[Any]:
         return self.mpi.allgather(value)
@@ -139,10 +143,11 @@ class Ranks(Alone):
         everyone = self.gather((socket.gethostname(), dict(facts)))
         _, expected = everyone[0]
         for rank, (host, found) in enumerate(everyone):
-            for name, value in found.items():
-                if value != expected[name]:
+            for name in expected | found:
+                mine, first = found.get(name, 'none'), expected.get(name, 'none')
+                if mine != first:
                     raise InputError(
-                        f'rank {rank} on {host} has {name} {value}, rank 0 on {everyone[0][0]} has {expected[name]}: '
+                        f'rank {rank} on {host} has {name} {mine}, rank 0 on {everyone[0][0]} has {first}: '
                         'all ranks have to be alike'
                     )
 
@@ -216,9 +221,8 @@ class SynchronizedBatchNormalization(BatchNormalization):
         backend = get_communication_backend(self.communicator)
         is_moving = not chainer.config.in_recomputing
         statistics = (self.avg_mean, self.avg_var) if is_moving else (self.avg_mean.copy(), self.avg_var.copy())
-        function = Function(
-            self.eps, *statistics, self.decay, impl_selector=MultiNodeBNImplSelector(self.communicator, backend)
-        )
+        selector = MultiNodeBNImplSelector(self.communicator, backend)
+        function = Function(self.eps, *statistics, self.decay, self.axis, impl_selector=selector)
         old = self.avg_var * self.decay
         y = function.apply((to_float32(joined(x)), self.gamma, self.beta))[0]
         if is_moving:
@@ -230,8 +234,11 @@ class SynchronizedBatchNormalization(BatchNormalization):
         return F.relu(y) if relu else y
 
     def __deepcopy__(self, memo: Any) -> Any:
-        twin = super().copy(mode='copy')
-        twin.communicator = self.communicator
+        twin = self.__class__.__new__(self.__class__)
+        memo[id(self)] = twin
+        twin.__dict__.update(
+            {name: value if name == 'communicator' else deepcopy(value, memo) for name, value in self.__dict__.items()}
+        )
         return twin
 
 
@@ -245,7 +252,7 @@ class Agreement(Extension):
     """
 
     priority = 1000  # before all that reads reports
-    trigger = 1, 'iteration'
+    trigger: Any = staticmethod(lambda trainer: True)  # unlike Chainer's, it leaves no trace in a checkpoint
 
     def __init__(self, ranks: Alone, stop: Any, checkpoint: Any) -> None:
         self.ranks, self.stop, self.checkpoint = ranks, stop, checkpoint
@@ -255,7 +262,7 @@ class Agreement(Extension):
         own = [seen['train/loss'], seen['train/accuracy'], self.stop.heard or 0, self.checkpoint.is_due()]
         table = np.array(self.ranks.gather([float(value) for value in own]))
         seen['train/loss'], seen['train/accuracy'] = table[:, :2].mean(0).tolist()
-        self.stop.signal = int(table[:, 2].max()) or None
+        self.stop.heed(int(table[:, 2].max()) or None, says_so=self.ranks.is_first)
         self.checkpoint.has_to_save = bool(table[0, 3])
 
 
@@ -269,11 +276,11 @@ def join(config: Config, resume_command: str = '') -> Iterator[Alone]:
         config: says which communicator.
         resume_command: what goes on with the run, without mpiexec.
     Raises:
-        InputError: mpiexec without --communicator or the other way round, or a communicator that cannot be had.
+        InputError: mpiexec without --communicator, or a communicator that cannot be had.
     """
+    sizes = [os.environ[name] for name in SIZE_VARIABLES if os.environ.get(name, '').isdigit()]
+    n_process = int(sizes[0]) if sizes else 1
     if config.communicator is None:
-        sizes = [os.environ[name] for name in SIZE_VARIABLES if os.environ.get(name, '').isdigit()]
-        n_process = int(sizes[0]) if sizes else 1
         if n_process > 1:
             raise InputError(
                 f'mpiexec has started {n_process} processes, and each would train alone: '
@@ -281,17 +288,35 @@ def join(config: Config, resume_command: str = '') -> Iterator[Alone]:
             )
         yield ALONE
         return
-    ranks = Ranks(_open(config))
-    resume = ranks.command(resume_command) if resume_command else 'the same command with --resume'
-    from trainer.watch import Watch
-
-    watch = Watch(ranks.mpi, resume)
+    ranks, watch, resume = _start(config, n_process, resume_command)
     try:
         with watch, redirect_stdout(sys.stdout if ranks.is_first else Path(os.devnull).open('w')):
             yield ranks
             ranks.mpi.Barrier()  # mpiexec ends all when one ends early with a code that is not 0
     except BaseException as error:
-        _abort(ranks, watch, error, config.run_folder, resume)
+        _abort(ranks, watch, error, resume)
+
+
+def _start(config: Config, n_process: int, resume_command: str) -> tuple[Ranks, Any, str]:
+    """The ranks, their watch, and the command that goes on."""
+    from trainer.watch import Watch
+
+    try:
+        ranks = Ranks(_open(config))
+        if n_process not in (1, ranks.size):
+            raise InputError(
+                f'mpiexec has started {n_process} processes, but mpi4py sees {ranks.size}: it finds another MPI than '
+                'that of mpiexec'
+            )
+        resume = ranks.command(resume_command) if resume_command else 'the same command with --resume'
+        return ranks, Watch(ranks.mpi, resume), resume
+    except InputError as error:
+        if n_process > 1 and 'mpi4py.MPI' in sys.modules:  # the others may have got further, and would wait for us
+            if rank_from_environment():
+                time.sleep(SECONDS_FOR_FIRST)
+            print(f'{Path(sys.argv[0]).name}: error: {error}', file=sys.stderr, flush=True)
+            sys.modules['mpi4py.MPI'].COMM_WORLD.Abort(2)
+        raise
 
 
 def _open(config: Config) -> Any:
@@ -331,18 +356,20 @@ def _unpack_params(
             value[...] = received.astype(value.dtype)
 
 
-def _abort(ranks: Ranks, watch: Any, error: BaseException, folder: Path, resume: str) -> None:
+def _abort(ranks: Ranks, watch: Any, error: BaseException, resume: str) -> None:
     """End all ranks; one of them says why."""
     if isinstance(error, SystemExit) and not error.code:
         raise error
-    if isinstance(error, InputError) and ranks.rank:
-        time.sleep(SECONDS_FOR_FIRST)  # what is wrong with the flags, the first one says
+    if ranks.rank:  # what goes wrong everywhere, the first one says
+        time.sleep(SECONDS_FOR_FIRST + 0.3 * min(ranks.rank, 10))
+        if watch.is_explained():
+            os._exit(1)
     where = f'rank {ranks.rank} of {ranks.size} on {socket.gethostname()}'
     if not isinstance(error, (InputError, TrainingError, KeyboardInterrupt, SystemExit)):
         traceback.print_exception(error)
-    has_checkpoint = (folder / 'checkpoint_last.npz').exists() and not isinstance(error, InputError)
-    hint = f'; go on with\n    {resume}' if has_checkpoint else ''
-    text = str(error) if isinstance(error, (InputError, TrainingError)) else f'{type(error).__name__}: {error}'
+    hint = '' if isinstance(error, InputError) else f'; go on with\n    {resume}'
+    is_sentence = isinstance(error, (InputError, TrainingError))
+    text = str(error) if is_sentence else ' '.join(f'{type(error).__name__}: {error}'.split())
     print(f'{Path(sys.argv[0]).name}: error: {where}: {text}{hint}', file=sys.stderr, flush=True)
     watch.say_goodbye()
     ranks.mpi.Abort(2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1)

@@ -141,7 +141,7 @@ class Updater(StandardUpdater):
                 value = getattr(link, name)
                 if isinstance(value, chainer.get_array_types()) and value.dtype.kind == 'f':
                     arrays.append(value)
-        self.ranks.even_out(arrays + ([] if self.average is None else self.average.arrays))
+        self.ranks.even_out(arrays + ([] if self.average is None else self.average.statistics))
 
     def is_at_end(self) -> bool:
         """Whether an epoch or the run has ended with the last iteration."""

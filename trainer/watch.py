@@ -56,6 +56,7 @@ class Watch:
         self._heard = [time.monotonic()] * self.size
         self._sent: dict[int, Any] = {}
         self._is_explained = False  # another rank has ended and said why
+        self._previous: Any = signal.SIG_DFL
         self._thread = threading.Thread(target=self._run, name='watch', daemon=True)
         self._wake, self._wake_by_signal = socket.socketpair()
 
@@ -63,18 +64,26 @@ class Watch:
         self._wake_by_signal.setblocking(False)
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(self._wake_by_signal.fileno(), warn_on_full_buffer=False)
+            self._previous = signal.signal(signal.SIGTERM, _leave)  # only with a handler does Python hear of it
         self._thread.start()
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, self._previous)
         self._ends.set()
         self._wake_by_signal.send(b'\0')
         self._thread.join()
         if error is None:
             self._mpi.Barrier()  # no word comes any more; those that have come are taken, or MPI complains at the end
             self._take_words()
+
+    def is_explained(self) -> bool:
+        """Whether another rank has said goodbye."""
+        if self._can_send:
+            self._take_words()
+        return self._is_explained
 
     def say_goodbye(self) -> None:
         """Tell the others that this rank ends and has said why; returns when they have had time to hear."""
@@ -124,9 +133,7 @@ class Watch:
     def _explain_end(self) -> None:
         """mpiexec ends us, or somebody asks us to stop: see which, and say so within the second that mpiexec leaves."""
         time.sleep(0.2)
-        if self._can_send:
-            self._take_words()
-        if self._is_explained:
+        if self.is_explained():
             os._exit(1)
         own = [member for member in self.crew if member.host == _host()]
         ended = [member for member in own if member.state in ('', 'Z', 'X')]
@@ -138,12 +145,17 @@ class Watch:
 
     def _end_all(self, why: str) -> None:
         self._say(why)
+        self.say_goodbye()
         self._mpi.Abort(1)
         os._exit(1)
 
     def _say(self, why: str) -> None:
         name = Path(sys.argv[0]).name
         os.write(2, f'\n{name}: error: {why}; all others end. Go on with\n    {self.resume}\n'.encode())
+
+
+def _leave(number: int, frame: Any) -> None:
+    sys.exit(128 + number)
 
 
 def _host() -> str:

@@ -52,6 +52,10 @@ class Fault(GradientHook):
             return
         if self.kind == 'raise':
             raise ZeroDivisionError('something that nobody has thought of')
+        if self.kind == 'nan':
+            for parameter in optimizer.target.params():
+                parameter.grad[...] = np.nan
+            return
         if self.kind == 'memory':
             raise MemoryError
         os.kill(os.getpid(), {'stop': signal.SIGSTOP, 'kill': signal.SIGKILL, 'term': signal.SIGTERM}[self.kind])
@@ -66,7 +70,7 @@ def main():
         with config.using_precision():
             model = Crew(data.n_class)
         rank, iteration, kind = os.environ.get('CREW_FAULT', '-1:0:').split(':')
-        hooks = [Fault(int(iteration), kind)] if int(rank) == ranks.rank else []
+        hooks = [Fault(int(iteration), kind)] if rank in ('all', str(ranks.rank)) else []
         if delay := float(os.environ.get('CREW_DELAY', '0')):  # so that there is time to kill it
             hooks.append(Delay(delay))
         outcome = trainer.train(model, data, config, hooks=hooks, ranks=ranks)
