@@ -10,7 +10,9 @@ Source: Akiba et al., "ChainerMN: scalable distributed deep learning framework" 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -322,6 +324,10 @@ def _start(config: Config, n_process: int, resume_command: str) -> tuple[Ranks, 
 def _open(config: Config) -> Any:
     if config.communicator != 'naive' and config.gpu < 0:
         raise InputError(f'--communicator {config.communicator} is for GPUs, -g 0: on CPUs it is naive')
+    if config.communicator != 'pure_nccl' and config.gpu >= 0 and not _is_cuda_aware():
+        raise InputError(
+            f'--communicator {config.communicator} gives GPU memory to MPI, which this one cannot read: take pure_nccl'
+        )
     try:
         import chainermn
         from chainermn.communicators import _memory_utility
@@ -336,6 +342,14 @@ def _open(config: Config) -> Any:
         return chainermn.create_communicator(config.communicator, **options)
     except (RuntimeError, ImportError, AttributeError) as error:
         raise InputError(f'--communicator {config.communicator}: {error}') from None
+
+
+def _is_cuda_aware() -> bool:
+    """Whether MPI is an Open MPI that reads the memory of GPUs; others would crash without a word."""
+    if shutil.which('ompi_info') is None:
+        return False
+    told = subprocess.run(['ompi_info', '--parsable', '--all'], capture_output=True, text=True).stdout
+    return 'mpi_built_with_cuda_support:value:true' in told
 
 
 def _unpack_params(

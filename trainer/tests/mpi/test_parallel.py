@@ -109,6 +109,7 @@ def test_started_by_mpiexec_without_a_communicator(tmp_path):
     ('flags', 'message'),
     [
         (['-b', 1], '--batch 1 leaves nothing to some of 2 processes'),
+        (['-g', 0], '--communicator naive gives GPU memory to MPI, which this one cannot read'),
         (['-trb', 7], '--train_batch_divide 7 cuts the 6 rows of a process into empty parts'),
         (['-b', 'x'], "argument -b/--batch: invalid int value: 'x'"),
         (['-b', 13, '--sync-bn'], '--sync-bn needs as many rows on all of 2 processes'),
