@@ -89,7 +89,9 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding='utf-8'))
         if not (
-            isinstance(record, dict) and {'network', 'plan', 'stages', 'data'} <= record.keys() and record['stages']
+            isinstance(record, dict)
+            and {'network', 'plan', 'stages', 'data', 'layers'} <= record.keys()
+            and record['stages']
         ):
             raise ValueError('no report of a compression')
     except (OSError, ValueError) as error:

@@ -132,25 +132,31 @@ def _layer(name: str) -> str:
 
 
 def draw_tradeoff(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Test accuracy against size: the stages of each compression, from the trained network to its archive."""
+    """Test accuracy against size, from the pruned network to its archive, of each compression.
+
+    A line across is the accuracy of the first one's trained network.
+    """
     figure, axes = new_figure(10, 6)
     for record, colour in zip(records, COLOURS * len(records), strict=False):
-        plan, stages = record['plan'], record['stages']
+        stages = record['stages'][1:]
         x, y = [stage['n_byte'] / 1e3 for stage in stages], [100 * stage['accuracy'] for stage in stages]
-        last = f'{x[-1]:,.0f} kB, {y[-1]:.2f} %'
-        label = f'{record["network"]}: sparsity {plan["sparsity"]}, {plan["bits"]} bits: {last}'
+        rows = [row for row in record['layers'] if row['name'].endswith('/W')]
+        kept = sum(row['n_nonzero'] for row in rows) / sum(row['n_value'] for row in rows)
+        label = f'{kept:.0%} of the weights kept, {record["plan"]["bits"]} bits: {x[-1]:,.0f} kB, {y[-1]:.2f} %'
         axes.plot(x, y, '-o', color=colour, linewidth=2, markersize=6, label=label)
         axes.plot(x[-1:], y[-1:], 'o', color=colour, markersize=12)
         if record is records[0]:
-            for stage, a, b in zip(stages, x, y, strict=True):
-                axes.annotate(
-                    stage['name'], (a, b), xytext=(0, 10), textcoords='offset points', fontsize=NOTE, ha='center'
-                )
-    axes.set_xscale('log')
+            for stage, a, b, above in zip(stages, x, y, (10, 10, -22), strict=True):
+                offset = {'xytext': (0, above), 'textcoords': 'offset points'}
+                axes.annotate(stage['name'], (a, b), fontsize=NOTE, ha='center', **offset)
+    trained = records[0]['stages'][0]
+    label = f'trained, float32: {trained["n_byte"] / 1e3:,.0f} kB, {trained["accuracy"]:.2%}'
+    axes.axhline(100 * trained['accuracy'], color='0.4', linestyle='--', linewidth=1.5, label=label)
+    axes.set_xlim(left=0)
     axes.set_xlabel('size of the weights, kB', fontsize=LABEL)
     axes.set_ylabel('test accuracy, %', fontsize=LABEL)
-    axes.grid(alpha=0.25, which='both')
+    axes.grid(alpha=0.25)
     axes.margins(0.12)
     figure.legend(loc='outside lower center', fontsize=NOTE + 1, frameon=False)
-    set_title(figure, 'Accuracy against size', records[0]['data'])
+    set_title(figure, f'Accuracy of {records[0]["network"]} against its size', records[0]['data'])
     save(figure, path)

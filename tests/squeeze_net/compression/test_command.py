@@ -106,9 +106,12 @@ def test_scan_draws_how_much_each_layer_can_be_pruned(trained, tmp_path, capsys)
 
 
 def test_accuracy_against_size_of_several(tmp_path, capsys):
-    stages = [{'name': name, 'accuracy': 0.8, 'n_byte': n} for name, n in (('trained', 4000), ('archived', 200))]
+    sizes = {'trained': 4000, 'pruned': 1000, 'quantised': 300, 'archived': 200}
+    stages = [{'name': name, 'accuracy': 0.8, 'n_byte': n} for name, n in sizes.items()]
+    layers = [{'name': 'conv/W', 'n_nonzero': 10, 'n_value': 50}]
     for bits in (4, 5):
-        record = {'network': 'n', 'plan': {'sparsity': '0.8', 'bits': str(bits)}, 'stages': stages, 'data': 'd'}
+        plan = {'sparsity': '0.8', 'bits': str(bits)}
+        record = {'network': 'n', 'plan': plan, 'stages': stages, 'layers': layers, 'data': 'd'}
         (tmp_path / f'{bits}.json').write_text(json.dumps(record))
     argv = ['draw', str(tmp_path / '4.json'), str(tmp_path / '5.json'), '-o', str(tmp_path / 'all.png')]
     assert main(argv) == 0
