@@ -142,6 +142,11 @@ class Sweep:
     def run_config(self, point: Metaparameters, seed: int) -> Config:
         return replace(self.config, model='squeezenet', run=f'{point.name}_seed{seed}', seed=seed, resume='auto')
 
+    def log_of(self, point: Metaparameters, seed: int) -> Path:
+        """Where a process of its own prints to."""
+        folder = self.run_config(point, seed).run_folder
+        return folder.with_name(f'{folder.name}.log')  # the name itself has dots
+
     def train(self, point: Metaparameters, seed: int) -> int:
         """Train one network, or go on where it was stopped; returns the exit code.
 
@@ -222,7 +227,7 @@ def _run_side_by_side(sweep: Sweep, jobs: list[Any], waiting: list[Any], process
                     if process.exitcode:
                         waiting.clear()
                         exit_code = exit_code or process.exitcode
-                        log = sweep.run_config(point, seed).run_folder.with_suffix('.log')
+                        log = sweep.log_of(point, seed)
                         bar.write(f'{point.name}, seed {seed}: ended with exit code {process.exitcode}, see {log}')
                     else:
                         row = next(row for row in keep(sweep, jobs) if _is_of(row, point, seed))
@@ -235,7 +240,7 @@ def _run_side_by_side(sweep: Sweep, jobs: list[Any], waiting: list[Any], process
 
 
 def _in_process(sweep: Sweep, point: Metaparameters, seed: int) -> None:
-    log = sweep.run_config(point, seed).run_folder.with_suffix('.log')
+    log = sweep.log_of(point, seed)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open('a') as file:
         os.setpgid(0, 0)  # Ctrl-C reaches it by way of the parent, once
