@@ -189,7 +189,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set_ylabel('efficiency, %', fontsize=LABEL)
     axes.grid(alpha=0.25)
     figure.legend(loc='outside lower center', ncols=2, fontsize=LABEL - 2, frameon=False)
-    title = 'Speed per GPU against one GPU alone: model (lines), simulation (circles)'
+    title = 'Efficiency of many GPUs: model (lines) and simulation (circles)'
     set_title(
         figure, title, f'gradients of {4 * NETWORKS["squeezenet"] / 1e6:.0f} and {4 * NETWORKS["alexnet"] / 1e6:.0f} MB'
     )

@@ -370,14 +370,20 @@ def _plot(axes: Any, line: Sequence[Mark], colour: str, texts: Sequence[str], la
     x, y = [mark.megabytes for mark in line], [mark.mean for mark in line]
     spread = [[mark.mean - mark.lowest for mark in line], [mark.highest - mark.mean for mark in line]]
     axes.errorbar(x, y, yerr=spread, color=colour, marker='o', markersize=7, linewidth=2, capsize=4, label=label)
-    for mark, text in zip(line, texts, strict=True):
-        axes.annotate(
-            text, (mark.megabytes, mark.mean), xytext=(7, -16), textcoords='offset points', fontsize=NOTE, color=colour
-        )
+    for i, (mark, text) in enumerate(zip(line, texts, strict=True)):  # below and above in turn: neighbours may be close
+        side, place = ('left', (7, -16)) if i % 2 == 0 else ('right', (-7, 8))
+        options: dict[str, Any] = {
+            'xytext': place,
+            'textcoords': 'offset points',
+            'ha': side,
+            'fontsize': NOTE,
+            'color': colour,
+        }
+        axes.annotate(text, (mark.megabytes, mark.mean), **options)
     axes.set_xlabel('size of the weights in float32, MB', fontsize=LABEL)
     axes.set_ylabel('test accuracy, %', fontsize=LABEL)
     axes.grid(alpha=0.25)
-    axes.margins(0.12)
+    axes.margins(0.24, 0.14)
 
 
 # ---- the command ----

@@ -147,7 +147,7 @@ def draw_tradeoff(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.plot(x[-1:], y[-1:], 'o', color=colour, markersize=12)
         if record is records[0]:
             for stage, a, b, above in zip(stages, x, y, (10, 10, -22), strict=True):
-                offset = {'xytext': (0, above), 'textcoords': 'offset points'}
+                offset: dict[str, Any] = {'xytext': (0, above), 'textcoords': 'offset points'}
                 axes.annotate(stage['name'], (a, b), fontsize=NOTE, ha='center', **offset)
     trained = records[0]['stages'][0]
     label = f'trained, float32: {trained["n_byte"] / 1e3:,.0f} kB, {trained["accuracy"]:.2%}'
