@@ -1,6 +1,8 @@
 """Who may import whom: main -> squeeze_net -> trainer; functions and links -> nothing else of ours."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,13 @@ ROOT = Path(__file__).parents[1]
 SOURCES = [
     path for folder in ('squeeze_net', 'trainer') for path in (ROOT / folder).rglob('*.py') if 'tests' not in path.parts
 ]
-LAZY = ('matplotlib', 'PIL', 'cupy')  # imported where used, so that `import trainer` works without them
+LAZY = (
+    'matplotlib',
+    'PIL',
+    'cupy',
+    'chainermn',
+    'mpi4py',
+)  # imported where used, so that `import trainer` works without them
 
 
 def imports(path, top_level_only=False):
@@ -41,5 +49,12 @@ def test_arrows(path):
             )
         if module.startswith('squeeze_net'):
             assert name.split('.')[0] != 'main'
+        assert name.split('.')[0] != 'chainermn' or module == 'trainer.parallel', f'{module} imports {name}'
     for name in imports(path, top_level_only=True):
         assert name.split('.')[0] not in LAZY, f'{module} imports {name} at its top'
+
+
+def test_one_process_does_not_load_mpi():
+    code = 'import main, sys; print(*{name.split(".")[0] for name in sys.modules} & {"mpi4py", "chainermn"})'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == ''
