@@ -36,6 +36,7 @@ def main() -> int:
 
 
 def run(config: trainer.Config, ranks: parallel.Alone) -> int:
+    trainer.check(config, ranks)
     with ranks.first_on_host_first():
         data = datasets.load(
             config.dataset,

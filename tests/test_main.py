@@ -131,6 +131,12 @@ def test_bad_input_ends_in_one_sentence_and_exit_code_2(tmp_path, flags, message
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_an_earlier_run_is_refused_before_data_are_loaded(finished):
+    done = run(finished[0], '--data', 'nowhere')
+    assert done.returncode == 2
+    assert 'holds an earlier run' in done.stderr
+
+
 def test_missing_gpu_is_said_in_one_sentence(tmp_path):
     done = subprocess.run(
         command(tmp_path, '-g', '0'),

@@ -6,6 +6,6 @@ compat.install()
 
 from trainer.config import Config  # noqa: E402  (Chainer can be imported from here on)
 from trainer.errors import InputError, TrainingError, exit_with_message  # noqa: E402
-from trainer.loop import Outcome, train  # noqa: E402
+from trainer.loop import Outcome, check, train  # noqa: E402
 
-__all__ = ['Config', 'InputError', 'Outcome', 'TrainingError', 'exit_with_message', 'train']
+__all__ = ['Config', 'InputError', 'Outcome', 'TrainingError', 'check', 'exit_with_message', 'train']

@@ -87,8 +87,9 @@ def describe(device: Any) -> str:
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
     n_core = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    threads = os.environ.get('OMP_NUM_THREADS', n_core)
-    return f'CPU, {names[0] if names else platform.machine()}, {threads} threads, {engine.describe()}'
+    n_thread = os.environ.get('OMP_NUM_THREADS', str(n_core))
+    threads = '1 thread' if n_thread == '1' else f'{n_thread} threads'
+    return f'CPU, {names[0] if names else platform.machine()}, {threads}, {engine.describe()}'
 
 
 def versions(device: Any) -> dict[str, str]:

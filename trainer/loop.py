@@ -79,8 +79,7 @@ def train(
         InputError: flags, files or folders that do not fit, found before the first iteration.
         TrainingError: no memory, a full disk, a loss that is not finite.
     """
-    if config.gpu >= 0:
-        config = replace(config, gpu=config.gpu + ranks.local_rank)
+    config = _own_gpu(config, ranks)
     with config.using_precision():
         config = replace(config, precision=_choose_precision(data, config, ranks))
     log_file = config.log_file if ranks.is_first else None
@@ -117,6 +116,22 @@ def train(
         has_summary = ranks.is_first and recorder.own_entries
         summary = json.loads(path.read_text(encoding='utf-8')) if has_summary else {}
     return Outcome(config.run_folder, summary, stop.exit_code)
+
+
+def check(config: Config, ranks: Alone = ALONE) -> None:
+    """Refuse, before minutes go into data, what `train` would refuse without looking at them.
+
+    Raises:
+        InputError: a device or precision that is not there, an earlier run that would be lost.
+    """
+    target = device.open_device(_own_gpu(config, ranks).gpu)
+    with config.using_precision():
+        device.choose_precision(target, config)
+    ranks.from_first(lambda: _find_checkpoint(config))
+
+
+def _own_gpu(config: Config, ranks: Alone) -> Config:
+    return replace(config, gpu=config.gpu + ranks.local_rank) if config.gpu >= 0 else config
 
 
 def build(
@@ -248,7 +263,8 @@ def build(
         file = None if ranks.size == 1 else io.BytesIO(ranks.from_first(resume_from.read_bytes))
         checkpoint.resume(resume_from, trainer, config, file)
         _check_rates(recorder.own_entries, schedule, config)
-        print(f'resumed {resume_from} at epoch {updater.epoch_detail:.2f}')
+        has_ended = '; it has ended, and is only drawn again' if _is_done(updater, config) else ''
+        print(f'resumed {resume_from} at epoch {updater.epoch_detail:.2f}{has_ended}')
     if ranks.size > 1:
         ranks.check_alike(_identity(model, data, config, target))
     if ranks.is_first:

@@ -104,8 +104,10 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The entry of the (first) highest test accuracy, {} if none was measured."""
-        tested = [entry for entry in self.log if entry.get('test_accuracy') is not None]
+        """This run's entry of the (first) highest test accuracy, {} if none was measured."""
+        start = self.config.get('start_epoch')
+        first = start if isinstance(start, int) else 1  # the epochs before are of the run that --load_log names
+        tested = [entry for entry in self.log if entry.get('test_accuracy') is not None and entry['epoch'] >= first]
         if tested:
             return max(tested, key=lambda entry: entry['test_accuracy'])
         return {} if self.log else (self.summary or {}).get('best') or {}

@@ -253,10 +253,12 @@ def test_a_log_that_lacks_fields_is_refused(tmp_path):
         run(tmp_path, start_epoch=2, load_log=str(tmp_path / 'log.jsonl'))
 
 
-def test_finished_run_resumes_to_more_epochs_and_to_none(tmp_path):
+def test_finished_run_resumes_to_more_epochs_and_to_none(tmp_path, capsys):
     run(tmp_path, epoch=2, milestones=(1,))
+    assert 'it has ended' not in capsys.readouterr().out
     before = (tmp_path / 'results/r/log.jsonl').read_text()
     outcome, _ = run(tmp_path, epoch=2, milestones=(1,), resume='auto')
+    assert 'it has ended' in capsys.readouterr().out
     assert (tmp_path / 'results/r/log.jsonl').read_text() == before
     assert outcome.summary['finished'] is True
     run(tmp_path, epoch=3, milestones=(1,), resume='auto')

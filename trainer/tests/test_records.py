@@ -49,6 +49,11 @@ def test_the_first_of_equally_good_epochs_is_best(tmp_path):
     assert Run(tmp_path, 'run', {}, log, None).best['epoch'] == 2
 
 
+def test_the_best_epoch_is_one_of_the_run_itself(tmp_path):
+    log = [{'epoch': i, 'test_accuracy': accuracy} for i, accuracy in enumerate([0.9, 0.5, 0.6], 1)]
+    assert Run(tmp_path, 'run', {'start_epoch': 2}, log, None).best['epoch'] == 3
+
+
 @pytest.mark.parametrize(
     'dataset, label',
     [
