@@ -7,11 +7,13 @@ import pytest
 import yaml
 
 from squeeze_net import NETWORKS
+from squeeze_net.compression.plan import Plan, read_plan
 from trainer import Config, cli
 from trainer.optimizer import make_optimizer
 from trainer.selection import freeze, multiply_rates
 
-PATHS = sorted((Path(__file__).parents[1] / 'configs').glob('*.yaml'))
+CONFIGS = Path(__file__).parents[1] / 'configs'
+PATHS = sorted(CONFIGS.glob('*.yaml'))
 
 
 def read(path, *argv):
@@ -40,6 +42,11 @@ def test_patterns_match_the_network(path):
     if config.lr_multiplier == '*/b=2':
         for path, parameter in model.namedparams():
             assert getattr(parameter.update_rule, 'lr_multiplier', 1) == (2 if path.endswith('/b') else 1), path
+
+
+def test_a_plan_of_compression_is_read():
+    plan = Plan(**read_plan(CONFIGS / 'compression/small.yaml'))
+    assert (plan.sparsity, plan.bits, plan.prune_epoch, plan.quantise_lr) == ('0.85', '4', 6, 1e-4)
 
 
 def test_the_experiment_is_what_no_flag_gives():

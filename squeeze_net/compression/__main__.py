@@ -27,7 +27,7 @@ from trainer.records import strict_json
 
 EXAMPLES = """\
 python -m squeeze_net.compression compress weights_best.npz -o small.sqz --data DIR --sparsity 0.8 --bits 5
-python -m squeeze_net.compression compress weights_best.npz -o small.sqz --data DIR --config configs/compress.yaml
+python -m squeeze_net.compression compress weights_best.npz -o small.sqz --data DIR --config configs/compression/small.yaml
 python -m squeeze_net.compression compress compressed_SqueezeNet.net -o squeezenet.sqz --lossless
 python -m squeeze_net.compression inspect small.sqz
 python -m squeeze_net.compression decompress small.sqz weights.npz
