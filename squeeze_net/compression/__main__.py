@@ -26,8 +26,8 @@ from trainer.preprocessing import PREPROCESSINGS
 from trainer.records import strict_json
 
 EXAMPLES = """\
-python -m squeeze_net.compression compress weights_best.npz -o small.sqz --data DIR --sparsity 0.8 --bits 5
-python -m squeeze_net.compression compress weights_best.npz -o small.sqz --data DIR --config configs/compression/small.yaml
+python -m squeeze_net.compression compress weights.npz -o small.sqz --data DIR --sparsity 0.8 --bits 5
+python -m squeeze_net.compression compress weights.npz -o small.sqz --data DIR --config configs/compression/small.yaml
 python -m squeeze_net.compression compress compressed_SqueezeNet.net -o squeezenet.sqz --lossless
 python -m squeeze_net.compression inspect small.sqz
 python -m squeeze_net.compression decompress small.sqz weights.npz
