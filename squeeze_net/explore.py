@@ -29,6 +29,7 @@ from squeeze_net.squeezenet import PublishedSqueezeNet, SqueezeNetV10, SqueezeNe
 from trainer import Config, datasets
 from trainer.augmentation import Sizes
 from trainer.config import PRECISIONS
+from trainer.cores import count_cores
 from trainer.files import atomic_write
 from trainer.plots import COLOURS, LABEL, NOTE, new_figure, save, set_title
 from trainer.records import SUMMARY, read_run, strict_json
@@ -400,7 +401,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         if args.processes < 1 or args.seeds < 1:
             raise trainer.InputError('--processes and --seeds have to be 1 or more')
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
         config = Config(
             dataset=args.dataset,
             data=args.data,
@@ -414,7 +414,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             weight_decay=2e-4,
             precision=args.precision,
             gpu=args.gpu,
-            threads=None if args.processes == 1 else max(1, cores // args.processes),
+            threads=None if args.processes == 1 else max(1, count_cores() // args.processes),
             save_path=str(args.output / 'runs'),
         )
         sweep = Sweep(args.output, args.macro, args.batch_norm, config, args.seeds)

@@ -12,6 +12,7 @@ import numpy as np
 
 from trainer import engine
 from trainer.config import Config
+from trainer.cores import count_cores
 from trainer.engine.cuda.runtime import runtime
 from trainer.errors import InputError
 
@@ -86,8 +87,7 @@ def describe(device: Any) -> str:
     cpu_info = Path('/proc/cpuinfo')
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    n_core = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    n_thread = os.environ.get('OMP_NUM_THREADS', str(n_core))
+    n_thread = os.environ.get('OMP_NUM_THREADS', str(count_cores()))
     threads = '1 thread' if n_thread == '1' else f'{n_thread} threads'
     return f'CPU, {names[0] if names else platform.machine()}, {threads}, {engine.describe()}'
 

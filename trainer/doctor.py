@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import chainer
 import numpy as np
 
 from trainer import engine
+from trainer.cores import count_cores
 from trainer.engine.errors import EngineError
 
 
@@ -59,9 +59,8 @@ def _examine_decoder() -> Finding:
 
 
 def _examine_cpu() -> list[Finding]:
-    n_core = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     bfloat16 = 'multiplies bfloat16' if engine.has_bfloat16() else 'without bfloat16: --precision float32'
-    cpu = Finding('CPU', f'{n_core} cores, {bfloat16}')
+    cpu = Finding('CPU', f'{count_cores()} cores, {bfloat16}')
     try:
         return [cpu, Finding('oneDNN', engine.library().version)]
     except EngineError as error:

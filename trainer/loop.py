@@ -26,8 +26,10 @@ from trainer.average import WeightAverage
 from trainer.captured import CapturedUpdater
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
+from trainer.cores import count_cores
 from trainer.datasets import Data, Stream
 from trainer.datasets.decode import describe_decoding
+from trainer.datasets.workers import default_workers
 from trainer.errors import InputError, TrainingError
 from trainer.evaluate import Evaluation, evaluate
 from trainer.interrupt import StopRequest
@@ -148,8 +150,8 @@ def build(
     target = device.open_device(config.gpu)
     if config.threads is not None:
         engine.set_threads(config.threads)
-    else:
-        ranks.set_threads(engine.set_threads)
+    elif ranks.local_size > 1 and 'OMP_NUM_THREADS' not in os.environ:
+        engine.set_threads(ranks.share_cores(count_cores()))
     n_rank = f'{ranks.size} processes, each on ' if ranks.size > 1 else ''
     print(f'computing on {n_rank}{device.describe(target)}')
     if config.batch < ranks.size:
@@ -181,12 +183,13 @@ def build(
 
     n_train, n_test = len(data.train.labels), len(data.test.labels)
     iterator = EpochIterator(n_train, config.batch, config.seed, epoch=config.start_epoch - 1)
-    train_view, test_view = make_views(data, config, getattr(model, 'fixed_size', False))
+    n_worker = ranks.share_cores(default_workers()) if config.workers is None else config.workers
+    train_view, test_view = make_views(data, config, getattr(model, 'fixed_size', False), n_worker)
     n_epoch = config.count_epochs(n_train)
     if isinstance(data, Stream):
         train_view.expect(iterator, ranks)
         test_view.expect(ranks)
-        print(describe_decoding(config.workers))
+        print(describe_decoding(n_worker))
     if any(parameter.array is None for parameter in model.params()):  # shapes that the first images decide
         with chainer.using_config('train', False), chainer.no_backprop_mode():
             model(train_view(iterator.peek().at(range(1)), target)[0])
@@ -231,7 +234,7 @@ def build(
         with updater.average.in_place() if updater.average is not None else nullcontext():
             evaluation = evaluate(model, test_view, n_test, data.n_class, batch, target, advance, ranks)
         if isinstance(data, Stream):
-            for line in train_view.news('training'), test_view.news('test'):
+            for line in train_view.news('training', ranks), test_view.news('test', ranks):
                 if line is not None:
                     tqdm.write(line)
         return evaluation
@@ -325,14 +328,14 @@ def _test_preprocessing(data: Data | Stream, config: Config, sizes: Sizes) -> Pr
     return how.sized(config.size)
 
 
-def make_views(data: Data | Stream, config: Config, fixed_size: bool) -> tuple[Any, Any]:
+def make_views(data: Data | Stream, config: Config, fixed_size: bool, n_worker: int | None = None) -> tuple[Any, Any]:
     """The converters of training and test."""
     sizes = Sizes.of(config.size, fixed_size=fixed_size)
     test = _test_preprocessing(data, config, sizes)
     if not isinstance(data, Stream):
         return TrainView(data.train, sizes, config.seed, test), TestView(data.test, sizes, test)
     train = preprocessing.find(config.preprocess).sized(config.size)
-    options: dict[str, Any] = {'workers': config.workers, 'unreadable': config.unreadable}
+    options: dict[str, Any] = {'workers': n_worker, 'unreadable': config.unreadable}
     return StreamTrainView(data.train, train, config.seed, **options), StreamTestView(data.test, test, **options)
 
 

@@ -80,8 +80,9 @@ class Alone:
             InputError: names the rank, the fact and both values.
         """
 
-    def set_threads(self, set_threads: Callable[[int], None]) -> None:
-        """Share the cores, where nothing else has."""
+    def share_cores(self, n_core: int) -> int:
+        """How many of the cores that this process may use are its own."""
+        return n_core
 
     def command(self, alone: str) -> str:
         """The command line that starts all processes, from the one that starts this."""
@@ -153,11 +154,9 @@ class Ranks(Alone):
                         'all ranks have to be alike'
                     )
 
-    def set_threads(self, set_threads: Callable[[int], None]) -> None:
-        n_core = os.cpu_count() or 1
-        n_usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else n_core
-        if n_usable == n_core and 'OMP_NUM_THREADS' not in os.environ:  # else mpiexec, or the user, has shared them
-            set_threads(max(1, n_core // self.local_size))
+    def share_cores(self, n_core: int) -> int:
+        is_bound = n_core < (os.cpu_count() or 1)  # mpiexec has shared them
+        return n_core if is_bound else max(1, n_core // self.local_size)
 
     def command(self, alone: str) -> str:
         return f'mpiexec -n {self.size} {alone}'

@@ -41,9 +41,10 @@ class _StreamView(chainer.dataset.Converter):
         found = {} if self._loader is None else dict(self._loader.unreadable)
         return [fault for _, fault in sorted(found.items())]
 
-    def news(self, what: str) -> str | None:
-        """One line about the images that could not be read, if there are more of them than at the last call."""
-        found = self.unreadable
+    def news(self, what: str, ranks: Alone = ALONE) -> str | None:
+        """One line about the images that could not be read, by any rank, if there are more than at the last call."""
+        by_index = {fault.index: fault for faults in ranks.gather(self.unreadable) for fault in faults}
+        found = [fault for _, fault in sorted(by_index.items())]
         if len(found) == self._n_told:
             return None
         self._n_told = len(found)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainer.cores import count_cores
 from trainer.errors import InputError, TrainingError
 
 _JOB = struct.Struct('=4q')  # row of the memory, epoch, image drawn for, image to read; 32 bytes, so none is torn
@@ -49,7 +50,7 @@ def default_workers() -> int:
     """The cores that this process may use; 0, no processes of their own, where there is no fork."""
     if not hasattr(os, 'fork'):
         return 0
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return count_cores()
 
 
 class Serial:

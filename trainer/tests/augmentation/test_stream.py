@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from trainer.augmentation import Sizes
 from trainer.augmentation.schemes import SCHEMES, TrainCut, draw
 from trainer.augmentation.specimens import read_dataset
 from trainer.augmentation.stream import StreamTestView, StreamTrainView
-from trainer.datasets.decode import Loader
+from trainer.datasets.decode import Loader, Unreadable
 from trainer.datasets.sources import ImageList
 from trainer.iterator import EpochIterator
 from trainer.parallel import Alone
@@ -211,6 +212,8 @@ def test_unreadable_images(source, workers, tmp_path):
     assert len(test(np.arange(6, 10))[0]) == 4
     assert test.news('test').startswith('2 of 13 test images could not be read and were left out: ')
     assert test.news('test') is None
+    elsewhere = SimpleNamespace(gather=lambda faults: [faults, [Unreadable(12, 'far.jpg', 'broken')], faults])
+    assert re.fullmatch(r'3 of 13 .*; far.jpg \(broken\)', test.news('test', elsewhere))
     train = StreamTrainView(source, SQUASH, 0, 'random-crop', workers, 'skip')
     rows = SimpleNamespace(epoch=np.zeros(3, int), index=np.array([3, 4, 6]))
     x, t = train(rows)

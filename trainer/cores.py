@@ -1,0 +1,10 @@
+"""The cores of this machine."""
+
+from __future__ import annotations
+
+import os
+
+
+def count_cores() -> int:
+    """How many this process may use: those it is bound to, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
