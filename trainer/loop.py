@@ -329,13 +329,16 @@ def _test_preprocessing(data: Data | Stream, config: Config, sizes: Sizes) -> Pr
 
 
 def make_views(data: Data | Stream, config: Config, fixed_size: bool, n_worker: int | None = None) -> tuple[Any, Any]:
-    """The converters of training and test."""
+    """The converters of training and test; `n_worker` processes decode, or as many as configured."""
     sizes = Sizes.of(config.size, fixed_size=fixed_size)
     test = _test_preprocessing(data, config, sizes)
     if not isinstance(data, Stream):
         return TrainView(data.train, sizes, config.seed, test), TestView(data.test, sizes, test)
     train = preprocessing.find(config.preprocess).sized(config.size)
-    options: dict[str, Any] = {'workers': n_worker, 'unreadable': config.unreadable}
+    options: dict[str, Any] = {
+        'workers': config.workers if n_worker is None else n_worker,
+        'unreadable': config.unreadable,
+    }
     return StreamTrainView(data.train, train, config.seed, **options), StreamTestView(data.test, test, **options)
 
 

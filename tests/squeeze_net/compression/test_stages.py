@@ -18,6 +18,7 @@ from squeeze_net.compression.prune import (
     gradual,
     mask_of,
     scan_sensitivity,
+    scores_of,
     weights_of,
 )
 from squeeze_net.compression.quantise import TiedWeights, cluster, nearest, quantise, quantise_model
@@ -71,11 +72,21 @@ def test_tables_of_sparsity(model):
 
 def test_one_threshold_for_all(model):
     parameters = weights_of(model)
-    parameters['fire2/squeeze1x1/W'].array[...] *= np.random.default_rng(0).random((16, 64, 1, 1)) ** 4
+    parameters['fire9/squeeze1x1/W'].array[...] *= np.random.default_rng(0).random((64, 512, 1, 1)) ** 4
     found = by_threshold(model, 0.7)
     n = sum(p.size for p in parameters.values())
     assert sum(found[name] * p.size for name, p in parameters.items()) / n == pytest.approx(0.7, abs=1e-4)
-    assert found['fire2/squeeze1x1/W'] > 0.8  # of many small ones
+    assert found['fire9/squeeze1x1/W'] > found['fire8/squeeze1x1/W'] + 0.1  # of many small ones
+    assert found['fire2/expand1x1/W'] < 0.3 < 0.7 < found['fire9/expand3x3/W']  # 1,024 weights; 147,456
+    for p in parameters.values():
+        p.array *= 10.0 ** np.random.default_rng(p.size).integers(-3, 4)
+    assert by_threshold(model, 0.7) == pytest.approx(found, abs=1e-3)
+
+
+def test_scores_are_the_papers():
+    weights = np.array([[0, -2], [1, 2]], np.float32)
+    np.testing.assert_allclose(scores_of(weights), [0, 1 / 9, 4 / 8, 1])
+    np.testing.assert_array_equal(scores_of(np.zeros(3, np.float32)), 0)
 
 
 def test_the_gradual_schedule():
