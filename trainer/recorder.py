@@ -141,3 +141,4 @@ class Recorder(Extension):
         state = [self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self._epoch_seconds()]
         state = json.loads(serializer('state', strict_json(state)))
         self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self.elapsed_s = state
+        self._resumed_at = time.monotonic()  # also on saving: what was so far is in `elapsed_s`

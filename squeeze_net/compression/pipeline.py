@@ -33,6 +33,7 @@ from trainer.records import SUMMARY, strict_json
 
 SCAN = 'scan'  # as --sparsity
 STAGES = ('trained', 'pruned', 'quantised', 'archived')
+SHAPING = ('dataset', 'limit', 'size', 'preprocess', 'batch', 'precision', 'seed')  # flags that a stage depends on
 
 
 @dataclass
@@ -95,19 +96,23 @@ class Compression:
         self._say(report.scan_table(found, full, by_sensitivity(found, full, self.plan.drop)))
 
     def _claim_folder(self) -> None:
-        """Refuse stages that another plan, or another network, has left."""
-        wanted = {'plan': asdict(self.plan), 'weights': self._digest()}
+        """Refuse stages that another plan, other data or another network has left."""
+        wanted = asdict(self.plan) | self._conditions()
         path = self.folder / 'plan.json'
-        if path.exists() and json.loads(path.read_text(encoding='utf-8')) != wanted:
-            raise InputError(
-                f'{self.folder} holds the stages of another plan or network: remove it, or choose another -o'
-            )
+        found = _read_kept(path) if path.exists() else wanted
+        odd = [name for name in wanted if found.get(name) != wanted[name]]
+        if odd:
+            what = odd[0] if odd[0].startswith('the ') else f'--{odd[0]} {found.get(odd[0])}'
+            raise InputError(f'{self.folder} holds stages with another {what}: remove it, or choose another -o')
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, 'w') as file:
             file.write(strict_json(wanted))
 
-    def _digest(self) -> str:
-        return sha256(b''.join(tensor.tobytes() for tensor in self.source.tensors.values())).hexdigest()
+    def _conditions(self) -> dict[str, Any]:
+        """What results depend on besides the plan."""
+        digest = sha256(b''.join(tensor.tobytes() for tensor in self.source.tensors.values())).hexdigest()
+        flags = {name: getattr(self.config, name) for name in SHAPING}
+        return flags | {'the data': self.data.source, 'the weights': digest}
 
     # ---- stages ----
 
@@ -181,8 +186,8 @@ class Compression:
             full: accuracy of the model as it is.
         """
         path = self.folder / 'scan.json'
-        kept = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-        if kept.get('weights') == self._digest():
+        kept = _read_kept(path) if path.exists() else {}
+        if kept.get('conditions') == self._conditions():
             found = {name: {float(s): a for s, a in row.items()} for name, row in kept['accuracies'].items()}
         else:
             self._say('trying how much each layer can be pruned')
@@ -190,7 +195,7 @@ class Compression:
                 found = scan_sensitivity(model, lambda: self.accuracy(model), bar.update)
             accuracies = {name: {str(s): a for s, a in row.items()} for name, row in found.items()}
             with atomic_write(path, 'w') as file:
-                file.write(strict_json({'weights': self._digest(), 'accuracies': accuracies}))
+                file.write(strict_json({'conditions': self._conditions(), 'accuracies': accuracies}))
         picture = self.target.with_name(f'{self.target.stem}_scan.png')
         plots.draw_scan(found, full, picture)
         self._say(f'drew {picture}')
@@ -202,7 +207,7 @@ class Compression:
             self.config, epoch=n_epoch, lr=lr, schedule='cosine', run=name, save_path=str(self.folder), resume='auto'
         )
         summary = config.run_folder / SUMMARY
-        is_done = summary.exists() and json.loads(summary.read_text(encoding='utf-8')).get('finished')
+        is_done = summary.exists() and _read_kept(summary).get('finished')
         if not is_done:
             outcome = trainer.train(model, self.data, config, hooks=[hook])
             if outcome.exit_code:
@@ -234,6 +239,16 @@ class Compression:
             'stages': [asdict(stage) for stage in self.stages],
             'layers': layers,
         }
+
+
+def _read_kept(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path} cannot be read ({error}): remove its folder to begin anew') from None
+    if not isinstance(found, dict):
+        raise InputError(f'{path} holds no object: remove its folder to begin anew')
+    return found
 
 
 class Interrupted(Exception):

@@ -3,6 +3,7 @@
 import errno
 import json
 import signal
+from itertools import count
 from types import SimpleNamespace
 
 import chainer
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import trainer
-from trainer import Config, InputError, TrainingError, checkpoint
+from trainer import Config, InputError, TrainingError, checkpoint, recorder
 from trainer.datasets import Data, Split
 from trainer.functions import dropout
 
@@ -263,6 +264,13 @@ def test_finished_run_resumes_to_more_epochs_and_to_none(tmp_path, capsys):
     assert outcome.summary['finished'] is True
     run(tmp_path, epoch=3, milestones=(1,), resume='auto')
     assert [entry['epoch'] for entry in read_log(tmp_path)] == [1, 2, 3]
+
+
+def test_seconds_of_an_epoch_count_once_whatever_is_saved_within_it(tmp_path, monkeypatch):
+    clock = count()
+    monkeypatch.setattr(recorder, 'time', SimpleNamespace(monotonic=lambda: float(next(clock))))
+    run(tmp_path, epoch=2, checkpoint_minutes=1e-9)  # after each iteration
+    assert 0 < sum(entry['seconds'] for entry in read_log(tmp_path)) < next(clock)
 
 
 def test_an_earlier_run_is_not_lost(tmp_path):

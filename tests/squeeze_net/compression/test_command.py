@@ -70,7 +70,12 @@ def test_a_run_from_weights_to_an_archive(trained, tmp_path):
     assert json.loads(target.with_suffix('.json').read_text()) == record
     # Another plan does not mix with these stages.
     other = subprocess.run(command(*argv, '--bits', '5'), capture_output=True, text=True, cwd=ROOT)
-    assert other.returncode == 2 and 'holds the stages of another plan' in other.stderr
+    assert other.returncode == 2 and 'holds stages with another --bits 4' in other.stderr
+    other = subprocess.run(command(*argv, '--seed', '1'), capture_output=True, text=True, cwd=ROOT)
+    assert other.returncode == 2 and 'holds stages with another --seed 0' in other.stderr
+    (tmp_path / 'small.sqz.stages/plan.json').write_text('no')
+    other = subprocess.run(command(*argv), capture_output=True, text=True, cwd=ROOT)
+    assert other.returncode == 2 and len(other.stderr.splitlines()) == 1 and 'plan.json cannot be read' in other.stderr
 
 
 def test_stopped_and_gone_on_with(trained, tmp_path):
