@@ -34,7 +34,8 @@ def rank_from_environment() -> int:
 def exit_with_message(command: str) -> Iterator[None]:
     """Turn an error of the block into `COMMAND: error: SENTENCE` on stderr and exit code 2; 1 for TrainingError.
 
-    Ctrl-C exits with 130 and no more than a word. What the engine cannot do is told in one line, too.
+    A file that cannot be read or written is named, too. Ctrl-C exits with 130 and no more than a word. What the engine
+    cannot do is told in one line.
     """
     try:
         with warnings.catch_warnings():
@@ -57,6 +58,11 @@ def exit_with_message(command: str) -> Iterator[None]:
     except BrokenPipeError:  # whoever read our output has gone
         sys.stdout = None  # nothing to flush at exit
         sys.exit(141)  # as for SIGPIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f'{command}: error: {error.filename}: {error.strerror}', file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f'{command}: interrupted', file=sys.stderr)
         sys.exit(130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,20 @@ def atomic_write(path: Path, mode: str = 'wb') -> Iterator[IO]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def make_place(path: Path) -> None:
+    """Make the folder of a file, and find out before hours of work whether the file can be written.
+
+    Raises:
+        OSError: it cannot, or is a folder; names it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with atomic_write(path.with_name(f'.{path.name}.probe')) as file:
+        file.write(b'')
+    path.with_name(f'.{path.name}.probe').unlink()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

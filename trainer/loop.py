@@ -253,7 +253,7 @@ def build(
     if isinstance(data, Stream):
         trainer.extend(Closing([train_view, test_view]))
     sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))
-    metadata = Metadata(config.model, data.n_class, _test_preprocessing(data, config, sizes), tuple(data.classes))
+    metadata = Metadata(config.model, data.n_class, preprocessing_of_tests(data, config, sizes), tuple(data.classes))
     saving = Checkpoint(config.run_folder, config, recorder, stop, config.checkpoint_minutes, metadata, ranks)
     trainer.extend(saving)
     if ranks.size > 1:
@@ -320,7 +320,7 @@ def _choose_precision(data: Data | Stream, config: Config, ranks: Alone = ALONE)
     return device.choose_precision(target, config)
 
 
-def _test_preprocessing(data: Data | Stream, config: Config, sizes: Sizes) -> Preprocessing:
+def preprocessing_of_tests(data: Data | Stream, config: Config, sizes: Sizes) -> Preprocessing:
     """What a test makes of an image, and so whoever uses the weights has to."""
     how = preprocessing.find(config.preprocess)
     if not isinstance(data, Stream) or how.name == 'experiment':
@@ -331,7 +331,7 @@ def _test_preprocessing(data: Data | Stream, config: Config, sizes: Sizes) -> Pr
 def make_views(data: Data | Stream, config: Config, fixed_size: bool, n_worker: int | None = None) -> tuple[Any, Any]:
     """The converters of training and test; `n_worker` processes decode, or as many as configured."""
     sizes = Sizes.of(config.size, fixed_size=fixed_size)
-    test = _test_preprocessing(data, config, sizes)
+    test = preprocessing_of_tests(data, config, sizes)
     if not isinstance(data, Stream):
         return TrainView(data.train, sizes, config.seed, test), TestView(data.test, sizes, test)
     train = preprocessing.find(config.preprocess).sized(config.size)

@@ -196,7 +196,7 @@ def read_run(path: Path) -> Run:
         return Run(
             path=path,
             name=path.resolve().name,
-            config=_read_config(config),
+            config=read_yaml(config),
             log=read_log(log) if log.exists() else [],
             summary=_read_summary(summary) if summary.exists() else None,
         )
@@ -221,7 +221,12 @@ def _read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
         raise InputError(f'{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8') from error
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from YAML, without code, aliases or depth; {} of an empty file.
+
+    Raises:
+        InputError: a file that cannot be read, or holds anything else; names the line.
+    """
     text = _read_text(path, MAX_CONFIG_BYTES)
     try:
         _check_yaml(path, text)
@@ -246,6 +251,18 @@ def _check_yaml(path: Path, text: str) -> None:
         if depth > MAX_CONFIG_DEPTH or isinstance(event, yaml.AliasEvent):
             fault = 'an alias (*name)' if isinstance(event, yaml.AliasEvent) else 'too deep nesting'
             raise InputError(f'{path} holds {fault}, expected lines such as "model: NAME"')
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file of JSON.
+
+    Raises:
+        InputError: a file that cannot be read, or holds anything else; names the line.
+    """
+    found = _parse_json(_read_text(path), lambda line: f'{path}, line {line}')
+    if not isinstance(found, dict):
+        raise InputError(f'{path}: {reprlib.repr(found)} is not an object')
+    return found
 
 
 def _parse_json(text: str, where: Callable[[int], str]) -> Any:

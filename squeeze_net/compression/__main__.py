@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -20,11 +19,15 @@ from squeeze_net.weights.file import Weights
 from squeeze_net.weights.model import recognise
 from trainer import Config, datasets, preprocessing
 from trainer.augmentation import Sizes
-from trainer.config import PRECISIONS
-from trainer.files import atomic_write
+from trainer.augmentation.sizes import LARGEST, SMALLEST
+from trainer.config import CUT_FROM_FILES, PRECISIONS
+from trainer.datasets import Data, Stream
+from trainer.files import atomic_write, make_place
+from trainer.loop import preprocessing_of_tests
 from trainer.preprocessing import PREPROCESSINGS
-from trainer.records import strict_json
+from trainer.records import read_json, strict_json
 
+N_STAGE = 4  # in a report
 EXAMPLES = """\
 python -m squeeze_net.compression compress weights.npz -o small.sqz --data DIR --sparsity 0.8 --bits 5
 python -m squeeze_net.compression compress weights.npz -o small.sqz --data DIR --config configs/compression/small.yaml
@@ -41,15 +44,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compress(args: argparse.Namespace) -> int:
-    source = read_source(args)
+    given = {field.name: getattr(args, field.name) for field in fields(Plan) if getattr(args, field.name) is not None}
+    path = weights.find(args.source)
+    source = read_source(path, args)
     if args.output.suffix != archive.SUFFIX:
         raise trainer.InputError(f'-o {args.output}: the name has to end in {archive.SUFFIX}')
+    make_place(args.output)
+    if args.output.exists() and args.output.samefile(path):
+        raise trainer.InputError(f'-o {args.output} is the file that is to be compressed: choose another name')
     if args.lossless:
+        idle = [*given, *(name for name in ('config', 'scan') if getattr(args, name))]
+        if idle:
+            raise trainer.InputError(f'--lossless only encodes: --{idle[0]} does not go with it')
         coded = archive.write(source, args.output)
         print(report.layer_table([report.layer_row(name, one) for name, one in coded.items()]))
         print(f'{args.output}: {args.output.stat().st_size:,} bytes, of which {archive.payload(coded):,} are tensors')
         return 0
-    given = {field.name: getattr(args, field.name) for field in fields(Plan) if getattr(args, field.name) is not None}
+    report_path = args.output.with_suffix('.json')
+    if report_path.exists():
+        read_report(report_path)  # anything else with this name is not replaced
     plan = Plan(**((read_plan(args.config) if args.config is not None else {}) | given))
     config = make_config(args, source)
     side = Sizes.of(config.size).side_max
@@ -65,19 +78,18 @@ def compress(args: argparse.Namespace) -> int:
         print('interrupted; the same command goes on where this one stopped')
         return interrupted.exit_code
     record = compression.report()
-    path = args.output.with_suffix('.json')
-    with atomic_write(path, 'w') as file:
+    with atomic_write(report_path, 'w') as file:
         file.write(strict_json(record) + '\n')
     print(report.layer_table(record['layers']))
     print(report.stage_table(record['stages']))
-    print(f'{args.output}: {args.output.stat().st_size:,} bytes   report: {path}')
+    print(f'{args.output}: {args.output.stat().st_size:,} bytes   report: {report_path}')
     print('drew ' + ', '.join(str(picture) for picture in compression.draw()))
     return 0
 
 
 def draw(args: argparse.Namespace) -> int:
     records = [read_report(path) for path in args.reports]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
+    make_place(args.output)
     plots.draw_tradeoff(records, args.output)
     for path, record in zip(args.reports, records, strict=True):
         print(f'{path}\n{report.stage_table(record["stages"])}')
@@ -86,21 +98,25 @@ def draw(args: argparse.Namespace) -> int:
 
 
 def read_report(path: Path) -> dict[str, Any]:
+    record = read_json(path)
     try:
-        record = json.loads(path.read_text(encoding='utf-8'))
-        if not (
-            isinstance(record, dict)
-            and {'network', 'plan', 'stages', 'data', 'layers'} <= record.keys()
-            and record['stages']
-        ):
-            raise ValueError('no report of a compression')
-    except (OSError, ValueError) as error:
-        raise trainer.InputError(f'{path} cannot be read as a report of `compress`: {error}') from None
+        sound = (
+            len(record['stages']) == N_STAGE
+            and all(stage['n_byte'] > 0 and 0 <= stage['accuracy'] <= 1 and stage['name'] for stage in record['stages'])
+            and all(row['n_nonzero'] >= 0 and row['n_value'] > 0 and row['name'] for row in record['layers'])
+            and record['plan']['bits']
+            and isinstance(record['network'], str)
+            and isinstance(record['data'], str)
+        )
+    except (KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise trainer.InputError(f'{path} is no report of `compress`')
     return record
 
 
-def read_source(args: argparse.Namespace) -> Weights:
-    found = weights.read(weights.find(args.source))
+def read_source(path: Path, args: argparse.Namespace) -> Weights:
+    found = weights.read(path)
     if args.network is not None:
         found = recognise(Weights(found.tensors, replace(found.metadata, network=args.network)))
     if args.preprocess is not None:
@@ -118,7 +134,7 @@ def make_config(args: argparse.Namespace, source: Weights) -> Config:
     size = args.size
     if size is None:
         assert view is not None
-        size = next((n for n in range(8, 1024) if Sizes.of(n).test_crop == view.crop), view.crop)
+        size = view.crop if args.dataset in CUT_FROM_FILES and name != 'experiment' else size_of(source, view.crop)
     return Config(
         model=str(source.metadata.network),
         dataset=args.dataset,
@@ -134,14 +150,20 @@ def make_config(args: argparse.Namespace, source: Weights) -> Config:
     )
 
 
-def with_facts(source: Weights, config: Config, data: object) -> Weights:
-    """The weights with what the archive says of them."""
-    view = source.metadata.preprocessing
-    sizes = Sizes.of(config.size)
-    if view is None or view.name == 'experiment':
-        view = replace(PREPROCESSINGS[config.preprocess], side=sizes.test, crop=sizes.test_crop)
-    classes = tuple(getattr(data, 'classes', ()))
-    return Weights(source.tensors, replace(source.metadata, preprocessing=view, classes=classes))
+def size_of(source: Weights, crop: int) -> int:
+    """The `--size` whose test images have `crop` px."""
+    fixed_size = has_fixed_size(source)
+    return next((n for n in (32, *range(SMALLEST, LARGEST + 1)) if Sizes.of(n, fixed_size).test_crop == crop), crop)
+
+
+def has_fixed_size(source: Weights) -> bool:
+    return getattr(NETWORKS.get(str(source.metadata.network)), 'fixed_size', False)
+
+
+def with_facts(source: Weights, config: Config, data: Data | Stream) -> Weights:
+    """The weights with what the archive says of them: the images that they are tested on, and the classes."""
+    view = preprocessing_of_tests(data, config, Sizes.of(config.size, has_fixed_size(source)))
+    return Weights(source.tensors, replace(source.metadata, preprocessing=view, classes=tuple(data.classes)))
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -188,7 +210,7 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument(
         '--sparsity',
         metavar='X|PATTERN=X,...|scan',
-        help='fraction of zeros: of all by one threshold, '
+        help='fraction of zeros: of all, shared out among the layers by what their weights add to them, '
         'of each layer, or as high as costs each no more than --drop (default: 0.8)',
     )
     plan.add_argument(

@@ -5,7 +5,6 @@ Source: Han et al., "Deep Compression" (2016), figure 1.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -29,11 +28,12 @@ from trainer.errors import InputError
 from trainer.evaluate import evaluate
 from trainer.files import atomic_write
 from trainer.loop import make_views
-from trainer.records import SUMMARY, strict_json
+from trainer.records import SUMMARY, read_json, strict_json
 
 SCAN = 'scan'  # as --sparsity
-STAGES = ('trained', 'pruned', 'quantised', 'archived')
-SHAPING = ('dataset', 'limit', 'size', 'preprocess', 'batch', 'precision', 'seed')  # flags that a stage depends on
+LARGEST_HALF = float(np.finfo(np.float16).max)
+QUANTISING = ('bits', 'initialisation', 'quantise_epoch', 'quantise_lr')  # flags of that stage
+SHAPING = ('dataset', 'limit', 'size', 'preprocess', 'batch', 'precision', 'seed')  # those of any
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Stage:
     """What a stage left of the network.
 
     Attributes:
-        name: one of STAGES.
+        name: 'trained', 'pruned', 'quantised', or 'archived'.
         accuracy: on the test images.
         n_byte: of the weights: 4 a parameter, then 4 a weight that is not zero, then bits of codes and 4-bit gaps, then
             the archive itself.
@@ -80,7 +80,10 @@ class Compression:
         if self.plan.sparsity != SCAN:
             self.plan.sparsities(model)
         self.plan.bits_of(model)  # both complain before anything is trained
-        self._claim_folder()
+        pruning = {name: getattr(self.plan, name) for name in self._flags_of_pruning()}
+        quantising = {name: getattr(self.plan, name) for name in QUANTISING}
+        self._claim('pruned', pruning | self._conditions())
+        self._claim('quantised', pruning | quantising | self._conditions())
         self._note('trained', self.accuracy(model), 4 * self.source.n_parameters)
         model = self._prune(model)
         model = self._quantise(model)
@@ -95,18 +98,20 @@ class Compression:
         found = self.scan(model, full)
         self._say(report.scan_table(found, full, by_sensitivity(found, full, self.plan.drop)))
 
-    def _claim_folder(self) -> None:
-        """Refuse stages that another plan, other data or another network has left."""
-        wanted = asdict(self.plan) | self._conditions()
-        path = self.folder / 'plan.json'
-        found = _read_kept(path) if path.exists() else wanted
+    def _claim(self, stage: str, wanted: dict[str, Any]) -> None:
+        """Refuse what other flags, other data or another network have left of a stage."""
+        path, kept = self.folder / f'{stage}.json', self.folder / 'results' / stage
+        found = read_json(path) if kept.exists() and path.exists() else wanted
         odd = [name for name in wanted if found.get(name) != wanted[name]]
         if odd:
-            what = odd[0] if odd[0].startswith('the ') else f'--{odd[0]} {found.get(odd[0])}'
-            raise InputError(f'{self.folder} holds stages with another {what}: remove it, or choose another -o')
+            what = odd[0] if odd[0].startswith('the ') else f'--{odd[0]}, {found.get(odd[0])}'
+            raise InputError(f'{kept} was made with another {what}: remove it to make it again, or choose another -o')
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, 'w') as file:
             file.write(strict_json(wanted))
+
+    def _flags_of_pruning(self) -> list[str]:
+        return ['sparsity', 'prune_epoch', 'prune_lr'] + ['drop'] * (self.plan.sparsity == SCAN)
 
     def _conditions(self) -> dict[str, Any]:
         """What results depend on besides the plan."""
@@ -154,9 +159,14 @@ class Compression:
         n_dead = settle(model, self.config.size)
         self._say(f'{n_dead} biases do not matter')
         tensors = tensors_of(model)
-        half = frozenset(name for name in tensors if not name.endswith(('/W', '/N')))
+        vectors = (
+            [name for name in tensors if not name.endswith(('/W', '/N'))] if self.plan.vectors == 'float16' else []
+        )
+        half = frozenset(name for name in vectors if np.abs(tensors[name]).max(initial=0) <= LARGEST_HALF)
+        for name in set(vectors) - half:
+            self._say(f'{name} holds numbers too large for float16, and stays in float32')
         found = Weights(tensors, self.source.metadata)
-        self.coded = archive.write(found, self.target, half if self.plan.vectors == 'float16' else frozenset())
+        self.coded = archive.write(found, self.target, half)
         self.archived = archive.Archive(self.target.read_bytes()).weights().tensors
         fill(model, self.archived)
         self._note('archived', self.accuracy(model), self.target.stat().st_size)
@@ -164,8 +174,11 @@ class Compression:
     # ---- what they need ----
 
     def _model(self, found: Weights) -> chainer.Chain:
-        with self.config.using_precision():
-            model = NETWORKS[self.network](self.data.n_class, self.config.size)
+        try:
+            with self.config.using_precision():
+                model = NETWORKS[self.network](self.data.n_class, self.config.size)
+        except ValueError as error:  # a size that leaves no map
+            raise InputError(f'--size {self.config.size}: {error}') from None
         fill(model, found.tensors)
         return model
 
@@ -180,22 +193,24 @@ class Compression:
             return evaluate(model, view, n_test, self.data.n_class, config.batch, target).accuracy
 
     def scan(self, model: chainer.Chain, full: float) -> dict[str, dict[float, float]]:
-        """`scan_sensitivity`, kept on the disk, and drawn beside the target.
+        """`scan_sensitivity`, kept on the disk layer by layer, and drawn beside the target.
 
         Args:
             full: accuracy of the model as it is.
         """
         path = self.folder / 'scan.json'
-        kept = _read_kept(path) if path.exists() else {}
-        if kept.get('conditions') == self._conditions():
-            found = {name: {float(s): a for s, a in row.items()} for name, row in kept['accuracies'].items()}
-        else:
+        kept = read_json(path) if path.exists() else {}
+        rows = kept['accuracies'] if kept.get('conditions') == self._conditions() else {}
+        found = {name: {float(sparsity): a for sparsity, a in row.items()} for name, row in rows.items()}
+        if len(found) < (n_layer := len(weights_of(model))):
             self._say('trying how much each layer can be pruned')
-            with tqdm(total=len(weights_of(model)), desc='layers', disable=None, leave=False) as bar:
-                found = scan_sensitivity(model, lambda: self.accuracy(model), bar.update)
-            accuracies = {name: {str(s): a for s, a in row.items()} for name, row in found.items()}
-            with atomic_write(path, 'w') as file:
-                file.write(strict_json({'conditions': self._conditions(), 'accuracies': accuracies}))
+        with tqdm(total=n_layer, desc='layers', disable=None, leave=False) as bar:
+            for name in scan_sensitivity(model, lambda: self.accuracy(model), full, found):
+                bar.update()
+                if name not in rows:  # a scan of many images takes long enough to be stopped
+                    accuracies = {name: {str(s): a for s, a in row.items()} for name, row in found.items()}
+                    with atomic_write(path, 'w') as file:
+                        file.write(strict_json({'conditions': self._conditions(), 'accuracies': accuracies}))
         picture = self.target.with_name(f'{self.target.stem}_scan.png')
         plots.draw_scan(found, full, picture)
         self._say(f'drew {picture}')
@@ -207,7 +222,7 @@ class Compression:
             self.config, epoch=n_epoch, lr=lr, schedule='cosine', run=name, save_path=str(self.folder), resume='auto'
         )
         summary = config.run_folder / SUMMARY
-        is_done = summary.exists() and _read_kept(summary).get('finished')
+        is_done = summary.exists() and read_json(summary).get('finished')
         if not is_done:
             outcome = trainer.train(model, self.data, config, hooks=[hook])
             if outcome.exit_code:
@@ -239,16 +254,6 @@ class Compression:
             'stages': [asdict(stage) for stage in self.stages],
             'layers': layers,
         }
-
-
-def _read_kept(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise InputError(f'{path} cannot be read ({error}): remove its folder to begin anew') from None
-    if not isinstance(found, dict):
-        raise InputError(f'{path} holds no object: remove its folder to begin anew')
-    return found
 
 
 class Interrupted(Exception):

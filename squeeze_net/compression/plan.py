@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import chainer
-import yaml
 
-from squeeze_net.compression.prune import by_table, by_threshold, weights_of
+from squeeze_net.compression.prune import by_table, by_threshold, match
 from squeeze_net.compression.quantise import INITIALISATIONS
 from trainer.errors import InputError
+from trainer.records import read_yaml
 
-MAX_BITS, MAX_PLAN_BYTES = 8, 1 << 16
+MAX_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Plan:
                 raise InputError(f'--{name} is {value!r}, but has to be a number of epochs, 0 or more')
         for name in ('prune_lr', 'quantise_lr', 'drop'):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < float('inf'):
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float('inf'):
                 raise InputError(f'--{name} is {value!r}, but has to be a number of at least 0')
         choices_of = {'initialisation': INITIALISATIONS, 'vectors': ('float16', 'float32')}
         for name, choices in choices_of.items():
@@ -64,16 +64,11 @@ class Plan:
             InputError: not 1 .. 8 bits, or a pattern that matches nothing.
         """
         table = _read_table(self.bits, '--bits') if '=' in self.bits else {'*': _number(self.bits, '--bits')}
-        found = {}
-        scaled = by_table(model, {pattern: bits / 100 for pattern, bits in table.items()})
-        for name in weights_of(model):
-            bits = round(100 * scaled[name])
-            if not 1 <= bits <= MAX_BITS or bits != 100 * scaled[name]:
-                raise InputError(
-                    f'--bits {self.bits} gives {name} {100 * scaled[name]:g} bits, expected 1 .. {MAX_BITS}'
-                )
-            found[name] = bits
-        return found
+        found = match(model, table)
+        for name, bits in found.items():
+            if bits not in range(1, MAX_BITS + 1):
+                raise InputError(f'--bits {self.bits} gives {name} {bits:g} bits, expected 1 .. {MAX_BITS}')
+        return {name: int(bits) for name, bits in found.items()}
 
 
 def _read_table(text: str, flag: str) -> dict[str, float]:
@@ -97,21 +92,24 @@ def _number(text: Any, flag: str) -> float:
 
 
 def read_plan(path: Path) -> dict[str, Any]:
-    """Flags from a YAML mapping of their long names.
+    """Flags from a YAML mapping of their long names; tables of `sparsity` and `bits` may be mappings, too.
 
     Raises:
         InputError: a file that cannot be read, or an unknown key; names it.
     """
-    try:
-        if path.stat().st_size > MAX_PLAN_BYTES:
-            raise InputError(f'--config {path} has more than {MAX_PLAN_BYTES} bytes')
-        values = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f'--config {path} cannot be read: {" ".join(str(error).split())}') from None
-    names = {field.name for field in fields(Plan)}
-    if not isinstance(values, dict) or not values.keys() <= names:
-        odd = sorted(map(str, values.keys() - names))[:1] if isinstance(values, dict) else [type(values).__name__]
-        raise InputError(
-            f'--config {path} holds {odd[0]!r}, expected lines `flag: value` of {", ".join(sorted(names))}'
-        )
-    return {name: str(value) if name in ('sparsity', 'bits') else value for name, value in values.items()}
+    values = read_yaml(path)
+    kinds = {field.name: str(field.type) for field in fields(Plan)}
+    odd = sorted(values.keys() - kinds.keys())
+    if odd:
+        raise InputError(f'{path} holds {odd[0]!r}, expected lines `flag: value` of {", ".join(sorted(kinds))}')
+    return {name: _from_yaml(value, kinds[name]) for name, value in values.items()}
+
+
+def _from_yaml(value: Any, kind: str) -> Any:
+    if kind == 'str' and isinstance(value, dict):
+        return ','.join(f'{pattern}={number}' for pattern, number in value.items())
+    if kind == 'str':
+        return str(value)
+    if kind == 'float' and isinstance(value, str):  # 1e-2, to which YAML 1.1 denies a point
+        return _number(value, 'it')
+    return value

@@ -6,7 +6,7 @@ the gradual schedule is that of Zhu and Gupta, "To prune, or not to prune" (2017
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from typing import Any
@@ -24,24 +24,36 @@ def weights_of(model: chainer.Chain) -> dict[str, Any]:
 
 
 def by_table(model: chainer.Chain, table: Mapping[str, float]) -> dict[str, float]:
-    """The sparsity of each layer from patterns of paths; the last that matches counts, none means 0.
+    """The sparsity of each layer from patterns of paths.
 
     Args:
-        table: pattern ('fire*/expand3x3/*', '*') -> fraction of zeros, 0 .. 1.
+        table: as for `match`; fractions of zeros, 0 .. 1.
     Raises:
         InputError: a pattern that matches no weights, or a fraction out of range; names it.
     """
-    names = list(weights_of(model))
-    found = dict.fromkeys(names, 0.0)
     for pattern, sparsity in table.items():
         if not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
             raise InputError(
                 f'the sparsity of {pattern!r} is {sparsity!r}, expected a number of at least 0 and below 1'
             )
+    return match(model, table)
+
+
+def match(model: chainer.Chain, table: Mapping[str, float]) -> dict[str, float]:
+    """The number of each layer from patterns of paths; the last that matches counts, none means 0.
+
+    Args:
+        table: pattern ('fire*/expand3x3/*', '*') -> number.
+    Raises:
+        InputError: a pattern that matches no weights; names it.
+    """
+    names = list(weights_of(model))
+    found = dict.fromkeys(names, 0.0)
+    for pattern, number in table.items():
         matching = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f'{pattern}/W')]
         if not matching:
             raise InputError(f'{pattern!r} matches no weights; there are {", ".join(names[:4])}, ...')
-        found |= dict.fromkeys(matching, float(sparsity))
+        found |= dict.fromkeys(matching, float(number))
     return found
 
 
@@ -60,9 +72,8 @@ def by_threshold(model: chainer.Chain, sparsity: float) -> dict[str, float]:
 def scores_of(weights: np.ndarray) -> np.ndarray:
     """What each weight adds to its layer, in the rising order of magnitudes: (n,) float64, 0 .. 1.
 
-    A weight's square over the sum of those of its layer that are not smaller, which neither the scale of a layer nor
-    the number of its small weights changes.  Plain magnitudes are as good, but where batch normalisation leaves the
-    scale open, they empty whole layers at high sparsity.
+    A weight's square over the sum of those of its layer that are not smaller.  Unlike magnitudes themselves, this does
+    not depend on the scale of a layer, which batch normalisation leaves open, and the largest of each layer scores 1.
 
     Source: Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning" (2021), section 2.1.
     """
@@ -89,31 +100,31 @@ def by_sensitivity(scan: Mapping[str, Mapping[float, float]], full: float, drop:
 def scan_sensitivity(
     model: chainer.Chain,
     accuracy: Callable[[], float],
-    on_layer: Callable[[], object] = lambda: None,
+    full: float,
+    found: dict[str, dict[float, float]],
     sparsities: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9),
-) -> dict[str, dict[float, float]]:
-    """The accuracy with one layer pruned at a time; the model ends as it was.
+) -> Iterator[str]:
+    """Measure the accuracy with one layer pruned at a time; the model ends as it was.
 
     Args:
         accuracy: of the model as it is when called.
-        on_layer: called after each layer.
+        full: of the whole model.
+        found: layer -> sparsity -> accuracy; gets what is missing.
         sparsities: to try in each layer, rising; a layer is given up once it costs half of the accuracy.
-    Returns:
-        layer -> sparsity -> accuracy.
+    Yields:
+        Each layer, once `found` has it.
     """
-    full = accuracy()
-    found: dict[str, dict[float, float]] = {}
     for name, parameter in weights_of(model).items():
-        kept = parameter.array.copy()
-        found[name] = {}
-        for sparsity in sparsities:
-            parameter.array[...] = kept * mask_of(kept, sparsity)
-            found[name][sparsity] = accuracy()
-            if found[name][sparsity] < full / 2:
-                break
-        parameter.array[...] = kept
-        on_layer()
-    return found
+        if name not in found:
+            kept, accuracies = parameter.array.copy(), {}
+            for sparsity in sparsities:
+                parameter.array[...] = kept * mask_of(kept, sparsity)
+                accuracies[sparsity] = accuracy()
+                if accuracies[sparsity] < full / 2:
+                    break
+            parameter.array[...] = kept
+            found[name] = accuracies
+        yield name
 
 
 def mask_of(weights: Any, sparsity: float) -> Any:
@@ -174,8 +185,3 @@ def prune(parameter: Any, sparsity: float) -> None:
     for value in state.values():
         if getattr(value, 'shape', None) == parameter.shape:
             value[~mask] = 0
-
-
-def density(model: chainer.Chain) -> dict[str, float]:
-    """The fraction of each layer's weights that are not zero."""
-    return {name: float((p.array != 0).mean()) for name, p in weights_of(model).items()}

@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,11 @@ import trainer
 from squeeze_net import NETWORKS, weights
 from squeeze_net.compression import archive
 from squeeze_net.compression.__main__ import main
+from squeeze_net.validate import main as validate
 from squeeze_net.weights import Weights, tensors_of
+from trainer.augmentation import Sizes
+from trainer.metadata import Metadata
+from trainer.preprocessing import PREPROCESSINGS
 
 ROOT = Path(__file__).parents[3]
 QUICK = ['--dataset', 'shapes', '--limit', '20', '--batch', '20', '--bits', '4', '--sparsity', '0.5']
@@ -58,24 +64,53 @@ def test_a_run_from_weights_to_an_archive(trained, tmp_path):
     for picture in ('stages', 'layers', 'weights'):
         assert Image.open(tmp_path / f'small_{picture}.png').size[0] > 1000
 
-    # The archive is a file of weights: validation says what the report says.
-    argv = [sys.executable, '-m', 'squeeze_net.validate', str(target), '--dataset', 'shapes', '--json']
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r'"top1": [0-9.]+', done.stdout)
+    assert record['config']['size'] == 32  # as the network was trained
     # Again, it is all there already.
     argv = ['compress', trained, '-o', target, *QUICK]
     again = subprocess.run(command(*argv), capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 0 and 'epoch 1/1' not in again.stdout
     assert json.loads(target.with_suffix('.json').read_text()) == record
-    # Another plan does not mix with these stages.
+    # Other flags do not mix with these stages, and say which of them has to go.
     other = subprocess.run(command(*argv, '--bits', '5'), capture_output=True, text=True, cwd=ROOT)
-    assert other.returncode == 2 and 'holds stages with another --bits 4' in other.stderr
+    assert other.returncode == 2 and 'results/quantised was made with another --bits, 4: remove it' in other.stderr
     other = subprocess.run(command(*argv, '--seed', '1'), capture_output=True, text=True, cwd=ROOT)
-    assert other.returncode == 2 and 'holds stages with another --seed 0' in other.stderr
-    (tmp_path / 'small.sqz.stages/plan.json').write_text('no')
+    assert other.returncode == 2 and 'results/pruned was made with another --seed, 0' in other.stderr
+    shutil.rmtree(tmp_path / 'small.sqz.stages/results/quantised')
+    other = subprocess.run(command(*argv, '--bits', '5'), capture_output=True, text=True, cwd=ROOT)
+    assert other.returncode == 0 and other.stdout.count('epoch 1/1') == 1
+    (tmp_path / 'small.sqz.stages/pruned.json').write_text('no')
     other = subprocess.run(command(*argv), capture_output=True, text=True, cwd=ROOT)
-    assert other.returncode == 2 and len(other.stderr.splitlines()) == 1 and 'plan.json cannot be read' in other.stderr
+    assert (
+        other.returncode == 2
+        and len(other.stderr.splitlines()) == 1
+        and 'pruned.json, line 1: not JSON' in other.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ('network', 'size', 'preprocess'),
+    [
+        ('squeezenet', 32, 'experiment'),
+        ('squeezenet_v1.1_simple', 40, 'caffe'),
+        ('vgg_bn', 32, 'experiment'),
+    ],
+)
+def test_validation_of_the_archive_says_what_the_report_says(tmp_path, capsys, network, size, preprocess):
+    np.random.seed(0)
+    model = NETWORKS[network](10, size)
+    view = replace(PREPROCESSINGS[preprocess], side=size, crop=size)
+    weights.write(Weights(tensors_of(model), Metadata(network, 10, view)), tmp_path / 'a.npz')
+    plan = ['--prune_epoch', '0', '--quantise_epoch', '0', '--sparsity', '0', '--bits', '*=2']
+    argv = ['compress', str(tmp_path / 'a.npz'), '-o', str(tmp_path / 'a.sqz'), '--dataset', 'shapes', '--limit', '5']
+    assert main([*argv, *plan, '--size', str(size), '--preprocess', preprocess]) == 0
+    record = json.loads((tmp_path / 'a.json').read_text())
+    view = archive.Archive((tmp_path / 'a.sqz').read_bytes()).metadata.preprocessing
+    fixed_size = NETWORKS[network].fixed_size
+    assert (view.crop, view.side) == (Sizes.of(size, fixed_size).test_crop, Sizes.of(size, fixed_size).test)
+    capsys.readouterr()
+    assert validate([str(tmp_path / 'a.sqz'), '--dataset', 'shapes', '--limit', '5', '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['top1'] == pytest.approx(record['stages'][-1]['accuracy'])
 
 
 def test_stopped_and_gone_on_with(trained, tmp_path):
@@ -122,7 +157,7 @@ def test_accuracy_against_size_of_several(tmp_path, capsys):
     assert main(argv) == 0
     assert capsys.readouterr().out.count('20.0x') == 2 and Image.open(tmp_path / 'all.png').size[0] > 1000
     (tmp_path / '5.json').write_text('[]')
-    with pytest.raises(trainer.InputError, match=r'5\.json cannot be read as a report'):
+    with pytest.raises(trainer.InputError, match=r'5\.json: \[\] is not an object'):
         main(argv)
 
 
@@ -161,3 +196,27 @@ def test_bad_input_is_one_sentence(tmp_path, trained):
         with pytest.raises(trainer.InputError, match=message):
             main(argv)
     assert not (tmp_path / 'x.sqz').exists()
+
+
+def test_nothing_else_is_replaced(tmp_path, trained, capsys):
+    (tmp_path / 'x.json').write_text('{"mine": 1}')
+    with pytest.raises(trainer.InputError, match=r'x\.json is no report'):
+        main(['compress', str(trained), '-o', str(tmp_path / 'x.sqz'), *QUICK])
+    assert main(['compress', str(trained), '-o', str(tmp_path / 'a.sqz'), '--lossless']) == 0
+    before = (tmp_path / 'a.sqz').read_bytes()
+    with pytest.raises(trainer.InputError, match='is the file that is to be compressed'):
+        main(['compress', str(tmp_path / 'a.sqz'), '-o', str(tmp_path / 'a.sqz'), *QUICK])
+    with pytest.raises(trainer.InputError, match='--lossless only encodes: --bits does not'):
+        main(['compress', str(trained), '-o', str(tmp_path / 'b.sqz'), '--lossless', '--bits', '4'])
+    assert (tmp_path / 'a.sqz').read_bytes() == before
+
+
+@pytest.mark.parametrize('output', ['folder.sqz', 'file/x.sqz'])
+def test_outputs_that_cannot_be_written_are_told_before_anything_is_trained(trained, tmp_path, output):
+    (tmp_path / 'folder.sqz').mkdir()
+    (tmp_path / 'file').write_text('')
+    for flags in [*QUICK], ['--lossless']:
+        argv = command('compress', trained, '-o', tmp_path / output, *flags)
+        done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        assert str(tmp_path / output).partition('/x')[0] in done.stderr

@@ -14,7 +14,6 @@ from squeeze_net.compression.prune import (
     by_sensitivity,
     by_table,
     by_threshold,
-    density,
     gradual,
     mask_of,
     scan_sensitivity,
@@ -31,6 +30,10 @@ from trainer.optimizer import make_optimizer
 def model():
     np.random.seed(0)
     return NETWORKS['squeezenet_v1.1_bn'](5, 40)
+
+
+def density(model):
+    return {name: float((p.array != 0).mean()) for name, p in weights_of(model).items()}
 
 
 def train(model, hook, n, precision='float32'):
@@ -119,8 +122,10 @@ def test_the_scan_leaves_the_model_as_it_was(model):
     def accuracy():  # falls with the zeros of conv1, and with no others
         return 0.9 - float((model.conv1.W.array == 0).mean())
 
-    scan = scan_sensitivity(model, accuracy, sparsities=(0.2, 0.4, 0.6))
-    assert list(scan) == names and scan['conv1/W'][0.2] == pytest.approx(0.7, abs=0.01)
+    scan = {'fire2/expand1x1/W': {0.2: 0.5}}  # from an earlier call, which was stopped
+    assert list(scan_sensitivity(model, accuracy, 0.9, scan, sparsities=(0.2, 0.4, 0.6))) == names
+    assert scan.pop('fire2/expand1x1/W') == {0.2: 0.5}
+    assert set(scan) == set(names) - {'fire2/expand1x1/W'} and scan['conv1/W'][0.2] == pytest.approx(0.7, abs=0.01)
     assert list(scan['conv1/W']) == [0.2, 0.4, 0.6] or 0.6 not in scan['conv1/W']  # given up below half
     chosen = by_sensitivity(scan, 0.9, drop=0.25)
     assert chosen['conv1/W'] == 0.2 and chosen['fire5/expand1x1/W'] == 0.6
@@ -228,9 +233,12 @@ def test_settled_networks_compute_the_same(network):
 def test_plans(model, tmp_path):
     plan = Plan(sparsity='*=0.5,conv1=0', bits='*=5,conv1=8')
     assert plan.sparsities(model)['conv1/W'] == 0 and plan.bits_of(model)['conv1/W'] == 8
-    assert set(Plan(bits='4').bits_of(model).values()) == {4}
+    for bits in range(1, 9):
+        assert set(Plan(bits=f'{bits}').bits_of(model).values()) == {bits}
     (tmp_path / 'plan.yaml').write_text('sparsity: 0.9\nbits: 4\nprune_epoch: 6\n')
     assert Plan(**read_plan(tmp_path / 'plan.yaml')) == Plan(sparsity='0.9', bits='4', prune_epoch=6)
+    (tmp_path / 'plan.yaml').write_text('sparsity: {"*": 0.9, conv1: 0.5}\nprune_lr: 1e-2\n')
+    assert Plan(**read_plan(tmp_path / 'plan.yaml')) == Plan(sparsity='*=0.9,conv1=0.5', prune_lr=0.01)
 
 
 @pytest.mark.parametrize(
@@ -242,11 +250,16 @@ def test_plans(model, tmp_path):
         (lambda m, p: Plan(sparsity='=0.5').sparsities(m), 'is not `pattern=number`'),
         (lambda m, p: Plan(bits='9').bits_of(m), 'expected 1 .. 8'),
         (lambda m, p: Plan(bits='conv1=4').bits_of(m), 'fire2/.*gives|gives .* 0 bits'),
-        (lambda m, p: read_plan(p / 'none.yaml'), 'none.yaml cannot be read'),
+        (lambda m, p: Plan(bits='4.5').bits_of(m), 'gives conv1/W 4.5 bits'),
+        (lambda m, p: Plan(bits='100').bits_of(m), 'gives conv1/W 100 bits'),
+        (lambda m, p: Plan(prune_lr=True), '--prune_lr is True'),
+        (lambda m, p: read_plan(p / 'none.yaml'), 'none.yaml is missing'),
+        (lambda m, p: read_plan(p / 'date.yaml'), 'date.yaml is not YAML'),
         (lambda m, p: read_plan(p / 'odd.yaml'), "holds 'colour'"),
     ],
 )
 def test_plans_that_are_none(model, tmp_path, make, message):
     (tmp_path / 'odd.yaml').write_text('colour: 3\n')
+    (tmp_path / 'date.yaml').write_text('prune_epoch: 2020-99-99\n')
     with pytest.raises(trainer.InputError, match=message):
         make(model, tmp_path)
