@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_net.compression.tensor import DTYPES, KINDS, MAX_VALUES, Coded, decode, encode
+from squeeze_net.compression.tensor import DTYPES, KINDS, MAX_CODEBOOK, MAX_VALUES, Coded, decode, encode
 from squeeze_net.weights.file import Weights
 from trainer.errors import InputError
 from trainer.files import atomic_write
@@ -24,6 +24,8 @@ MAGIC, VERSION, SUFFIX = b'\x89SQZ\r\n\x1a\n', 1, '.sqz'
 _HEAD = struct.Struct('<8sHHII32s')  # magic, version, 0, bytes of the header packed and unpacked, SHA-256 of all behind
 MAX_ARCHIVE, MAX_HEADER, MAX_TENSORS, MAX_DIMS = 1 << 29, 8 << 20, 1 << 14, 8
 MAX_TOTAL = 1 << 28  # values of all tensors
+MAX_NAME = 200  # characters
+LARGEST = 1 << 30  # number in a header
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Archive:
             raise InputError('it does not begin as an archive does')
         _, version, zero, n_packed, n_text, digest = _HEAD.unpack(raw[: _HEAD.size])
         if version != VERSION or zero:
-            raise InputError(f'it is of the version {version}, expected {VERSION}')
+            raise InputError(f'it is of the version {version}.{zero}, expected {VERSION}.0')
         if sha256(raw[_HEAD.size :]).digest() != digest:
             raise InputError('its checksum is wrong: it is cut short or damaged')
         if n_packed > len(raw) - _HEAD.size or n_text > MAX_HEADER:
@@ -85,6 +87,8 @@ class Archive:
         entry = self.entries[name]
         raw = bytes(self._raw[entry.offset : entry.offset + entry.n_byte])
         tensor = decode(raw, entry.kind, entry.shape, DTYPES[entry.dtype])
+        if not np.isfinite(tensor).all():
+            raise InputError(f'{name} holds numbers that are not finite')
         return tensor.astype(np.float32, copy=False)
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -136,11 +140,18 @@ def _parse_header(packed: bytes | memoryview, n_text: int, n_body: int) -> tuple
 def _parse_entry(row: Any, offset: int) -> Entry:
     name, kind, shape, dtype, n_byte, n_codebook, n_nonzero = row
     numbers = (kind, n_byte, n_codebook, n_nonzero, *shape)
-    is_sound = isinstance(name, str) and 0 < len(name) <= 200 and dtype in DTYPES and len(shape) <= MAX_DIMS
-    if not is_sound or not all(type(number) is int and number >= 0 for number in numbers):
-        raise InputError(f'its header holds {str(row)[:80]}, which is no tensor')
-    if kind >= len(KINDS) or math.prod(shape) > MAX_VALUES:
-        raise InputError(f'{name} is of the kind {kind} and shape {shape}')
+    is_sound = (
+        isinstance(name, str)
+        and 0 < len(name) <= MAX_NAME
+        and name.isprintable()
+        and dtype in DTYPES
+        and len(shape) <= MAX_DIMS
+    )
+    if not is_sound or not all(type(number) is int and 0 <= number <= LARGEST for number in numbers):
+        raise InputError(f'its header holds {ascii(row)[:80]}, which is no tensor')
+    n_value = math.prod(shape)
+    if kind >= len(KINDS) or n_value > MAX_VALUES or n_nonzero > n_value or n_codebook > MAX_CODEBOOK:
+        raise InputError(f'{name} is of the kind {kind} and shape {shape}, {n_nonzero} not 0, {n_codebook} distinct')
     return Entry(name, kind, tuple(shape), dtype, offset, n_byte, n_codebook, n_nonzero)
 
 

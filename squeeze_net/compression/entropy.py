@@ -17,8 +17,9 @@ import numpy as np
 from trainer.errors import InputError
 
 MANTISSA_BITS = 2  # of a rounded count
-MAX_LEVEL = 4 * 30  # of a count below 2**31
-MAX_SYMBOLS = 1 << 16
+MAX_LEVEL = 4 * 30  # of a count below 2**30
+N_LENGTH = 34  # bits of a step below 2**32: 0 .. 32, and one that does not occur
+CHUNK = 1 << 16  # values whose bits are spread out at a time; of any width, they fill whole bytes
 
 
 class Writer:
@@ -93,7 +94,7 @@ def write_symbols(out: Writer, symbols: np.ndarray, n: int) -> None:
 
     Args:
         symbols: (N,) whole numbers of 0 .. n - 1.
-        n: 1 .. MAX_SYMBOLS.
+        n: 1 or more.
     """
     levels = to_levels(np.bincount(symbols, minlength=n))
     write_levels(out, levels)
@@ -185,12 +186,14 @@ def _decode(raw: bytes, count: int, counts: np.ndarray) -> np.ndarray:
         return np.full(count, used[0] if used.size else 0, np.int32)
     if len(raw) % 4:
         raise InputError(f'a block of a coded tensor has {len(raw)} bytes, which is no whole number of words')
-    # A symbol takes some bits, unless it is almost all there is: so many bytes cannot stand for any number of them.
     coder = _constriction().stream.queue.RangeDecoder(np.frombuffer(raw, '<u4').astype(np.uint32))
     try:
-        return used[coder.decode(_model(counts[used]), count)]
+        symbols = used[coder.decode(_model(counts[used]), count)]
     except (ValueError, AssertionError) as error:
         raise InputError(f'a coded tensor cannot be decoded ({str(error)[:60]})') from None
+    if not coder.maybe_exhausted():
+        raise InputError('a block of a coded tensor goes on behind its last symbol')
+    return symbols
 
 
 # ---- floating-point numbers ----
@@ -212,7 +215,7 @@ def write_floats(out: Writer, values: np.ndarray) -> None:
         coded.number(lowest)
         coded.number(int(heads.max()) - lowest)
         write_symbols(coded, heads - lowest, int(heads.max()) - lowest + 1)
-        coded.block(_pack(numbers & ((1 << n_mantissa) - 1), np.full(values.size, n_mantissa)))
+        coded.block(_pack_all(numbers & ((1 << n_mantissa) - 1), n_mantissa))
     is_coded = 0 < len(coded.getvalue()) < values.nbytes
     out.number(int(is_coded))
     out.raw(coded.getvalue() if is_coded else values.tobytes())
@@ -221,12 +224,12 @@ def write_floats(out: Writer, values: np.ndarray) -> None:
 def read_floats(source: Reader, count: int, dtype: np.dtype) -> np.ndarray:
     """(count,) of float32 or float16."""
     if source.number(1) == 0:
-        return np.frombuffer(source.raw(count * dtype.itemsize), dtype)
+        return np.frombuffer(source.raw(count * dtype.itemsize), dtype).copy()
     bits, n_mantissa = _float_layout(dtype)
     lowest = source.number((1 << (bits - n_mantissa)) - 1)
     span = source.number((1 << (bits - n_mantissa)) - 1 - lowest)
     heads = (lowest + read_symbols(source, count, span + 1)).astype(np.uint32)
-    mantissas = _unpack(source.block(), np.full(count, n_mantissa))
+    mantissas = _unpack_all(source.block(), count, n_mantissa)
     numbers = (heads & 1) << (bits - 1) | heads >> 1 << n_mantissa | mantissas
     return numbers.astype(f'<u{dtype.itemsize}').view(dtype)
 
@@ -241,13 +244,13 @@ def write_rising(out: Writer, values: np.ndarray) -> None:
     numbers = ordered(values).astype(np.int64)
     steps = np.diff(numbers, prepend=-1) - 1  # 0 or more
     lengths = np.frexp(steps.astype(np.float64))[1]  # of 2**k .. 2**(k + 1) - 1: k + 1 bits, the first of them 1
-    write_symbols(out, lengths, 34)
+    write_symbols(out, lengths, N_LENGTH)
     below = np.maximum(lengths - 1, 0)
     out.block(_pack(steps - np.where(lengths > 0, 1 << below.astype(np.int64), 0), below))
 
 
 def read_rising(source: Reader, count: int) -> np.ndarray:
-    lengths = read_symbols(source, count, 34)
+    lengths = read_symbols(source, count, N_LENGTH)
     below = np.maximum(lengths - 1, 0)
     steps = _unpack(source.block(), below).astype(np.int64) + np.where(lengths > 0, 1 << below.astype(np.int64), 0)
     numbers = np.cumsum(steps + 1) - 1
@@ -265,6 +268,23 @@ def ordered(values: np.ndarray) -> np.ndarray:
 def _unordered(numbers: np.ndarray) -> np.ndarray:
     bits = np.where(numbers >> 31 == 1, numbers & np.uint32((1 << 31) - 1), ~numbers).astype('<u4')
     return bits.view('<f4').astype(np.float32)
+
+
+def _pack_all(numbers: np.ndarray, length: int) -> bytes:
+    """Numbers (N,) of `length` bits each, in chunks, as each bit takes bytes of memory on the way."""
+    chunks = (numbers[i : i + CHUNK] for i in range(0, numbers.size, CHUNK))
+    return b''.join(_pack(chunk, np.full(chunk.size, length)) for chunk in chunks)
+
+
+def _unpack_all(raw: bytes, count: int, length: int) -> np.ndarray:
+    n_byte = (count * length + 7) // 8
+    if len(raw) != n_byte:
+        raise InputError(f'a block of a coded tensor has {len(raw)} bytes, expected {n_byte}')
+    numbers, step = np.empty(count, np.uint32), CHUNK * length // 8
+    for k, i in enumerate(range(0, count, CHUNK)):
+        part = numbers[i : i + CHUNK]
+        part[...] = _unpack(raw[k * step : (k + 1) * step], np.full(part.size, length))
+    return numbers
 
 
 def _pack(numbers: np.ndarray, lengths: np.ndarray) -> bytes:

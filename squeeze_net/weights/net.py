@@ -65,8 +65,11 @@ def write(weights: Weights) -> bytes:
         InputError: another network, or a layer with more distinct values than a codebook holds; names it.
     """
     tensors = weights.tensors
-    expected = {f'{name}/W': shape for name, shape in zip(CONVOLUTIONS, published_shapes(), strict=True)}
-    if {name: t.shape for name, t in tensors.items() if name.endswith('/W')} != expected:
+    expected: dict[str, tuple[int, ...]] = {}
+    for name, shape in zip(CONVOLUTIONS, published_shapes(), strict=True):
+        expected |= {f'{name}/W': shape, f'{name}/b': shape[:1]}
+    is_other = weights.metadata.network not in (None, 'squeezenet_v1.0')  # which bypasses alone do not show
+    if is_other or {name: tensor.shape for name, tensor in tensors.items()} != expected:
         raise InputError('.net holds neither names nor shapes: only SqueezeNet v1.0 with 1,000 classes can be written')
     layers = []
     for name in CONVOLUTIONS:

@@ -21,6 +21,7 @@ import tarfile
 import tempfile
 import time
 import warnings
+import zlib
 from collections.abc import Callable
 from hashlib import sha256
 from multiprocessing import get_context
@@ -34,7 +35,7 @@ import samples  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import trainer  # noqa: E402
-from squeeze_net.compression import archive  # noqa: E402
+from squeeze_net.compression import archive, report  # noqa: E402
 from squeeze_net.weights import Weights, files, net  # noqa: E402
 from trainer.datasets.decode import decode  # noqa: E402
 from trainer.datasets.restricted_pickle import read_pickle  # noqa: E402
@@ -66,6 +67,24 @@ def read_archive(raw: bytes) -> Any:
         body = raw[archive._HEAD.size :]
         raw = raw[: archive._HEAD.size - 32] + sha256(body).digest() + body
     return archive.read(memoryview(raw))
+
+
+def archive_header() -> bytes:
+    """The JSON in an archive, unpacked."""
+    raw = compressed()
+    return zlib.decompress(raw[archive._HEAD.size : archive.Archive(raw).n_header])
+
+
+def read_archive_of_header(text: bytes) -> Any:
+    """An archive of any JSON, and of tensors that some other one describes."""
+    raw = compressed()
+    packed = zlib.compress(text)
+    rest = packed + raw[archive.Archive(raw).n_header :]
+    head = (archive.MAGIC, archive.VERSION, 0, len(packed), len(text), sha256(rest).digest())
+    opened = archive.Archive(archive._HEAD.pack(*head) + rest)
+    for entry in opened.entries.values():
+        report.entry_row(entry)
+    return opened.weights()
 
 
 def read_source(kind: Any, name: str) -> Callable[[bytes], Any]:
@@ -122,6 +141,7 @@ def readers() -> dict[str, tuple[bytes, Callable[[bytes], Any]]]:
     table = {name: (raw, weight_reader(suffix)) for name, (suffix, raw) in samples.all_files().items()}
     return table | {
         'sqz': (compressed(), read_archive),
+        'sqz_header': (archive_header(), read_archive_of_header),
         'net': (net.encode(samples.net_layers()), read_net),
         'shards': (tar(), read_source(Shards, 'a.tar')),
         'recordio': (record_io(), read_source(RecordIO, 'a.rec')),

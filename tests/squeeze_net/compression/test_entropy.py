@@ -87,6 +87,16 @@ def test_rising_codebooks(values):
     source.end()
 
 
+def test_bytes_behind_the_last_symbol_are_refused():
+    out, symbols = Writer(), np.random.default_rng(0).integers(0, 9, 1000)
+    entropy.write_symbols(out, symbols, 9)
+    source, longer = Reader(out.getvalue()), Writer()
+    longer.block(source.block())
+    longer.block(source.block() + bytes(range(200)))
+    with pytest.raises(trainer.InputError, match='goes on behind its last symbol'):
+        entropy.read_symbols(Reader(longer.getvalue()), 1000, 9)
+
+
 @settings(deadline=None, max_examples=150)
 @given(st.binary(max_size=60), st.integers(0, 5000), st.integers(1, 300))
 def test_bytes_that_nobody_wrote(raw, count, n):
