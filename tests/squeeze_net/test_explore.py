@@ -1,6 +1,7 @@
 """The design space: dimensions by the paper's formula, a small sweep, stopped and gone on with, and its pictures."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import trainer
-from squeeze_net import SqueezeNetV10, SqueezeNetV11, explore
-from squeeze_net.explore import Metaparameters, cross, front, grid, marks, read_points
+from squeeze_net import SqueezeNetV10, SqueezeNetV11
+from squeeze_net.explore.__main__ import main
+from squeeze_net.explore.metaparameters import Metaparameters, cross, grid
+from squeeze_net.explore.plots import draw, front, marks
+from squeeze_net.explore.sweep import read_points
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +55,9 @@ def test_dimensions_follow_the_formula(base_e, incr_e, freq, ratio, share):
 def test_lines_and_grids():
     points = cross((0.125, 0.5, 1.0), (0.25, 0.5, 0.75), Metaparameters(), ratio=0.5)
     assert [(p.SR, p.pct3x3) for p in points] == [(0.125, 0.5), (0.5, 0.5), (1.0, 0.5), (0.5, 0.25), (0.5, 0.75)]
-    assert len(grid((0.125, 0.5), (0.25, 0.5, 0.75), Metaparameters())) == 6
+    assert len(grid((0.125, 0.5, 0.5), (0.25, 0.5, 0.75), Metaparameters())) == 6
+    assert Metaparameters(SR=1.0).name == 'e128+128_2_SR1_pct0.5'
+    assert Metaparameters(SR=0.12345601).name != Metaparameters(SR=0.12345602).name
 
 
 @pytest.mark.parametrize(
@@ -80,6 +86,14 @@ def test_the_front_is_what_nothing_smaller_equals():
     assert [mark.point.SR for mark in front(marks(rows))] == [0.1, 0.3, 0.5]
     (mark,) = marks([row(0.1, 1, 0.5), row(0.1, 1, 0.7, seed=1)])
     assert (mark.mean, mark.lowest, mark.highest) == pytest.approx((60, 50, 70))
+
+
+def test_lines_are_of_points_that_differ_in_one_thing(tmp_path):
+    rows = [row(ratio, 1 + ratio, 0.5) for ratio in (0.1, 0.2, 0.3)]
+    rows += [row(ratio, 9, 0.9) | {'base_e': 64} for ratio in (0.15, 0.25)]
+    draw(rows, tmp_path / 'all', 'title')
+    draw(rows[:3], tmp_path / 'line', 'title')
+    assert (tmp_path / 'all/squeeze_ratio.png').read_bytes() == (tmp_path / 'line/squeeze_ratio.png').read_bytes()
 
 
 def command(folder, *flags):
@@ -114,10 +128,7 @@ def test_a_sweep_its_pictures_and_what_is_there_already(tmp_path):
 def test_stopped_and_gone_on_with(tmp_path, processes):
     argv = command(tmp_path, '--processes', processes, '-e', '40')
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob('runs/results/*/log.jsonl')):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(lambda: list(tmp_path.glob('runs/results/*/log.jsonl')))
         process.send_signal(signal.SIGTERM)
         out, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, (out, errors)
@@ -135,6 +146,57 @@ def test_stopped_and_gone_on_with(tmp_path, processes):
         assert [json.loads(line)['epoch'] for line in log] == list(range(1, 41))
 
 
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    argv = command(tmp_path, '--processes', '2', '-e', '400')
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
+        wait_for(lambda: list(tmp_path.glob('runs/results/*/log.jsonl')))
+        children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+        assert len(children) >= 2
+        process.kill()
+    wait_for(lambda: not any(Path(f'/proc/{child}').exists() for child in children))
+
+
+def test_stopped_before_anything_is_trained(tmp_path):
+    argv = command(tmp_path, '--processes', '2', '-e', '40')
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        wait_for(lambda: len(Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()) >= 2)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT and 'goes on' in out and 'Traceback' not in errors
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_refusals_are_one_sentence_and_leave_nothing(tmp_path):
+    for flags in ['--size', '9', '--processes', '2'], ['--ratios', 'a'], ['-o', str(tmp_path / 'file')]:
+        (tmp_path / 'file').write_text('')
+        done = subprocess.run(command(tmp_path / 'a', *flags), capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 2 and 'Traceback' not in done.stderr
+        assert re.search('--size 9|no list of numbers|file', done.stderr.splitlines()[-1])
+        assert 'goes on' not in done.stdout
+    assert not list(tmp_path.glob('a/points.jsonl'))
+
+
+@pytest.mark.parametrize('text', ['', '{', '{}', '{"macro": "v1.1", "dataset": "shapes", "size": "a", "epoch": 1}'])
+def test_conditions_that_are_none(tmp_path, text):
+    (tmp_path / 'points.jsonl').write_text(json.dumps(row(0.5, 1, 0.5)) + '\n')
+    (tmp_path / 'conditions.json').write_text(text)
+    with pytest.raises(trainer.InputError, match=r'conditions\.json'):
+        main(['-o', str(tmp_path), '--draw_only'])
+
+
+@pytest.mark.parametrize('change', [{'SR': 'a'}, {'test_accuracy': None}, {'bytes': 0}, {'seed': 'a'}])
+def test_rows_that_are_none(tmp_path, change):
+    (tmp_path / 'points.jsonl').write_text(json.dumps(row(0.5, 1, 0.5) | change) + '\n')
+    with pytest.raises(trainer.InputError, match=r'points\.jsonl, line 1: .* is no point'):
+        read_points(tmp_path / 'points.jsonl')
+
+
 def _is_mine(path, folder):
     try:
         return str(folder).encode() in path.read_bytes()
@@ -149,4 +211,4 @@ def test_points_that_are_none(tmp_path):
     with pytest.raises(trainer.InputError, match='cannot be read'):
         read_points(tmp_path / 'none.jsonl')
     with pytest.raises(trainer.InputError, match='squeeze ratio SR is 3'):
-        explore.main(['-o', str(tmp_path), '--ratios', '3'])
+        main(['-o', str(tmp_path), '--ratios', '3'])

@@ -1,0 +1,137 @@
+"""The design space of the Fire modules: accuracy against size, over the squeeze ratio and the share of 3x3 filters.
+
+Each point is a network made from five metaparameters and trained alike; the points of an earlier call are kept.
+
+Source: Iandola et al., "SqueezeNet" (2016), section 5: the metaparameters (5.1), the squeeze ratio (5.2, figure 3a) and
+the share of 3x3 filters (5.3, figure 3b).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import trainer
+from squeeze_net.explore.metaparameters import MACROS, Metaparameters, cross, grid
+from squeeze_net.explore.plots import draw, table
+from squeeze_net.explore.sweep import CONDITIONS, POINTS, Sweep, load, read_conditions, read_points, run
+from trainer import Config, datasets
+from trainer.config import PRECISIONS
+from trainer.cores import count_cores
+from trainer.files import make_place
+
+RATIOS, SHARES = (0.125, 0.25, 0.5, 0.75, 1.0), (0.01, 0.25, 0.5, 0.75, 0.99)
+EXAMPLES = """\
+python -m squeeze_net.explore -o runs/explore --size 32 --limit 500 --epoch 6 --data DIR
+python -m squeeze_net.explore -o runs/explore --size 32 --limit 500 --epoch 6 --data DIR --grid --processes 2
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    base = Metaparameters(args.base_e, args.incr_e, args.freq, pct3x3=args.share)
+    make = grid(args.ratios, args.shares, base) if args.grid else cross(args.ratios, args.shares, base, args.ratio)
+    images = args.images or args.output
+    make_place(images / 'pareto.png')
+    if args.draw_only:
+        rows = read_points(args.output / POINTS)
+        conditions = read_conditions(args.output / CONDITIONS)
+    else:
+        if args.processes < 1 or args.seeds < 1:
+            raise trainer.InputError('--processes and --seeds have to be 1 or more')
+        config = Config(
+            dataset=args.dataset,
+            data=args.data,
+            limit=args.limit,
+            size=args.size,
+            epoch=args.epoch,
+            batch=args.batch,
+            lr=args.lr,
+            schedule='cosine',
+            warmup=min(1.0, args.epoch / 4),
+            weight_decay=2e-4,
+            precision=args.precision,
+            gpu=args.gpu,
+            threads=None if args.processes == 1 else max(1, count_cores() // args.processes),
+            save_path=str(args.output / 'runs'),
+        )
+        make_place(args.output / POINTS)
+        data = load(config)
+        sweep = Sweep(args.output, args.macro, args.batch_norm, config, args.seeds, data.source)
+        sweep.build(make[0], 0, data.n_class)  # refuses a size before processes of their own do
+        rows, exit_code = run(sweep, make, args.processes)
+        conditions = sweep.conditions
+        if exit_code > 128:
+            print('stopped; the same command goes on where this one ended')
+        if exit_code:
+            return exit_code
+    if not rows:
+        raise trainer.InputError(f'{args.output} holds no points yet')
+    print(table(rows))
+    limit = f'{conditions["limit"]:,} images a class' if conditions['limit'] else 'all images'
+    title = f'{conditions["dataset"]}, {limit}, {conditions["size"]} px, {conditions["epoch"]} epochs'
+    for path in draw(rows, images, f'SqueezeNet {conditions["macro"]} on {title}'):
+        print(f'drew {path}')
+    return 0
+
+
+def _fractions(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(',')]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no list of numbers such as 0.25,0.5') from None
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m squeeze_net.explore',
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='of the points and their runs')
+    parser.add_argument('--images', type=Path, metavar='DIR', help='of the pictures (default: -o)')
+    parser.add_argument('--draw_only', action='store_true', help='draw the points that there are')
+    group = parser.add_argument_group('the points')
+    group.add_argument(
+        '--ratios', type=_fractions, default=RATIOS, metavar='X,X,...', help=f'SR (default: {_shown(RATIOS)})'
+    )
+    group.add_argument(
+        '--shares', type=_fractions, default=SHARES, metavar='X,X,...', help=f'pct3x3 (default: {_shown(SHARES)})'
+    )
+    group.add_argument('--share', type=float, default=0.5, metavar='X', help='of the line of ratios (default: 0.5)')
+    group.add_argument('--ratio', type=float, default=0.5, metavar='X', help='of the line of shares (default: 0.5)')
+    group.add_argument('--grid', action='store_true', help='every ratio with every share, not only these two lines')
+    group.add_argument('--base_e', type=int, default=128, metavar='N', help='expand filters of fire2 (default: 128)')
+    group.add_argument('--incr_e', type=int, default=128, metavar='N', help='more after every --freq (default: 128)')
+    group.add_argument('--freq', type=int, default=2, metavar='N', help='Fires (default: 2)')
+    group.add_argument('--macro', choices=list(MACROS), default='v1.1', help='stem and pools (default: v1.1)')
+    group.add_argument('--batch_norm', action=argparse.BooleanOptionalAction, default=True, help='default: yes')
+    group = parser.add_argument_group('the training of each')
+    group.add_argument('--dataset', choices=list(datasets.DATASETS), default='cifar10', help='default: cifar10')
+    group.add_argument('--data', metavar='DIR', help='where it is, as for main.py')
+    group.add_argument('--limit', type=int, metavar='N', help='only the first N images of each class')
+    group.add_argument('--size', type=int, default=48, metavar='PX', help='training crop (default: 48)')
+    group.add_argument('-e', '--epoch', type=int, default=10, metavar='N', help='default: 10')
+    group.add_argument('-b', '--batch', type=int, default=64, metavar='N', help='default: 64')
+    group.add_argument(
+        '-lr', '--lr', type=float, default=0.05, metavar='X', help='at the start of a cosine (default: 0.05)'
+    )
+    group.add_argument('--seeds', type=int, default=1, metavar='N', help='train each point N times (default: 1)')
+    group.add_argument('--precision', choices=PRECISIONS, default='auto', help='default: auto')
+    group.add_argument('-g', '--gpu', type=int, default=-1, metavar='ID', help='-1 is the CPU (default: -1)')
+    group.add_argument(
+        '--processes', type=int, default=1, metavar='N', help='networks at a time, which share the cores (default: 1)'
+    )
+    return parser
+
+
+def _shown(values: Iterable[float]) -> str:
+    return ','.join(f'{value:g}' for value in values)
+
+
+if __name__ == '__main__':
+    with trainer.exit_with_message('python -m squeeze_net.explore'):
+        sys.exit(main())
