@@ -41,18 +41,6 @@ WIDTHS = range(2, 9)  # bits of a gap
 LENGTH_BITS = 5  # of the length of a Huffman code
 
 
-def with_gaps(codes: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes that are not 0, with fillers, and the gaps before them, of at most `width` bits."""
-    (places,) = np.nonzero(codes)
-    gaps = np.diff(places, prepend=-1) - 1
-    fillers = gaps >> width
-    own = np.cumsum(fillers + 1) - 1
-    found = np.zeros(int(own[-1]) + 1, np.int64)
-    found_gaps = np.full(len(found), (1 << width) - 1, np.int64)
-    found[own], found_gaps[own] = codes[places], gaps & ((1 << width) - 1)
-    return found, found_gaps
-
-
 class Huffman:
     """bitarray's canonical codes."""
 
@@ -175,7 +163,7 @@ def main() -> None:
     flat = [layer.codes.reshape(-1).astype(np.int64) for layer in layers]
     ways = {'zeros as a code': flat}
     for width in WIDTHS:
-        ways[f'gaps of {width} bits'] = [part for codes in flat for part in with_gaps(codes, width)]
+        ways[f'gaps of {width} bits'] = [part for codes in flat for part in net.entries(codes, (1 << width) - 1)]
 
     rows = {}
     for way, streams in ways.items():
