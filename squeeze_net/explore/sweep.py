@@ -208,14 +208,15 @@ def _end_with_parent() -> None:
 
 
 def claim(sweep: Sweep) -> None:
-    """Refuse a folder whose points were trained otherwise."""
+    """Refuse a folder whose points, or runs that are to become points, were trained otherwise."""
     path, points = sweep.folder / CONDITIONS, sweep.folder / POINTS
-    if path.exists() and points.exists() and read_points(points):
+    runs = Path(sweep.config.save_path).glob('results/*/*.npz')  # a run that was stopped has not become a row
+    if (points.exists() and read_points(points)) or any(runs):
         found = read_json(path)
         odd = [name for name, value in sweep.conditions.items() if found.get(name, value) != value]
         if odd:
             raise trainer.InputError(
-                f'{sweep.folder} holds points of {odd[0]} {found[odd[0]]}, not of {sweep.conditions[odd[0]]}: '
+                f'{sweep.folder} holds runs of {odd[0]} {found[odd[0]]}, not of {sweep.conditions[odd[0]]}: '
                 'choose another -o'
             )
     with atomic_write(path, 'w') as file:

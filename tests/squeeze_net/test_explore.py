@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from squeeze_net import SqueezeNetV10, SqueezeNetV11
 from squeeze_net.explore.__main__ import main
 from squeeze_net.explore.metaparameters import Metaparameters, cross, grid
 from squeeze_net.explore.plots import draw, front, marks
-from squeeze_net.explore.sweep import read_points
+from squeeze_net.explore.sweep import Sweep, claim, read_points
+from trainer import Config
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,6 +172,44 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def make_sweep(folder, source='drawn shapes', **values):
+    config = Config(dataset='shapes', size=32, epoch=1, precision='bf16', save_path=str(folder / 'runs'))
+    return Sweep(folder, 'v1.1', True, replace(config, **values), 1, source)
+
+
+@pytest.mark.parametrize(('changed', 'values'), [('size', {'size': 40}), ('source', {'source': 'photographs'})])
+def test_points_of_one_folder_have_their_conditions_in_common(tmp_path, changed, values):
+    claim(make_sweep(tmp_path, precision='float32'))
+    claim(make_sweep(tmp_path))  # there is nothing yet
+    run = tmp_path / 'runs/results/stopped'
+    run.mkdir(parents=True)
+    for held in run / 'checkpoint_last.npz', tmp_path / 'points.jsonl':
+        held.write_text(json.dumps(row(0.5, 1, 0.5)) + '\n')
+        claim(make_sweep(tmp_path))
+        with pytest.raises(trainer.InputError, match=f'holds runs of {changed} .* choose another -o'):
+            claim(make_sweep(tmp_path, **values))
+        with pytest.raises(trainer.InputError, match='holds runs of precision bf16, not of float32'):
+            claim(make_sweep(tmp_path, precision='float32'))
+        (run / 'checkpoint_last.npz').unlink(missing_ok=True)
+    (tmp_path / 'conditions.json').unlink()
+    with pytest.raises(trainer.InputError, match=r'conditions\.json is missing'):
+        claim(make_sweep(tmp_path))
+
+
+def test_earlier_conditions_lack_the_data_and_the_precision(tmp_path):
+    known = make_sweep(tmp_path).conditions
+    (tmp_path / 'points.jsonl').write_text(json.dumps(row(0.5, 1, 0.5)) + '\n')
+    text = json.dumps({name: value for name, value in known.items() if name not in ('source', 'precision')})
+    (tmp_path / 'conditions.json').write_text(text)
+    claim(make_sweep(tmp_path))
+    assert json.loads((tmp_path / 'conditions.json').read_text()) == known
+
+
+def test_the_published_points_can_be_drawn(tmp_path):
+    assert main(['-o', str(ROOT / 'results/explore'), '--draw_only', '--images', str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob('*.png'))) == 3
 
 
 def test_refusals_are_one_sentence_and_leave_nothing(tmp_path):
