@@ -65,7 +65,8 @@ class Metaparameters:
 
     @property
     def name(self) -> str:
-        return f'e{self.base_e}+{self.incr_e}_{self.freq}_SR{self.SR:.12g}_pct{self.pct3x3:.12g}'
+        ratio, share = (repr(float(value)).removesuffix('.0') for value in (self.SR, self.pct3x3))  # one name a value
+        return f'e{self.base_e}+{self.incr_e}_{self.freq}_SR{ratio}_pct{share}'
 
 
 METAPARAMETERS = tuple(field.name for field in fields(Metaparameters))

@@ -58,8 +58,9 @@ def test_lines_and_grids():
     points = cross((0.125, 0.5, 1.0), (0.25, 0.5, 0.75), Metaparameters(), ratio=0.5)
     assert [(p.SR, p.pct3x3) for p in points] == [(0.125, 0.5), (0.5, 0.5), (1.0, 0.5), (0.5, 0.25), (0.5, 0.75)]
     assert len(grid((0.125, 0.5, 0.5), (0.25, 0.5, 0.75), Metaparameters())) == 6
-    assert Metaparameters(SR=1.0).name == 'e128+128_2_SR1_pct0.5'
-    assert Metaparameters(SR=0.12345601).name != Metaparameters(SR=0.12345602).name
+    assert Metaparameters(SR=1.0).name == Metaparameters(SR=1).name == 'e128+128_2_SR1_pct0.5'
+    assert Metaparameters(pct3x3=0.01).name == 'e128+128_2_SR0.125_pct0.01'
+    assert Metaparameters(SR=0.1 + 0.2).name != Metaparameters(SR=0.3).name
 
 
 @pytest.mark.parametrize(
