@@ -137,23 +137,27 @@ def _run_side_by_side(sweep: Sweep, jobs: list[Any], waiting: list[Any], process
     context = get_context('spawn')
     running: dict[Any, tuple[Any, Any]] = {}
     waiting, exit_code = list(waiting), 0
+    heard: list[int] = []
 
     def forward(number: int, _: Any) -> None:
-        waiting.clear()
+        heard.append(number)
         for process, _ in running.values():
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGTERM if number == signal.SIGHUP else number)
+            _stop(process, number)
 
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    # SIGHUP is ignored under nohup, and stays so.
+    numbers = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in numbers}
     try:
         with tqdm(total=len(waiting), desc='networks', disable=None) as bar:
-            while waiting or running:
-                while waiting and len(running) < processes:
+            while running or (waiting and not heard):
+                while waiting and not heard and len(running) < processes:
                     job = waiting.pop(0)
                     process = context.Process(target=_in_process, args=(sweep, *job))
                     with _held_back():
                         process.start()
-                        running[process.sentinel] = process, job
+                    running[process.sentinel] = process, job
+                    if heard:  # while it started, and so not forwarded
+                        _stop(process, heard[0])
                 for sentinel in wait(list(running)):
                     process, (point, seed) = running.pop(sentinel)
                     process.join()
@@ -161,11 +165,10 @@ def _run_side_by_side(sweep: Sweep, jobs: list[Any], waiting: list[Any], process
                         waiting.clear()
                         code = process.exitcode if process.exitcode > 0 else 128 - process.exitcode  # of a signal
                         exit_code = exit_code or code
-                        if code <= 128:
+                        if code <= 128 or not heard:
                             log = sweep.log_of(point, seed)
-                            text = log.read_text(encoding='utf-8', errors='replace') if log.exists() else ''
-                            last = text.strip().rpartition('\n')[2] or f'ended with exit code {code}'
-                            bar.write(f'{point.name}, seed {seed}: {last} (see {log})', file=sys.stderr)
+                            why = _last_words(process.exitcode, log)
+                            bar.write(f'{point.name}, seed {seed}: {why} (see {log})', file=sys.stderr)
                     else:
                         row = next(row for row in keep(sweep, jobs) if _is_of(row, point, seed))
                         bar.write(f'{point.name}, seed {seed}: {row["bytes"] / 1e6:.2f} MB, {row["test_accuracy"]:.2%}')
@@ -173,12 +176,25 @@ def _run_side_by_side(sweep: Sweep, jobs: list[Any], waiting: list[Any], process
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return exit_code
+    return 128 + heard[0] if heard else exit_code
+
+
+def _stop(process: Any, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGTERM if number == signal.SIGHUP else number)
+
+
+def _last_words(exit_code: int, log: Path) -> str:
+    """Why a process ended: what killed it (no memory, say), or the last line that it wrote."""
+    if exit_code < 0:
+        return f'ended by signal {-exit_code} ({signal.strsignal(-exit_code)})'
+    text = log.read_text(encoding='utf-8', errors='replace') if log.exists() else ''
+    return text.strip().rpartition('\n')[2] or f'ended with exit code {exit_code}'
 
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """No signal comes through here, nor to a process that is started here until it lets them through."""
+    """A process that is started here hears no signal until it lets them through."""
     resource_tracker.ensure_running()  # the first time, it would let them through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:

@@ -1,13 +1,15 @@
 """The design space: dimensions by the paper's formula, a small sweep, stopped and gone on with, and its pictures."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from PIL import Image
 
 import trainer
 from squeeze_net import SqueezeNetV10, SqueezeNetV11
+from squeeze_net.explore import sweep
 from squeeze_net.explore.__main__ import main
 from squeeze_net.explore.metaparameters import Metaparameters, cross, grid
 from squeeze_net.explore.plots import draw, front, marks
@@ -147,6 +150,68 @@ def test_stopped_and_gone_on_with(tmp_path, processes):
     for name in epochs:
         log = (tmp_path / 'runs/results' / name / 'log.jsonl').read_text().splitlines()
         assert [json.loads(line)['epoch'] for line in log] == list(range(1, 41))
+
+
+@pytest.mark.parametrize('is_ignored', [False, True])
+def test_a_terminal_that_closes_stops_the_processes_unless_under_nohup(tmp_path, is_ignored):
+    argv = command(tmp_path, '--processes', '2', '-e', '10', '--ratios', '0.5', '--shares', '0.5')
+    argv = ['nohup', *argv] if is_ignored else [*argv, '-e', '400']
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        wait_for(lambda: len(Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()) >= 2)
+        process.send_signal(signal.SIGHUP)
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == (0 if is_ignored else 128 + signal.SIGHUP), (out, errors)
+    assert ('goes on' in out) is not is_ignored and 'Traceback' not in errors
+
+
+class Ended:
+    """A process that has nothing to do."""
+
+    def __init__(self, exitcode=0):
+        self.sentinel, end = os.pipe()
+        os.close(end)  # as a sentinel is when its process has ended
+        self.exitcode = exitcode
+
+    def start(self):
+        pass
+
+    join = start
+
+
+def test_a_signal_between_two_processes_is_heard(tmp_path, monkeypatch):
+    points, started = [Metaparameters(SR=ratio) for ratio in (0.1, 0.2, 0.3)], []
+
+    def keep(*_):
+        os.kill(os.getpid(), signal.SIGTERM)  # while no process runs
+        return [asdict(started[-1]) | {'seed': 0, 'bytes': 1, 'test_accuracy': 0.5}]
+
+    def process(target, args):
+        started.append(args[1])
+        return Ended()
+
+    monkeypatch.setattr(sweep, 'get_context', lambda _: SimpleNamespace(Process=process))
+    monkeypatch.setattr(sweep, 'keep', keep)
+    jobs = [(point, 0) for point in points]
+    assert sweep._run_side_by_side(make_sweep(tmp_path), jobs, jobs, 1) == 128 + signal.SIGTERM
+    assert started == points[:1]
+
+
+@pytest.mark.parametrize(
+    ('exit_code', 'found', 'message'),
+    [
+        (-9, 137, r'ended by signal 9 \(Killed\)'),
+        (2, 2, 'error: no memory'),
+        (143, 143, 'error: no memory'),
+    ],
+)
+def test_why_a_process_ended_is_told(tmp_path, monkeypatch, capsys, exit_code, found, message):
+    monkeypatch.setattr(sweep, 'get_context', lambda _: SimpleNamespace(Process=lambda **_: Ended(exit_code)))
+    made, jobs = make_sweep(tmp_path), [(Metaparameters(), 0), (Metaparameters(SR=0.5), 0)]
+    log = made.log_of(*jobs[0])
+    log.parent.mkdir(parents=True)
+    log.write_text('epoch 1\nerror: no memory\n')
+    assert sweep._run_side_by_side(made, jobs, jobs, 1) == found
+    assert re.search(f'seed 0: {message} \\(see {re.escape(str(log))}\\)', capsys.readouterr().err)
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path):
