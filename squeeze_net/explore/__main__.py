@@ -34,7 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     base = Metaparameters(args.base_e, args.incr_e, args.freq, pct3x3=args.share)
     make = grid(args.ratios, args.shares, base) if args.grid else cross(args.ratios, args.shares, base, args.ratio)
     images = args.images or args.output
-    make_place(images / 'pareto.png')
     if args.draw_only:
         rows = read_points(args.output / POINTS)
         conditions = read_conditions(args.output / CONDITIONS)
@@ -58,8 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             save_path=str(args.output / 'runs'),
         )
         make_place(args.output / POINTS)
+        make_place(images / 'pareto.png')
         data = load(config)
         sweep = Sweep(args.output, args.macro, args.batch_norm, config, args.seeds, data.source)
+        make_place(sweep.log_of(make[0], 0))
         sweep.build(make[0], 0, data.n_class)  # refuses a size before processes of their own do
         rows, exit_code = run(sweep, make, args.processes)
         conditions = sweep.conditions

@@ -247,7 +247,7 @@ def read_conditions(path: Path) -> dict[str, Any]:
     """
     found = read_json(path)
     for name, kind in {'macro': str, 'dataset': str, 'size': int, 'epoch': int, 'limit': (int, type(None))}.items():
-        if not isinstance(found.get(name), kind):  # type: ignore[arg-type]
+        if name not in found or not isinstance(found[name], kind):  # type: ignore[arg-type]
             raise trainer.InputError(f'{path} does not say the {name} of a sweep')
     return found
 
@@ -279,7 +279,7 @@ def read_points(path: Path) -> list[dict[str, Any]]:
             try:
                 row = json.loads(line)
                 Metaparameters(**{name: row[name] for name in METAPARAMETERS})
-                is_sound = isinstance(row['seed'], int) and row['bytes'] > 0 and 0 <= row['test_accuracy'] <= 1
+                is_sound = isinstance(row['seed'], int) and 0 < row['bytes'] < 1e15 and 0 <= row['test_accuracy'] <= 1
             except (ValueError, TypeError, KeyError, RecursionError):
                 is_sound = False
             if not is_sound:

@@ -278,28 +278,59 @@ def test_the_published_points_can_be_drawn(tmp_path):
     assert len(list(tmp_path.glob('*.png'))) == 3
 
 
-def test_refusals_are_one_sentence_and_leave_nothing(tmp_path):
-    for flags in ['--size', '9', '--processes', '2'], ['--ratios', 'a'], ['-o', str(tmp_path / 'file')]:
-        (tmp_path / 'file').write_text('')
-        done = subprocess.run(command(tmp_path / 'a', *flags), capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == 2 and 'Traceback' not in done.stderr
-        assert re.search('--size 9|no list of numbers|file', done.stderr.splitlines()[-1])
-        assert 'goes on' not in done.stdout
-    assert not list(tmp_path.glob('a/points.jsonl'))
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--size', '9', '--processes', '2'], '--size 9: .* 17 px or more'),
+        (['--ratios', 'a'], "'a' is no list of numbers such as 0.25,0.5"),
+        (['-o', 'FILE'], 'FILE: File exists'),
+        (['-o', '/proc/x'], '/proc/x: '),
+        (['--images', 'FILE'], 'FILE: File exists'),
+        (['-o', 'FOLDER', '--processes', '2'], 'FOLDER/runs'),
+        (['-o', 'NONE', '--draw_only'], r'NONE/points\.jsonl cannot be read'),
+    ],
+)
+def test_refusals_are_one_sentence_before_training(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.setattr('squeeze_net.explore.__main__.run', lambda *_: pytest.fail('it trains'))
+    monkeypatch.chdir(tmp_path)
+    Path('FILE').touch()
+    Path('FOLDER').mkdir()
+    Path('FOLDER/runs').touch()
+    with pytest.raises(SystemExit) as ended, trainer.exit_with_message('explore'):
+        main(command('a', *flags)[3:])
+    out, errors = capsys.readouterr()
+    assert ended.value.code == 2 and re.search(message, errors.splitlines()[-1]) and out == ''
+    assert not Path('a/points.jsonl').exists() and not Path('a/conditions.json').exists()
+    assert not Path('NONE').exists()
 
 
-@pytest.mark.parametrize('text', ['', '{', '{}', '{"macro": "v1.1", "dataset": "shapes", "size": "a", "epoch": 1}'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        None,
+        '',
+        '{',
+        '[]',
+        '{}',
+        '{"macro": "v1.1", "dataset": "shapes", "size": "a", "epoch": 1, "limit": null}',
+        '{"macro": "v1.1", "dataset": "shapes", "size": 32, "epoch": 1}',
+    ],
+)
 def test_conditions_that_are_none(tmp_path, text):
     (tmp_path / 'points.jsonl').write_text(json.dumps(row(0.5, 1, 0.5)) + '\n')
-    (tmp_path / 'conditions.json').write_text(text)
+    if text is not None:
+        (tmp_path / 'conditions.json').write_text(text)
     with pytest.raises(trainer.InputError, match=r'conditions\.json'):
         main(['-o', str(tmp_path), '--draw_only'])
 
 
-@pytest.mark.parametrize('change', [{'SR': 'a'}, {'test_accuracy': None}, {'bytes': 0}, {'seed': 'a'}])
+@pytest.mark.parametrize(
+    'change', [{'SR': 'a'}, {'test_accuracy': None}, {'bytes': 0}, {'bytes': 10**400}, {'seed': 'a'}]
+)
 def test_rows_that_are_none(tmp_path, change):
-    (tmp_path / 'points.jsonl').write_text(json.dumps(row(0.5, 1, 0.5) | change) + '\n')
-    with pytest.raises(trainer.InputError, match=r'points\.jsonl, line 1: .* is no point'):
+    lines = [row(0.1, 1, 0.5), row(0.5, 1, 0.5) | change]
+    (tmp_path / 'points.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    with pytest.raises(trainer.InputError, match=r'points\.jsonl, line 2: .* is no point'):
         read_points(tmp_path / 'points.jsonl')
 
 
