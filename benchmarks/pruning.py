@@ -4,7 +4,7 @@ python benchmarks/pruning.py --data DIR [--out results/bench/pruning.json] [--im
 
 The trained networks in results/ are pruned at once, by magnitude within each layer, to the same sparsity over all
 layers: each layer alike, under one threshold for magnitudes, and under one for the scores of
-`squeeze_net.compression.prune`. Accuracy is that of CIFAR-10's 10,000 test images.
+`squeeze_net.compression.prune`. Accuracy is that of CIFAR-10's test images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import chainer
 import numpy as np
 from tqdm import tqdm
 
@@ -36,17 +35,17 @@ SPARSITIES = 0.3, 0.4, 0.5, 0.6, 0.7, 0.8
 SIZE = 122
 
 
-def alike(model: chainer.Chain, sparsity: float) -> dict[str, float]:
+def alike(model: Any, sparsity: float) -> dict[str, float]:
     return dict.fromkeys(weights_of(model), sparsity)
 
 
-def by_magnitude(model: chainer.Chain, sparsity: float) -> dict[str, float]:
+def by_magnitude(model: Any, sparsity: float) -> dict[str, float]:
     magnitudes = {name: np.abs(p.array).ravel() for name, p in weights_of(model).items()}
     threshold = np.quantile(np.concatenate(list(magnitudes.values())), sparsity)
     return {name: float((values < threshold).mean()) for name, values in magnitudes.items()}
 
 
-WAYS: dict[str, Callable[[chainer.Chain, float], dict[str, float]]] = {
+WAYS: dict[str, Callable[[Any, float], dict[str, float]]] = {
     'each layer alike': alike,
     'one threshold for magnitudes': by_magnitude,
     'one threshold for layer-adaptive scores': by_threshold,
@@ -82,7 +81,7 @@ def measure(run: str, preprocess: str, folder: str, limit: int | None, bar: tqdm
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
-    figure, axes = new_figure(10, 6.4)
+    figure, axes = new_figure(10, 8)
     for record, style in zip(records, ('-o', '--s'), strict=True):
         for (name, rows), colour in zip(record['ways'].items(), COLOURS, strict=False):
             x = [0, *(100 * row['sparsity'] for row in rows)]
@@ -93,7 +92,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     axes.set_xlabel('weights set to 0, % of all', fontsize=LABEL)
     axes.set_ylabel('test accuracy, %, not retrained', fontsize=LABEL)
     axes.grid(alpha=0.25)
-    figure.legend(loc='outside lower center', ncols=2, fontsize=LABEL - 4, frameon=False)
+    figure.legend(loc='outside lower center', ncols=1, fontsize=LABEL - 3, frameon=False)
     set_title(figure, 'How zeros are shared out among the layers')
     save(figure, path)
 
