@@ -163,7 +163,7 @@ class Compression:
             [name for name in tensors if not name.endswith(('/W', '/N'))] if self.plan.vectors == 'float16' else []
         )
         half = frozenset(name for name in vectors if np.abs(tensors[name]).max(initial=0) <= LARGEST_HALF)
-        for name in set(vectors) - half:
+        for name in sorted(set(vectors) - half):
             self._say(f'{name} holds numbers too large for float16, and stays in float32')
         found = Weights(tensors, self.source.metadata)
         self.coded = archive.write(found, self.target, half)

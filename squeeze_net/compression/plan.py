@@ -102,14 +102,14 @@ def read_plan(path: Path) -> dict[str, Any]:
     odd = sorted(values.keys() - kinds.keys())
     if odd:
         raise InputError(f'{path} holds {odd[0]!r}, expected lines `flag: value` of {", ".join(sorted(kinds))}')
-    return {name: _from_yaml(value, kinds[name]) for name, value in values.items()}
+    return {name: _from_yaml(name, value, kinds[name]) for name, value in values.items()}
 
 
-def _from_yaml(value: Any, kind: str) -> Any:
+def _from_yaml(name: str, value: Any, kind: str) -> Any:
     if kind == 'str' and isinstance(value, dict):
         return ','.join(f'{pattern}={number}' for pattern, number in value.items())
     if kind == 'str':
         return str(value)
     if kind == 'float' and isinstance(value, str):  # 1e-2, to which YAML 1.1 denies a point
-        return _number(value, 'it')
+        return _number(value, f'--{name}')
     return value

@@ -254,12 +254,14 @@ def test_plans(model, tmp_path):
         (lambda m, p: Plan(bits='100').bits_of(m), 'gives conv1/W 100 bits'),
         (lambda m, p: Plan(prune_lr=True), '--prune_lr is True'),
         (lambda m, p: read_plan(p / 'none.yaml'), 'none.yaml is missing'),
+        (lambda m, p: read_plan(p / 'word.yaml'), "--prune_lr has 'fast' where a number"),
         (lambda m, p: read_plan(p / 'date.yaml'), 'date.yaml is not YAML'),
         (lambda m, p: read_plan(p / 'odd.yaml'), "holds 'colour'"),
     ],
 )
 def test_plans_that_are_none(model, tmp_path, make, message):
     (tmp_path / 'odd.yaml').write_text('colour: 3\n')
+    (tmp_path / 'word.yaml').write_text('prune_lr: fast\n')
     (tmp_path / 'date.yaml').write_text('prune_epoch: 2020-99-99\n')
     with pytest.raises(trainer.InputError, match=message):
         make(model, tmp_path)
