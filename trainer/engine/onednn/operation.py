@@ -73,6 +73,11 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return BUFFERS.empty(shape, tuple(reversed(strides)), n_byte, dtype)
 
 
+def as_pixels(x: np.ndarray) -> np.ndarray:
+    """A map (N, C, H, W) without gaps as rows (N * H * W, C), in the same memory."""
+    return x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
 def describe_map(shape: tuple[int, ...], pixel: int, data_type: int) -> c_void_p:
     _, _, h, w = shape
     return library().describe(shape, (h * w * pixel, 1, w * pixel, pixel), data_type)

@@ -325,7 +325,8 @@ def test_no_convolution_of_the_networks_falls_to_reference_code(name, data_type)
     conv = convolution.describe(x, W, (stride, stride), (pad, pad), (1, 1), groups)
     y = operation.empty_map(conv.y_shape, dtype)
     pixels = operation.pixel_stride(x), operation.pixel_stride(y)
-    names = [convolution.forward_operation(conv, *pixels, True, pixels[1], False, False)[0].name]
+    pixel_add = pixels[1] if x_shape[1] > 3 else 0  # nothing is added to what images become
+    names = [convolution.forward_operation(conv, *pixels, True, pixel_add, False, False)[0].name]
     if x_shape[1] > 3:  # no gradient of images is asked for
         names.append(convolution._backward_data(conv, *pixels)[0].name)
     names.append(convolution._backward_weights(conv, *pixels, True)[0].name)
@@ -343,10 +344,11 @@ def test_nothing_else_of_the_networks_falls_to_reference_code(data_type):
         normalization.forward_operation(shape, 96, data_type, 2e-5, True, True)[0].name,
         normalization._backward(shape, 96, 96, data_type, 2e-5, True).name,
         normalization.response_operation(shape, 96, data_type, window, True)[0].name,
-        normalization._response_backward(shape, 96, 96, data_type, window, True).name,
         pooling.forward_operation(windows, shape, 96, data_type, True)[0].name,
         pooling._backward(windows, shape, 96, data_type).name,
         linear.forward_operation((64, 2304, 4096), data_type, True, False, False)[0].name,
         linear._backward_data((64, 2304, 4096), data_type)[0].name,
     ]
+    if normalization._is_gradient_fast():  # else it is not the library's
+        names.append(normalization._response_backward(shape, 96, 96, data_type, window, True).name)
     assert not [n for n in names if n.startswith(('ref', 'simple'))]
