@@ -31,3 +31,9 @@ if uses_standin:
 def pytest_runtest_setup(item):
     if item.get_closest_marker('bfloat16') and not engine.has_bfloat16():
         pytest.skip(f'bfloat16 takes AVX512-BF16; oneDNN computes with {engine.instruction_set()}')
+
+
+@pytest.fixture
+def no_rendering(monkeypatch):
+    """For tests of many short runs, whose time is mostly that of drawing: figures are made, their files stay empty."""
+    monkeypatch.setattr('matplotlib.figure.Figure.savefig', lambda *_, **__: None)
