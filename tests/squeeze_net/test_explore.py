@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -50,6 +50,7 @@ def test_figures_of_the_paper():
     assert size[0.5, 0.5] == pytest.approx(13, abs=0.5)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 300), st.integers(0, 300), st.integers(1, 9), st.floats(0.01, 1), st.floats(0.01, 0.99))
 def test_dimensions_follow_the_formula(base_e, incr_e, freq, ratio, share):
     for i, (s, e1x1, e3x3) in enumerate(Metaparameters(base_e, incr_e, freq, ratio, share).fires.values()):
