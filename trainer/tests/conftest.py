@@ -9,8 +9,8 @@ import sys
 
 if n_worker := int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '0')):  # they share the cores; NumPy is not loaded yet
     n_core = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
-        os.environ.setdefault(name, str(max(1, n_core // n_worker)))
+    os.environ.setdefault('OPENBLAS_NUM_THREADS', str(max(1, n_core // n_worker)))
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(2, n_core // n_worker)))  # two at least, as on most machines
 
 uses_standin = 'CUPY_STANDIN' in os.environ and 'standin' not in sys.modules  # the other conftest may have been first
 if uses_standin:
