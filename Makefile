@@ -44,7 +44,7 @@ lint: $(VENV)/.tools  ## style and types
 	$(VENV)/bin/mypy
 
 test: $(VENV)/.tools  ## the tests that need no GPU
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 gputest: $(VENV)/.tools  ## the tests that need an NVIDIA GPU; first: make install EXTRAS=cuda12
 	$(RUN) -m pytest -m gpu

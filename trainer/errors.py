@@ -12,7 +12,7 @@ from typing import Any
 
 from trainer.engine.errors import EngineWarning
 
-SECONDS_FOR_FIRST = 1.5
+SECONDS_FOR_FIRST = 3.0  # ranks of a busy machine start apart
 RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMIX_RANK', 'PMI_RANK')  # set by mpiexec
 
 

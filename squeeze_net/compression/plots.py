@@ -95,7 +95,7 @@ def draw_weights(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarra
         kept = weights[weights != 0]
         codebook = np.unique(after[name])
         panel.set_axis_on()
-        panel.hist(kept, N_BIN, color=COLOURS[0], alpha=0.75)
+        panel.hist(kept, N_BIN, histtype='stepfilled', color=COLOURS[0], alpha=0.75)  # one shape, not N_BIN
         panel.plot(
             codebook, np.zeros(len(codebook)), '|', color=COLOURS[1], markersize=11, markeredgewidth=1.2, clip_on=False
         )

@@ -224,7 +224,9 @@ def main() -> int:
     parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     is_sound = True
-    with get_context('spawn').Pool(args.processes, maxtasksperchild=1) as pool:
+    context = get_context('forkserver')  # each share has a process of its own, forked from one that has imported these:
+    context.set_forkserver_preload(['squeeze_net.compression.report', 'trainer.datasets.sources', 'PIL.Image'])
+    with context.Pool(args.processes, maxtasksperchild=1) as pool:
         for name in args.readers:
             share = -(-args.n // args.processes)
             jobs = [(name, share, args.seed + k) for k in range(args.processes)]

@@ -1,5 +1,6 @@
 """SqueezeNet v1.0 and v1.1 against the paper, and with the published weights against an independent implementation."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -98,12 +99,18 @@ def photos():
     return [Image.open(DATA / 'imagenet-sample' / line.split()[0]).convert('RGB') for line in lines]
 
 
+@pytest.fixture(scope='module')
+def cut(photos):
+    """Cuts all photos as a preprocessing prescribes, each only once."""
+    return functools.cache(lambda preprocessing: np.stack([preprocessing.cut(photo) for photo in photos]))
+
+
 @needs_data
 @pytest.mark.parametrize('preprocess', REFERENCES)
 @pytest.mark.parametrize('name', WEIGHTS)
-def test_published_weights_give_the_published_answers(name, preprocess, photos):
+def test_published_weights_give_the_published_answers(name, preprocess, cut):
     classifier = Classifier.open(DATA / 'weights' / WEIGHTS[name], preprocess=preprocess, batch=50)
-    logits = classifier(np.stack([classifier.preprocessing.cut(photo).transpose(2, 0, 1) for photo in photos]))
+    logits = classifier(cut(classifier.preprocessing).transpose(0, 3, 1, 2))
     reference = np.load(DATA / 'imagenet-sample' / 'reference_logits.npz')[f'{name}.{REFERENCES[preprocess]}']
     np.testing.assert_allclose(logits, reference, atol=1e-2)
     assert (logits.argmax(1) == reference.argmax(1)).sum() >= 99

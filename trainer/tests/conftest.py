@@ -7,6 +7,11 @@ exercise the GPU's code paths without a GPU: its arrays do not mix with NumPy's,
 import os
 import sys
 
+if n_worker := int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '0')):  # they share the cores; NumPy is not loaded yet
+    n_core = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    os.environ.setdefault('OPENBLAS_NUM_THREADS', str(max(1, n_core // n_worker)))
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(2, n_core // n_worker)))  # two at least, as on most machines
+
 uses_standin = 'CUPY_STANDIN' in os.environ and 'standin' not in sys.modules  # the other conftest may have been first
 if uses_standin:
     sys.path.insert(0, os.environ['CUPY_STANDIN'])
@@ -31,3 +36,9 @@ if uses_standin:
 def pytest_runtest_setup(item):
     if item.get_closest_marker('bfloat16') and not engine.has_bfloat16():
         pytest.skip(f'bfloat16 takes AVX512-BF16; oneDNN computes with {engine.instruction_set()}')
+
+
+@pytest.fixture
+def no_rendering(monkeypatch):
+    """For tests of many short runs, whose time is mostly that of drawing: figures are made, their files stay empty."""
+    monkeypatch.setattr('matplotlib.figure.Figure.savefig', lambda *_, **__: None)

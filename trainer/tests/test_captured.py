@@ -535,6 +535,7 @@ def test_no_warnings():
         run(make(), 5)
 
 
+@pytest.mark.usefixtures('no_rendering')
 def test_a_whole_run_and_its_continuation(tmp_path):
     """`trainer.train` with its records, evaluation and checkpoints; stopped after two epochs and gone on with."""
     images, labels = data(40)

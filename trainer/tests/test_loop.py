@@ -17,6 +17,7 @@ from trainer import Config, InputError, TrainingError, checkpoint, recorder
 from trainer.datasets import Data, Split
 from trainer.functions import dropout
 
+pytestmark = pytest.mark.usefixtures('no_rendering')
 N_TRAIN, N_TEST, N_CLASS = 40, 15, 3
 
 

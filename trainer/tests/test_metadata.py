@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer import InputError
@@ -14,6 +14,7 @@ from trainer.preprocessing import PREPROCESSINGS
 WORDS = st.text(min_size=1, max_size=20)
 
 
+@settings(deadline=None)
 @given(
     st.none() | WORDS,
     st.none() | st.sampled_from(sorted(PREPROCESSINGS)),

@@ -17,6 +17,7 @@ from trainer.datasets import Stream, folder, load, make_shapes, pack
 from trainer.datasets.sources import ImageList
 from trainer.evaluate import evaluate
 
+pytestmark = pytest.mark.usefixtures('no_rendering')
 N_CLASS = 4
 
 

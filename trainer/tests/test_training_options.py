@@ -15,6 +15,7 @@ from trainer.datasets import Data, Split
 from trainer.functions import dropout
 from trainer.records import read_log
 
+pytestmark = pytest.mark.usefixtures('no_rendering')
 N_TRAIN, N_TEST, N_CLASS = 40, 15, 12
 
 

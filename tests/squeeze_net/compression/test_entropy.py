@@ -47,6 +47,7 @@ def test_symbols_take_what_their_entropy_says(n):
     assert n_ideal <= n_byte < 1.004 * n_ideal + n + 16
 
 
+@settings(deadline=None)
 @given(st.integers(0, (1 << 30) - 1))
 def test_counts_are_rounded_to_two_significant_bits(count):
     (level,) = entropy.to_levels(np.array([count]))

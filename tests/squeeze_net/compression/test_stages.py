@@ -56,6 +56,7 @@ def train(model, hook, n, precision='float32'):
 # ---- pruning ----
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400), st.floats(0, 0.999), st.integers(0, 2**32 - 1))
 def test_masks_leave_out_the_smallest(n, sparsity, seed):
     weights = np.random.default_rng(seed).normal(size=n).astype(np.float32)

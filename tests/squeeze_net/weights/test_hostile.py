@@ -27,6 +27,13 @@ def parse(raw, suffix):
     return files.parse(memoryview(raw), suffix, 'the file')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def shapes_of_the_networks():
+    """Made once a process, by whichever file comes first, and no file's memory."""
+    for suffix, raw in VALID.values():
+        parse(raw, suffix)
+
+
 def refuse(raw, suffix, match=None):
     tracemalloc.start()
     try:

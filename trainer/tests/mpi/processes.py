@@ -25,6 +25,7 @@ ENVIRONMENT = {  # as CI runs: as root, with more processes than cores
     'OMPI_MCA_btl_vader_single_copy_mechanism': 'none',
     'OMP_NUM_THREADS': '1',
     'PYTHONPATH': str(ROOT),
+    'CREW_OF': str(os.getpid()),  # tells them from those of tests that run beside these
 }
 FIFTY = ['--iterations', 50, '--checkpoint_minutes', 0, '--schedule', 'constant']
 RUN = 'results/crew_cifar10_32px'
@@ -75,14 +76,15 @@ def assert_same_training(one, other, rtol):
 
 
 def crew_processes():
-    """Process numbers of trainings that still are there."""
-    found = []
+    """Process numbers of trainings that were started here and still are there."""
+    found, mine = [], f'CREW_OF={os.getpid()}'.encode()
     for path in Path('/proc').glob('[0-9]*/cmdline'):
         try:
             words = path.read_bytes().split(b'\0')
+            is_mine = mine in path.with_name('environ').read_bytes().split(b'\0')
         except OSError:
             continue
-        if os.fsencode(CREW) in words and b'mpiexec' not in words[0]:
+        if is_mine and os.fsencode(CREW) in words and b'mpiexec' not in words[0]:
             found.append(int(path.parent.name))
     return found
 
