@@ -1,13 +1,16 @@
-"""The cores of this machine."""
+"""The cores of this machine: how many this process may use, and how busy other processes keep them."""
 
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 PROC, CGROUP = Path('/proc'), Path('/sys/fs/cgroup')
+TICKS_PER_S = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100
 
 
 def default_threads() -> int:
@@ -69,3 +72,102 @@ def _read(path: Path) -> str:
         return path.read_text(encoding='utf-8', errors='replace')
     except OSError:
         return ''
+
+
+class Usage(NamedTuple):
+    """How the cores were used, on average over a time.
+
+    Attributes:
+        taken: how many of the cores that this process may use other processes kept busy.
+        waited: how many threads of this process were ready to run and waited for a core.
+    """
+
+    taken: float
+    waited: float
+
+
+class _Times(NamedTuple):
+    """Sums since the start of the machine or of a thread, in seconds."""
+
+    uptime: float
+    cores: dict[int, float]  # busy, by the number of a core
+    family: dict[int, float]  # computed, by process: this one and those it started
+    waits: dict[int, float]  # waited for a core, by thread
+
+
+class Contention:
+    """Measures what other processes take of this process's cores; processes that it started are not others.
+
+    Both numbers are needed to tell that others slow it down. Threads also wait where its own outnumber the cores, and
+    others may compute on cores that it leaves idle.
+
+    Args:
+        proc: where this file system is mounted.
+        n_core: how many cores this process may use; those of `count_cores`.
+    """
+
+    def __init__(self, proc: Path = PROC, n_core: int | None = None) -> None:
+        self._proc, self._n_core = proc, count_cores() if n_core is None else n_core
+        self._before = self._times()
+
+    def measure(self) -> Usage | None:
+        """Since the last call; None on a system that does not tell."""
+        before, now = self._before, self._times()
+        self._before = now
+        if before is None or now is None or now.uptime <= before.uptime:
+            return None
+        elapsed_s = now.uptime - before.uptime
+        bound = bound_cores() & before.cores.keys() & now.cores.keys()
+        busy = sum(now.cores[number] - before.cores[number] for number in bound)
+        others = (busy - _gain(before.family, now.family)) / elapsed_s
+        # Under a quota it may use fewer cores than it is bound to: what the others take of the rest does no harm.
+        n_spare = len(bound) - self._n_core
+        taken = min(max(others - n_spare, 0.0), float(self._n_core))
+        return Usage(taken, _gain(before.waits, now.waits) / elapsed_s)
+
+    def _times(self) -> _Times | None:
+        try:
+            uptime = float(_read(self._proc / 'uptime').split()[0])
+            times = _Times(uptime, self._cores(), self._family(), self._waits())
+        except (OSError, ValueError, IndexError):
+            return None
+        return times if times.cores and times.waits else None
+
+    def _cores(self) -> dict[int, float]:
+        busy = {}
+        for line in _read(self._proc / 'stat').splitlines():
+            name, *numbers = line.split()
+            number = name.removeprefix('cpu')
+            if number != name and number.isdecimal():  # 'cpu' itself is their sum
+                user, nice, system, _idle, _iowait, irq, softirq = map(int, numbers[:7])
+                busy[int(number)] = (user + nice + system + irq + softirq) / TICKS_PER_S
+        return busy
+
+    def _waits(self) -> dict[int, float]:
+        waits = {}
+        for task in (self._proc / 'self' / 'task').iterdir():
+            if numbers := _read(task / 'schedstat').split():  # ns computed, ns waited, turns
+                waits[int(task.name)] = int(numbers[1]) / 1e9
+        return waits
+
+    def _family(self) -> dict[int, float]:
+        """Of this process and those that it started, directly or not; each with those it started that have ended."""
+        parents, times = {}, {}
+        for path in self._proc.glob('[0-9]*/stat'):
+            # After the name, which may hold anything, come state, parent, ..., utime, stime, cutime, cstime: 11 to 14.
+            fields = _read(path).rpartition(')')[2].split()
+            if len(fields) > 14:
+                pid = int(path.parent.name)
+                parents[pid] = int(fields[1])
+                times[pid] = sum(map(int, fields[11:15])) / TICKS_PER_S
+        # Processes that multiprocessing started for one purpose, as a sweep does, share the cores: they are one family.
+        parent = multiprocessing.parent_process()
+        family = {os.getpid() if parent is None or parent.pid is None else parent.pid}
+        while more := {pid for pid, parent_pid in parents.items() if parent_pid in family} - family:
+            family |= more
+        return {pid: times[pid] for pid in family & times.keys()}
+
+
+def _gain(before: dict[int, float], now: dict[int, float]) -> float:
+    """By how much the sum has grown; what has ended in between counts for nothing, never negative."""
+    return sum(max(0.0, value - before.get(key, 0.0)) for key, value in now.items())

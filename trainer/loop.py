@@ -26,6 +26,7 @@ from trainer.average import WeightAverage
 from trainer.captured import CapturedUpdater
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
+from trainer.contention import ContentionNotice
 from trainer.cores import bound_cores, count_cores
 from trainer.datasets import Data, Stream
 from trainer.datasets.decode import describe_decoding
@@ -250,6 +251,8 @@ def build(
     if ranks.is_first:
         trainer.extend(progress)
         trainer.extend(Plots(recorder, config, baselines))
+        if target.xp is np and ranks.local_size == 1:  # the other ranks of a machine would count as other processes
+            trainer.extend(ContentionNotice())
     if isinstance(data, Stream):
         trainer.extend(Closing([train_view, test_view]))
     sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))

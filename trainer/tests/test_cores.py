@@ -1,16 +1,19 @@
-"""How many cores a process may use, on made-up and real control groups."""
+"""How many cores a process may use, on made-up and real control groups, and what others take of them."""
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from trainer import cores
-from trainer.cores import count_cores, cpu_quota, default_threads
+from trainer.cores import Contention, Usage, count_cores, cpu_quota, default_threads
 
 HOST = set(range(64))
 ME = os.getpid()
@@ -137,3 +140,91 @@ def test_threads_are_those_of_the_variable_or_every_core(monkeypatch, value, exp
     else:
         monkeypatch.setenv('OMP_NUM_THREADS', value)
     assert default_threads() == expected
+
+
+def stat(parent, ticks, ended=0):
+    """The line of a process whose name has all that may confuse."""
+    return f'1 (a ) b) S {parent} 0 0 0 0 0 0 0 0 0 {ticks} 0 {ended} 0 20 0 1\n'
+
+
+def machine(uptime, busy, waits, processes):
+    """/proc as it is `uptime` seconds after the start; busy ticks by core, waits in s by thread, rows by process."""
+    lines = [f'cpu{i} {ticks} 0 0 77 0 0 0 0 0 0' for i, ticks in enumerate(busy)]
+    return {
+        'proc/uptime': f'{uptime:.2f} 1.00\n',
+        'proc/stat': '\n'.join(['cpu 9 9 9 9 9 9 9 9 9 9', *lines, 'intr 1 2 3', 'ctxt 5']) + '\n',
+        **{f'proc/self/task/{tid}/schedstat': f'5 {round(1e9 * s)} 7\n' for tid, s in waits.items()},
+        **{f'proc/{pid}/stat': stat(*row) for pid, row in processes.items()},
+    }
+
+
+@pytest.fixture
+def two_cores(tree, monkeypatch):
+    monkeypatch.setattr(cores, 'bound_cores', lambda: {0, 1})
+    monkeypatch.setattr(cores, 'TICKS_PER_S', 100)
+    return tree
+
+
+def test_others_are_who_this_process_did_not_start(two_cores):
+    proc, _ = two_cores(machine(10, [500, 500], {7: 1.0}, {1: (0, 3), ME: (1, 100), 900001: (1, 5)}))
+    contention = Contention(proc, 2)
+    # In ten seconds: we 8, a child of ours 2 and its own 1; of 20 that leaves 5 to another process, and 4 idle.
+    processes = {ME: (1, 900), 900002: (ME, 200), 900003: (900002, 100), 900001: (1, 505)}
+    two_cores(machine(20, [1500, 1100], {7: 5.0, 8: 1.0}, processes))
+    assert contention.measure() == pytest.approx(Usage(0.5, 0.5))
+    assert contention.measure() is None  # no time has passed
+    two_cores(machine(30, [1500, 1100], {7: 5.0, 8: 1.0}, processes))
+    assert contention.measure() == Usage(0, 0)
+
+
+def test_what_ends_does_not_make_it_negative(two_cores):
+    processes = {ME: (1, 100), 900002: (ME, 700)}
+    proc, _ = two_cores(machine(10, [500, 500], {7: 1.0, 8: 60.0}, processes))
+    contention = Contention(proc, 2)
+    for path in proc / 'self/task/8/schedstat', proc / '900002/stat':
+        path.unlink()
+    two_cores(machine(20, [600, 500], {7: 2.0}, {ME: (1, 200, 800)}))  # its child's time is now its own
+    assert contention.measure() == pytest.approx(Usage(0, 0.1))
+
+
+def test_only_cores_that_it_may_use_count(two_cores, monkeypatch):
+    proc, _ = two_cores(machine(10, [0, 0, 0, 0], {7: 0}, {ME: (1, 0)}))
+    contention = Contention(proc, 2)
+    two_cores(machine(20, [300, 0, 1000, 1000], {7: 0}, {ME: (1, 0)}))
+    assert contention.measure() == pytest.approx(Usage(0.3, 0))
+    monkeypatch.setattr(cores, 'bound_cores', lambda: {0, 1, 2, 3})  # under a quota of 2, two may be the others'
+    two_cores(machine(30, [1300, 0, 2000, 1500], {7: 0}, {ME: (1, 0)}))
+    assert contention.measure() == pytest.approx(Usage(0.5, 0))
+
+
+def test_processes_of_one_sweep_are_not_others(two_cores, monkeypatch):
+    monkeypatch.setattr(multiprocessing, 'parent_process', lambda: SimpleNamespace(pid=900009))
+    processes = {900009: (1, 0), ME: (900009, 0), 900010: (900009, 0)}
+    proc, _ = two_cores(machine(10, [0, 0], {7: 0}, processes))
+    contention = Contention(proc, 2)
+    two_cores(machine(20, [1000, 1000], {7: 0}, processes | {ME: (900009, 1000), 900010: (900009, 1000)}))
+    assert contention.measure() == Usage(0, 0)
+
+
+@pytest.mark.parametrize('missing', ['uptime', 'stat', 'self/task/7/schedstat', 'self/task'])
+def test_a_system_that_does_not_tell(two_cores, missing):
+    files = machine(10, [0, 0], {7: 0}, {ME: (1, 0)})
+    proc, _ = two_cores({name: text for name, text in files.items() if not name.startswith(f'proc/{missing}')})
+    contention = Contention(proc, 2)
+    assert contention.measure() is None
+
+
+def test_a_real_process_beside_this_one_is_seen():
+    contention = Contention()
+    time.sleep(0.05)
+    if contention.measure() is None:
+        pytest.skip('this system does not tell how its cores are used')
+    # The shell ends at once, so that the loop is not a child of this process.
+    shell = ['sh', '-c', '"$0" -c "while True: pass" >/dev/null & echo $!', sys.executable]
+    loop = int(subprocess.run(shell, stdout=subprocess.PIPE, check=True).stdout)
+    try:
+        contention.measure()
+        time.sleep(0.6)
+        assert contention.measure().taken > 0.3
+    finally:
+        os.kill(loop, signal.SIGKILL)
