@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 
 from trainer import engine
 from trainer.config import Config
-from trainer.cores import count_cores
 from trainer.engine.cuda.runtime import runtime
 from trainer.errors import InputError
 
@@ -75,7 +73,7 @@ def choose_precision(device: Any, config: Config) -> str:
             f'--precision fp16 scales the loss, which --optimizer {config.optimizer} does not undo: use bf16'
         )
     if not is_gpu and not engine.has_bfloat16():
-        raise InputError('--precision bf16 needs a CPU with AVX512-BF16, which this one lacks: use float32')
+        raise InputError(f'--precision bf16 needs AVX512-BF16; this CPU has {engine.instruction_set()}: use float32')
     return precision
 
 
@@ -87,8 +85,8 @@ def describe(device: Any) -> str:
     cpu_info = Path('/proc/cpuinfo')
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    n_thread = os.environ.get('OMP_NUM_THREADS', str(count_cores()))
-    threads = '1 thread' if n_thread == '1' else f'{n_thread} threads'
+    n_thread = engine.threads()
+    threads = '1 thread' if n_thread == 1 else f'{n_thread} threads'
     return f'CPU, {names[0] if names else platform.machine()}, {threads}, {engine.describe()}'
 
 

@@ -193,12 +193,12 @@ class _Plan:
             is_last = i == len(xs) - 1
             operation, packing = convolution.forward_operation(
                 convolution.describe(x, part, *node.window),
-                *(pixel_stride(x), pixel_stride(y), b is not None, 0 if add is None else pixel_stride(add)),
+                *(pixel_stride(x), pixel_stride(y), b is not None, convolution.kind_of_sum(add, y)),
                 relu=layer.relu and is_last,
                 inference=True,
                 affine=bool(after) and is_last,
             )
-            operands = [v for v in (b, add) if v is not None] + (after if is_last else [])
+            operands = [v for v in (b, add) if v is not None and v is not y] + (after if is_last else [])
             self._run(operation, x, packing.packed(part), y, *operands)
             b, add = None, y
 

@@ -42,6 +42,7 @@ def test_losses_track_plain_chainers(name):
     np.testing.assert_allclose(ours, chainers, rtol=1e-2)
 
 
+@pytest.mark.skipif(not engine.has_bfloat16(), reason='this processor has no AVX512-BF16')
 @pytest.mark.parametrize('name', SIZES)
 def test_bf16_losses_are_near_those_of_float32(name):
     ours, float32 = train(name, 'fused', 'bf16', 3), train(name, 'fused', 'float32', 3)

@@ -10,17 +10,18 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 import chainer
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from trainer.cores import default_threads
 from trainer.engine import cuda, onednn
 from trainer.engine.cuda import runtime as cuda_runtime
 from trainer.engine.errors import EngineError, EngineWarning
-from trainer.engine.onednn.library import library
+from trainer.engine.onednn.library import INSTRUCTION_SETS, library
+from trainer.engine.onednn.operation import BFLOAT16
 
 ENGINES = ('fused', 'plain')
 chainer.global_config.engine = 'fused'  # type: ignore[attr-defined]
@@ -56,6 +57,8 @@ def serves(*arrays: Any) -> bool:
             engine = of(array)
             kind = type(array)
         if engine is None or type(array) is not kind or array.size == 0 or array.dtype not in engine.memory.DTYPES:
+            return False
+        if engine is onednn and array.dtype == BFLOAT16 and not computes_in(BFLOAT16):
             return False
     return is_available(engine)
 
@@ -131,17 +134,38 @@ def describe_gpu() -> str:
     return f'cuDNN {version}, {"float32" if dtype is None else dtype}'
 
 
+def instruction_set() -> str | None:
+    """The widest that oneDNN computes with, e.g. 'AVX2': what the processor has and ONEDNN_MAX_CPU_ISA allows."""
+    if _load_onednn() is not None:
+        return None
+    return [name for name, bits in INSTRUCTION_SETS.items() if library().has(bits)][-1]
+
+
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself, so that `compute_dtype` bfloat16 is a gain."""
-    try:
-        with Path('/proc/cpuinfo').open() as lines:
-            return any(line.startswith('flags') and ' avx512_bf16' in line for line in lines)
-    except OSError:
-        return False
+    """Whether the processor multiplies bfloat16 itself.
+
+    With AVX-512 alone oneDNN 3.2 computes it by way of float32, slower than in float32 and not always rightly; with
+    less than that it refuses.
+    """
+    return _load_onednn() is None and library().has(INSTRUCTION_SETS['AVX512-BF16'])
+
+
+def computes_in(dtype: Any) -> bool:
+    """Whether the CPU's engine computes in this `compute_dtype`; says once if it does not."""
+    if dtype != BFLOAT16 or has_bfloat16():
+        return True
+    _warn_once(f'bfloat16 is computed in float32: it takes AVX512-BF16, and this CPU has {instruction_set()}')
+    return False
+
+
+def threads() -> int:
+    """How many threads compute on the CPU."""
+    return default_threads() if _load_onednn() is not None else library().threads.n
 
 
 def set_threads(n: int) -> None:
-    """Compute with `n` threads from here on (of the calling thread), instead of OMP_NUM_THREADS or every core."""
-    os.environ['OMP_NUM_THREADS'] = str(n)  # for what is loaded later, and for the records
-    _load_onednn()
-    threadpool_limits(n)  # of OpenMP and of NumPy's BLAS
+    """Compute with `n` threads instead of OMP_NUM_THREADS or every core; before anything is computed."""
+    os.environ['OMP_NUM_THREADS'] = str(n)  # for what is loaded later
+    threadpool_limits(n)  # of NumPy's BLAS
+    if _load_onednn() is None and not library().threads.set(n):
+        _warn_once(f'{library().threads.n} threads compute already: a process cannot change their number to {n}')

@@ -16,9 +16,11 @@ FLOAT16, FLOAT32, BFLOAT16 = np.dtype(np.float16), np.dtype(np.float32), np.dtyp
 
 
 def to_compute_dtype(x: Any) -> Any:
-    """`x` in `chainer.config.compute_dtype`, if that is set."""
+    """`x` in `chainer.config.compute_dtype`, if that is set and the device computes in it."""
     dtype = chainer.config.compute_dtype
-    return x if dtype is None else to_dtype(x, dtype)
+    if dtype is None or (engine.of(x) is engine.onednn and not engine.computes_in(dtype)):
+        return x
+    return to_dtype(x, dtype)
 
 
 def to_dtype(x: Any, dtype: Any) -> Any:

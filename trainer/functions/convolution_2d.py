@@ -60,8 +60,7 @@ def convolution_2d(
         return y + rest[0] if rest else y
 
     window = Window(pair(stride), pair(pad), pair(dilate), groups)
-    # A sum in place is computed wrongly by oneDNN 3.2 where windows lie in wide padding.
-    xs = parts(x) if groups == 1 and W.ndim == 4 and window.is_centred(W) else (joined(x),)
+    xs = parts(x) if groups == 1 and W.ndim == 4 else (joined(x),)
     inputs = *xs, W, *optional
     if cover_all or options or not engine.serves(*inputs) or not _is_well_formed(x, W, b, add, window):
         return in_chainer(*inputs)
@@ -81,10 +80,6 @@ class Window(NamedTuple):
     pad: tuple[int, int]
     dilate: tuple[int, int]
     groups: int
-
-    def is_centred(self, W: Any) -> bool:
-        """Whether the middle of the kernel stays on the map, so that no window lies in the padding alone."""
-        return all(2 * p <= d * (k - 1) for p, d, k in zip(self.pad, self.dilate, W.shape[2:], strict=True))
 
     def size_over(self, x: Any, W: Any) -> tuple[int, ...]:
         """Height and width of what comes out."""

@@ -17,9 +17,17 @@ if uses_standin:
     cuda_runtime.getDeviceCount = lambda: 1
     cuda_runtime.getDeviceProperties = lambda device: {'name': b'stand-in'}
 
+import pytest  # noqa: E402
+
 import trainer  # noqa: E402, F401
+from trainer import engine  # noqa: E402
 
 if uses_standin:
     from trainer.engine.cuda import on_cpu, runtime
 
     runtime._current = on_cpu.CPURuntime(sys.modules['cupy'])
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker('bfloat16') and not engine.has_bfloat16():
+        pytest.skip(f'bfloat16 takes AVX512-BF16; oneDNN computes with {engine.instruction_set()}')

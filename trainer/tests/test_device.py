@@ -57,5 +57,6 @@ def test_without_the_gpus_engine_auto_is_float32(monkeypatch):
 
 def test_bf16_needs_a_processor_that_has_it(monkeypatch):
     monkeypatch.setattr(engine, 'has_bfloat16', lambda: False)
-    with pytest.raises(InputError, match='AVX512-BF16, which this one lacks'):
+    monkeypatch.setattr(engine, 'instruction_set', lambda: 'AVX2')
+    with pytest.raises(InputError, match='--precision bf16 needs AVX512-BF16; this CPU has AVX2: use float32'):
         device.choose_precision(CPU, Config(precision='bf16'))

@@ -25,12 +25,10 @@ def test_it_reports_and_concludes(capsys):
 
 def test_what_is_missing_comes_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, 'cupy', None)  # its import fails
-    monkeypatch.setattr(
-        engine, 'library', lambda: raise_(EngineError('oneDNN is missing: pip install onednn-cpu-gomp'))
-    )
+    monkeypatch.setattr(engine, 'library', lambda: raise_(EngineError('oneDNN is missing: pip install onednn-cpu-tbb')))
     found = by_name(doctor.examine())
     assert 'make install EXTRAS=cuda12' in found['CuPy'].advice
-    assert 'pip install onednn-cpu-gomp' in found['oneDNN'].advice
+    assert 'pip install onednn-cpu-tbb' in found['oneDNN'].advice
     assert doctor.conclude(list(found.values())) == [
         '-g -1 (CPU): plain Chainer, some ten times slower',
         '-g 0 (GPU): none to be used',

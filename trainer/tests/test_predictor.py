@@ -65,7 +65,9 @@ def call(model, x):
         return model(x).array.astype(np.float32)
 
 
-@pytest.mark.parametrize(('dtype', 'tolerance'), [(None, 1e-5), (np.dtype(bfloat16), 5e-2)])
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'), [(None, 1e-5), pytest.param(np.dtype(bfloat16), 5e-2, marks=pytest.mark.bfloat16)]
+)
 def test_a_plan_computes_what_the_network_does(dtype, tolerance):
     model = Net()
     with chainer.using_config('compute_dtype', dtype):

@@ -101,19 +101,31 @@ def forward(
     y: np.ndarray,
     add: np.ndarray | None = None,
 ) -> np.ndarray:
-    """y = x * W + b [+ add]; of maps of one precision."""
+    """y = x * W + b [+ add]; of maps of one precision. `add` may be y."""
     x = as_dense_map(x)
-    pixel_add = 0 if add is None else pixel_stride(add)
     operation, packing = forward_operation(
-        conv, pixel_stride(x), pixel_stride(y), b is not None, pixel_add, relu=False, inference=False
+        conv, pixel_stride(x), pixel_stride(y), b is not None, kind_of_sum(add, y), relu=False, inference=False
     )
     arrays = [x, packing.packed(W), y]
     if b is not None:
         arrays.append(b)
-    if add is not None:
+    if add is not None and add is not y:
         arrays.append(add)
     operation.run(*arrays)
     return y
+
+
+IN_PLACE = -1
+
+
+def kind_of_sum(add: np.ndarray | None, y: np.ndarray) -> int:
+    """What `forward_operation` is told of it: 0 for nothing, IN_PLACE for y itself, else its pixel stride.
+
+    As an operand beside y, y itself would be overwritten before it is read by some implementations.
+    """
+    if add is None:
+        return 0
+    return IN_PLACE if add is y else pixel_stride(add)
 
 
 @functools.lru_cache(1024)
@@ -127,19 +139,24 @@ def forward_operation(
     inference: bool,
     affine: bool = False,
 ) -> tuple[Operation, Packing]:
-    """The operation on x, packed weights, y, [b], [what is added], [scale and shift of the channels after that]."""
+    """The operation on x, packed weights, y, [b], [what is added], [scale and shift of the channels after that].
+
+    pixel_add: see `kind_of_sum`.
+    """
     lib = library()
     x = describe_map(conv.x_shape, pixel_x, conv.data_type)
     y = describe_map(conv.y_shape, pixel_y, conv.data_type)
     weights = lib.describe_any(conv.grouped_shape, conv.data_type)
     b = describe_vector(conv.weight_shape[0]) if bias else None
     post_ops: list[tuple[Any, ...]] = []
-    if pixel_add:
+    if pixel_add == IN_PLACE:
+        post_ops.append(('sum',))
+    elif pixel_add:
         post_ops.append(('add', describe_map(conv.y_shape, pixel_add, conv.data_type)))
     if affine:
         per_channel = describe_plain((1, conv.weight_shape[0], 1, 1), dnn.F32)
         post_ops += [('mul', per_channel), ('add', per_channel)]
-    operands = [(post_op_arg(i), operand) for i, (_, operand) in enumerate(post_ops)]
+    operands = [(post_op_arg(i), operand) for i, (_, *operands) in enumerate(post_ops) for operand in operands]
     if relu:
         post_ops.append(('relu',))
     descriptor = lib.create(

@@ -6,11 +6,12 @@ import ctypes
 import functools
 import sys
 from collections.abc import Sequence
-from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
 from trainer.engine.errors import EngineError
+from trainer.engine.onednn.threads import Threads
 
 # Enumerators of dnnl_types.h, oneDNN 3.
 CPU = 1
@@ -29,6 +30,19 @@ SRC_MD, DIFF_SRC_MD, WEIGHTS_MD, DIFF_WEIGHTS_MD, DST_MD, DIFF_DST_MD, WORKSPACE
 SRC, SRC_1, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
 WORKSPACE, DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 64, 129, 145, 161, 169, 255, 256
 ATTR_SCALES = 4096
+
+# Instruction sets, the bits of dnnl_cpu_isa_t; each holds those of the sets it builds on.
+INSTRUCTION_SETS = {
+    'SSE4.1': 0x1,
+    'AVX': 0x3,
+    'AVX2': 0x7,
+    'AVX2-VNNI': 0xF,
+    'AVX-512': 0x27,
+    'AVX512-VNNI': 0x67,
+    'AVX512-BF16': 0xE7,
+    'AVX512-FP16': 0x1EF,
+    'AMX': 0xFEF,
+}
 
 
 def post_op_arg(index: int) -> int:
@@ -58,6 +72,7 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     'post_ops_create': (_OUT,),
     'set_verbose': (c_int,),
     'post_ops_append_binary': (c_void_p, c_int, c_void_p),
+    'post_ops_append_sum': (c_void_p, c_float, c_int32, c_int),
     'post_ops_append_eltwise': (c_void_p, c_int, c_float, c_float),
     'reorder_primitive_desc_create': (_OUT, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
     'binary_primitive_desc_create': (_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p),
@@ -119,11 +134,9 @@ class Library:
     `create('name', ...)` does the same for functions that hand an object back through their first argument.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        try:
-            self._c = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise EngineError(f'oneDNN cannot be loaded ({error})') from None
+    def __init__(self, path: Path | str, threads: Threads) -> None:
+        self.threads = threads
+        self._c = ctypes.CDLL(str(path))
         self._functions = {}
         for name, argument_types in _PROTOTYPES.items():
             function = getattr(self._c, f'dnnl_{name}', None)
@@ -137,8 +150,7 @@ class Library:
         self._c.dnnl_memory_desc_get_size.restype, self._c.dnnl_memory_desc_get_size.argtypes = c_size_t, (c_void_p,)
         self._c.dnnl_memory_desc_equal.argtypes = c_void_p, c_void_p
         self._c.dnnl_version.restype = POINTER(c_int * 3)
-        self.engine = self.create('engine_create', CPU, 0)
-        self.stream = self.create('stream_create', self.engine, IN_ORDER)
+        self._c.dnnl_get_effective_cpu_isa.restype = c_int
         self.execute = self._functions['primitive_execute']
         self.set_data_handle = self._functions['memory_set_data_handle']
 
@@ -153,6 +165,24 @@ class Library:
     def check(self, status: int, name: str) -> None:
         if status:
             raise EngineError(f'oneDNN {self.version}: dnnl_{name} says {self._c.dnnl_status2str(status).decode()}')
+
+    @functools.cached_property
+    def engine(self) -> c_void_p:
+        """Of the CPU; the first use fixes the number of threads."""
+        self.threads.start()
+        return self.create('engine_create', CPU, 0)
+
+    @functools.cached_property
+    def stream(self) -> c_void_p:
+        return self.create('stream_create', self.engine, IN_ORDER)
+
+    @functools.cached_property
+    def instruction_set(self) -> int:
+        """The bits (of `dnnl_cpu_isa_t`) of what the processor has and ONEDNN_MAX_CPU_ISA allows."""
+        return int(self._c.dnnl_get_effective_cpu_isa())
+
+    def has(self, instruction_set: int) -> bool:
+        return self.instruction_set & instruction_set == instruction_set
 
     @functools.cached_property
     def version(self) -> str:
@@ -185,13 +215,18 @@ class Library:
         return bool(self._c.dnnl_memory_desc_equal(one, other))
 
     def attributes(self, post_ops: Sequence[tuple[Any, ...]]) -> c_void_p | None:
-        """Attributes with post-ops ('add', descriptor), ('mul', descriptor) or ('relu',); none without post-ops."""
+        """Attributes with post-ops ('add', descriptor), ('mul', descriptor), ('sum',) or ('relu',); none without.
+
+        A sum adds what the output holds beforehand.
+        """
         if not post_ops:
             return None
         chain = self.create('post_ops_create')
         for kind, *operand in post_ops:
             if kind == 'relu':
                 self.call('post_ops_append_eltwise', chain, ELTWISE_RELU, 0.0, 0.0)
+            elif kind == 'sum':
+                self.call('post_ops_append_sum', chain, 1.0, 0, 0)
             else:
                 algorithm = {'add': BINARY_ADD, 'mul': BINARY_MUL}[kind]
                 self.call('post_ops_append_binary', chain, algorithm, *operand)
@@ -209,12 +244,16 @@ def library() -> Library:
     """
     path = find()
     if path is None:
-        raise EngineError('oneDNN is not installed (pip install onednn-cpu-gomp, on x86-64 Linux)')
-    return Library(path)
+        raise EngineError('oneDNN is not installed (pip install onednn-cpu-tbb, on x86-64 Linux)')
+    try:
+        return Library(path, Threads(path.parent))
+    except OSError as error:
+        advice = 'pip install --force-reinstall onednn-cpu-tbb intel-cmplr-lib-rt'
+        raise EngineError(f'oneDNN cannot be loaded ({error}): {advice}') from None
 
 
 def find() -> Path | None:
-    """Where the wheel `onednn-cpu-gomp` puts the library: lib/ of the environment."""
+    """Where the wheel `onednn-cpu-tbb` puts the library: lib/ of the environment."""
     for prefix in dict.fromkeys((sys.prefix, sys.base_prefix, str(Path('~/.local').expanduser()))):
         path = Path(prefix) / 'lib' / 'libdnnl.so.3'
         if path.exists():

@@ -270,7 +270,7 @@ WEIGHTS = make(12, 3, 3, 3), np.ones(12, np.float32), np.zeros(12, np.float32), 
 IMAGES = make(4, 3, 32, 32)
 
 
-@pytest.mark.parametrize('compute_dtype', [None, 'bfloat16'])
+@pytest.mark.parametrize('compute_dtype', [None, pytest.param('bfloat16', marks=pytest.mark.bfloat16)])
 def test_forward_and_backward_repeat_to_the_bit(compute_dtype):
     import ml_dtypes
 
