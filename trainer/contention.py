@@ -13,9 +13,10 @@ from tqdm import tqdm
 from trainer.cores import Contention, Usage, count_cores, default_threads
 
 SECONDS_BEFORE_FIRST, SECONDS_BETWEEN = 6, 30
-# Cores. Alone, a run measured at most 0.06 taken, with decoding processes and with more threads than cores, too; beside
-# one loop in Python at least 0.65 taken and 0.37 waited, averages over 2 s on two cores.
-CLEARLY = 0.25
+# Cores. Measured on two cores, over 2 to 3 s: alone, a run saw at most 0.06 taken, with decoding processes and with
+# more threads than cores, too; beside one loop in Python 0.65 taken and 0.37 waited or more, mostly 0.7 of both.
+# Short commands of others, which cost it a tenth of its speed, took 0.3.
+CLEARLY = 0.4
 
 
 class ContentionNotice(Extension):
