@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -28,6 +27,7 @@ from peers import task
 from peers.process import Worker, WorkerError
 
 import trainer
+from trainer.cores import count_cores
 from trainer.files import atomic_write
 
 N_WARM_UP = 4  # steps or passes; they compile, fill caches and make the optimiser's state
@@ -306,11 +306,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
     cpu_info = Path('/proc/cpuinfo')
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return {'cpu': names[0] if names else platform.machine(), 'usable_cores': n_usable_core(), 'threads': threads}
-
-
-def n_usable_core() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return {'cpu': names[0] if names else platform.machine(), 'usable_cores': count_cores(), 'threads': threads}
 
 
 def parse_args() -> argparse.Namespace:
@@ -327,7 +323,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--batch', type=int, default=64, help='of training')
     parser.add_argument('--infer-batches', type=int, nargs='+', default=[64, 16, 1], metavar='N')
-    parser.add_argument('--threads', type=int, default=n_usable_core(), help='of every contestant')
+    parser.add_argument('--threads', type=int, default=count_cores(), help='of every contestant')
     parser.add_argument('--torch-python', default=sys.executable, help='interpreter of an environment with the peers')
     parser.add_argument('--out', type=Path, default=Path('results/bench/train_step.json'))
     args = parser.parse_args()

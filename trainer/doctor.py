@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from typing import Any, NamedTuple
@@ -15,8 +17,11 @@ import chainer
 import numpy as np
 
 from trainer import engine
-from trainer.cores import count_cores
+from trainer.contention import CLEARLY
+from trainer.cores import Contention, bound_cores, count_cores, cpu_quota, default_threads
 from trainer.engine.errors import EngineError
+
+SECONDS_OF_SAMPLE = 0.3
 
 
 class Finding(NamedTuple):
@@ -41,6 +46,8 @@ def examine() -> list[Finding]:
         Finding('NumPy', np.__version__),
         _examine_decoder(),
         *_examine_cpu(),
+        _examine_cores(),
+        *_examine_contention(),
         *_examine_gpu(),
         *_examine_mpi(),
     ]
@@ -65,6 +72,36 @@ def _examine_cpu() -> list[Finding]:
         return [cpu, Finding('oneDNN', engine.library().version)]
     except EngineError as error:
         return [cpu, Finding('oneDNN', '', str(error))]
+
+
+def _examine_cores() -> Finding:
+    """How many are used, and what limits them."""
+    n_all, n_bound, quota = os.cpu_count() or 1, len(bound_cores()), cpu_quota()
+    n_core, n_thread = count_cores(), default_threads()
+    limits = []
+    if n_bound < n_all:
+        limits.append(f'bound to {n_bound}')
+    if quota is not None:
+        limits.append(f'CPU quota {quota:.3g}')
+    found = f'{n_core} of {n_all}' + (f' ({", ".join(limits)})' if limits else '')
+    if n_thread == n_core:
+        return Finding('usable cores', found)
+    advice = ''
+    if n_thread > n_core:
+        advice = f'{n_thread} threads would wait for each other: unset OMP_NUM_THREADS, or set it to {n_core} or less'
+    return Finding('usable cores', f'{found}, {n_thread} threads by OMP_NUM_THREADS', advice)
+
+
+def _examine_contention() -> list[Finding]:
+    """What other processes take of them now; nothing where the system does not tell."""
+    contention = Contention()
+    time.sleep(SECONDS_OF_SAMPLE)
+    usage = contention.measure()
+    if usage is None:
+        return []
+    is_busy = usage.taken >= CLEARLY
+    advice = 'a run beside them is slower: end them, or give it fewer threads (--threads)' if is_busy else ''
+    return [Finding('other processes', f'keep {usage.taken:.1f} of these cores busy', advice)]
 
 
 def _examine_gpu() -> list[Finding]:

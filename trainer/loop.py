@@ -26,7 +26,8 @@ from trainer.average import WeightAverage
 from trainer.captured import CapturedUpdater
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
-from trainer.cores import count_cores
+from trainer.contention import ContentionNotice
+from trainer.cores import bound_cores, count_cores
 from trainer.datasets import Data, Stream
 from trainer.datasets.decode import describe_decoding
 from trainer.datasets.workers import default_workers
@@ -150,7 +151,7 @@ def build(
     target = device.open_device(config.gpu)
     if config.threads is not None:
         engine.set_threads(config.threads)
-    elif ranks.local_size > 1 and 'OMP_NUM_THREADS' not in os.environ:
+    elif 'OMP_NUM_THREADS' not in os.environ and (ranks.local_size > 1 or count_cores() < len(bound_cores())):
         engine.set_threads(ranks.share_cores(count_cores()))
     n_rank = f'{ranks.size} processes, each on ' if ranks.size > 1 else ''
     print(f'computing on {n_rank}{device.describe(target)}')
@@ -250,6 +251,8 @@ def build(
     if ranks.is_first:
         trainer.extend(progress)
         trainer.extend(Plots(recorder, config, baselines))
+        if target.xp is np and ranks.local_size == 1:  # the other ranks of a machine would count as other processes
+            trainer.extend(ContentionNotice())
     if isinstance(data, Stream):
         trainer.extend(Closing([train_view, test_view]))
     sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))

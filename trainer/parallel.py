@@ -26,6 +26,7 @@ import chainer
 import numpy as np
 from chainer.training import Extension
 
+from trainer.cores import bound_cores
 from trainer.errors import SECONDS_FOR_FIRST, InputError, TrainingError, rank_from_environment
 from trainer.links import BatchNormalization
 from trainer.optimizer import GradientHook
@@ -155,8 +156,8 @@ class Ranks(Alone):
                     )
 
     def share_cores(self, n_core: int) -> int:
-        is_bound = n_core < (os.cpu_count() or 1)  # mpiexec has shared them
-        return n_core if is_bound else max(1, n_core // self.local_size)
+        is_bound = len(bound_cores()) < (os.cpu_count() or 1)  # mpiexec has shared them; a CPU quota is for all
+        return n_core if is_bound else max(min(1, n_core), n_core // self.local_size)
 
     def command(self, alone: str) -> str:
         return f'mpiexec -n {self.size} {alone}'

@@ -37,6 +37,7 @@ from PIL import Image  # noqa: E402
 import trainer  # noqa: E402
 from squeeze_net.compression import archive, report  # noqa: E402
 from squeeze_net.weights import Weights, files, net  # noqa: E402
+from trainer.cores import count_cores  # noqa: E402
 from trainer.datasets.decode import decode  # noqa: E402
 from trainer.datasets.restricted_pickle import read_pickle  # noqa: E402
 from trainer.datasets.sources import ImageList, RecordIO, Shards  # noqa: E402
@@ -221,7 +222,7 @@ def main() -> int:
     parser.add_argument('-n', type=int, default=100_000, help='files a reader (default: 100,000)')
     parser.add_argument('--readers', nargs='*', default=list(readers()), choices=list(readers()), metavar='NAME')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
+    parser.add_argument('--processes', type=int, default=count_cores())
     args = parser.parse_args()
     is_sound = True
     context = get_context('forkserver')  # each share has a process of its own, forked from one that has imported these:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import trainer
-from trainer import Config, InputError, TrainingError, checkpoint, recorder
+from trainer import Config, InputError, TrainingError, checkpoint, loop, recorder
 from trainer.datasets import Data, Split
 from trainer.functions import dropout
 
@@ -95,6 +95,19 @@ def stop_at(call, number=signal.SIGTERM, in_training=True):
             signal.raise_signal(number)
 
     return on_forward
+
+
+@pytest.mark.parametrize(('variable', 'quota_cores', 'expected'), [(None, 2, [2]), (None, 64, []), ('3', 2, [])])
+def test_under_a_cpu_quota_fewer_threads_compute(tmp_path, monkeypatch, variable, quota_cores, expected):
+    set_to = []
+    monkeypatch.setattr(loop.engine, 'set_threads', set_to.append)
+    monkeypatch.setattr(loop, 'bound_cores', lambda: set(range(64)))
+    monkeypatch.setattr(loop, 'count_cores', lambda: quota_cores)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    if variable is not None:
+        monkeypatch.setenv('OMP_NUM_THREADS', variable)
+    run(tmp_path, epoch=1)
+    assert set_to == expected
 
 
 def test_leaves_records_weights_checkpoints_and_plots(tmp_path):

@@ -5,15 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from trainer import parallel
 from trainer.parallel import ALONE, Ranks
 
 
 @pytest.mark.parametrize(
-    ('usable', 'expected'),
-    [(8, 2), (7, 7), (2, 2), (0, 0)],  # not bound; bound by mpiexec, to one or a few; no processes at all
+    ('bound', 'usable', 'expected'),
+    # not bound, without and with a quota; bound by mpiexec, to many or a few; no processes at all
+    [(8, 8, 2), (8, 4, 1), (8, 2, 1), (7, 7, 7), (2, 2, 2), (8, 0, 0)],
 )
-def test_cores_are_shared_unless_mpiexec_has_shared_them(monkeypatch, usable, expected):
+def test_cores_are_shared_unless_mpiexec_has_shared_them(monkeypatch, bound, usable, expected):
     monkeypatch.setattr(os, 'cpu_count', lambda: 8)
+    monkeypatch.setattr(parallel, 'bound_cores', lambda: set(range(bound)))
     communicator = SimpleNamespace(rank=1, size=6, intra_rank=1, intra_size=3, mpi_comm=None)
     assert Ranks(communicator).share_cores(usable) == expected
     assert ALONE.share_cores(usable) == usable

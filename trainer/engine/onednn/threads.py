@@ -10,7 +10,7 @@ import ctypes
 import os
 from pathlib import Path
 
-from trainer.cores import default_threads
+from trainer.cores import bound_cores, default_threads
 
 # tbb::detail::r1::max_concurrency(tbb::detail::d1::task_arena_base const*); part of the interface of libtbb.so.12
 _MAX_CONCURRENCY = '_ZN3tbb6detail2r115max_concurrencyEPKNS0_2d115task_arena_baseE'
@@ -40,7 +40,7 @@ class Threads:
     @property
     def n(self) -> int:
         """At most the cores that this process may use: TBB starts no more."""
-        return self._n if self._has_started else min(self._n, len(os.sched_getaffinity(0)))
+        return self._n if self._has_started else min(self._n, len(bound_cores()))
 
     def set(self, n: int) -> bool:
         """Compute with `n` threads; False if others have started already, and stay."""
@@ -53,7 +53,7 @@ class Threads:
         """Fix their number: TBB takes as many as the cores that the calling thread may use when it is first asked."""
         if self._has_started:
             return
-        cores = os.sched_getaffinity(0)
+        cores = bound_cores()
         os.sched_setaffinity(0, sorted(cores)[: self._n])
         try:
             self._n = self._max_concurrency(None)  # not what was asked for where another library has started TBB
