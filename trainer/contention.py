@@ -10,7 +10,7 @@ from typing import Any
 from chainer.training import Extension
 from tqdm import tqdm
 
-from trainer.cores import Contention, Usage, count_cores, default_threads
+from trainer.cores import Contention, Usage, count_cores
 
 SECONDS_BEFORE_FIRST, SECONDS_BETWEEN = 6, 30
 # Cores. Measured on two cores, over 2 to 3 s: alone, a run saw at most 0.06 taken, with decoding processes and with
@@ -47,7 +47,7 @@ class ContentionNotice(Extension):
         if usage is None:
             self._due = math.inf  # this system does not tell
         elif is_slowed(usage):
-            tqdm.write(describe(usage, count_cores(), default_threads()))
+            tqdm.write(describe(usage, count_cores()))
             self._due = math.inf
 
 
@@ -55,9 +55,7 @@ def is_slowed(usage: Usage) -> bool:
     return usage.taken >= CLEARLY and usage.waited >= CLEARLY
 
 
-def describe(usage: Usage, n_core: int, n_thread: int) -> str:
+def describe(usage: Usage, n_core: int) -> str:
     """What the others take, and what to do about it."""
     cores = f'{usage.taken:.1f} of {n_core} core{"s" if n_core > 1 else ""}'
-    fewer = min(n_thread - 1, max(1, math.floor(n_core - usage.taken)))
-    advice = f', or give it fewer threads (--threads {fewer})' if fewer else ''
-    return f'other processes keep {cores} busy and slow down this run: end them{advice}'
+    return f'other processes keep {cores} busy: this run takes up to twice as long until they end'

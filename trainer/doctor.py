@@ -66,12 +66,19 @@ def _examine_decoder() -> Finding:
 
 
 def _examine_cpu() -> list[Finding]:
-    bfloat16 = 'multiplies bfloat16' if engine.has_bfloat16() else 'without bfloat16: --precision float32'
-    cpu = Finding('CPU', f'{count_cores()} cores, {bfloat16}')
+    """The CPU's engine, the instructions it uses and its threads."""
     try:
-        return [cpu, Finding('oneDNN', engine.library().version)]
+        version = engine.library().version
     except EngineError as error:
-        return [cpu, Finding('oneDNN', '', str(error))]
+        return [Finding('oneDNN', '', str(error))]
+    cap = os.environ.get('ONEDNN_MAX_CPU_ISA')
+    instructions = f'{engine.instruction_set()}{f" (ONEDNN_MAX_CPU_ISA={cap})" if cap else ""}'
+    bfloat16 = '--precision bf16 is faster' if engine.has_bfloat16() else 'no bfloat16: --precision float32'
+    n_thread = engine.threads()
+    return [
+        Finding('oneDNN', f'{version}, on {n_thread} thread{"s" if n_thread > 1 else ""}'),
+        Finding('instructions', f'{instructions}; {bfloat16}'),
+    ]
 
 
 def _examine_cores() -> Finding:
@@ -100,7 +107,7 @@ def _examine_contention() -> list[Finding]:
     if usage is None:
         return []
     is_busy = usage.taken >= CLEARLY
-    advice = 'a run beside them is slower: end them, or give it fewer threads (--threads)' if is_busy else ''
+    advice = 'a run beside them takes up to twice as long: end them if you can' if is_busy else ''
     return [Finding('other processes', f'keep {usage.taken:.1f} of these cores busy', advice)]
 
 

@@ -60,29 +60,11 @@ def test_a_long_iteration_delays_it(capsys):
     assert SECONDS_BETWEEN == 30
 
 
-@pytest.mark.parametrize(
-    ('usage', 'n_core', 'n_thread', 'words'),
-    [
-        (
-            SLOWED,
-            2,
-            2,
-            'keep 0.7 of 2 cores busy and slow down this run: end them, or give it fewer threads (--threads 1)',
-        ),
-        (
-            Usage(1.3, 0.7),
-            8,
-            8,
-            '1.3 of 8 cores busy and slow down this run: end them, or give it fewer threads (--threads 6)',
-        ),
-        (Usage(1.9, 1), 2, 2, '(--threads 1)'),
-        (SLOWED, 8, 4, '(--threads 3)'),
-        (SLOWED, 8, 1, 'slow down this run: end them'),
-        (SLOWED, 1, 1, 'keep 0.7 of 1 core busy and slow down this run: end them'),
-    ],
-)
-def test_the_words_say_how_much_and_what_to_do(usage, n_core, n_thread, words):
-    assert describe(usage, n_core, n_thread).endswith(words)
+def test_the_words_say_how_much_and_what_to_expect():
+    assert describe(SLOWED, 2).startswith(
+        'other processes keep 0.7 of 2 cores busy: this run takes up to twice as long'
+    )
+    assert '0.7 of 1 core busy' in describe(SLOWED, 1)
 
 
 class Net(chainer.Chain):

@@ -19,7 +19,17 @@ def by_name(findings):
 def test_it_reports_and_concludes(capsys):
     assert doctor.main() == 0
     out = capsys.readouterr().out
-    for word in ('Python', 'Chainer', 'NumPy', 'CPU', 'usable cores', 'oneDNN', 'CuPy', '-g -1 (CPU)', '-g 0 (GPU)'):
+    for word in (
+        'Python',
+        'Chainer',
+        'NumPy',
+        'oneDNN',
+        'instructions',
+        'usable cores',
+        'CuPy',
+        '-g -1 (CPU)',
+        '-g 0 (GPU)',
+    ):
         assert word in out
 
 
