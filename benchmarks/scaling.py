@@ -10,7 +10,7 @@ bytes of gradients, latency a and bandwidth B of a link, the two usual algorithm
 
 and the faster one counts (Thakur et al., "Optimization of collective communication operations in MPICH", 2005). The
 simulation sends each message of both, between ranks whose computing takes a little more or less long; the model knows
-nothing of that. Seconds of computing are those measured on this CPU (`results/bench/train_step.json`) divided by
+nothing of that. Seconds of computing are those measured on this CPU (`results/bench/train_step_avx512.json`) divided by
 SPEED_UP: an assumption, as are LINKS. The two ranks are real: mpiexec, communicator naive, a core each.
 """
 
@@ -200,7 +200,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('results/bench/scaling.json'))
     parser.add_argument('--image', type=Path, default=Path('img/scaling.png'))
-    parser.add_argument('--steps', type=Path, default=Path('results/bench/train_step.json'), help='measured steps')
+    parser.add_argument(
+        '--steps', type=Path, default=Path('results/bench/train_step_avx512.json'), help='measured steps'
+    )
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--size', type=int, default=122, help='px, of the two ranks')
     parser.add_argument('--all_reduce', action='store_true', help=argparse.SUPPRESS)

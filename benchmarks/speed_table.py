@@ -1,6 +1,6 @@
 """Print the README's table of speeds from the record of train_step.py.
 
-python benchmarks/speed_table.py [results/bench/train_step.json]
+python benchmarks/speed_table.py [results/bench/train_step_avx512.json]
 """
 
 from __future__ import annotations
@@ -49,5 +49,5 @@ def cell(result: dict[str, Any], name: str, quantity: str) -> str:
 
 
 if __name__ == '__main__':
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else 'results/bench/train_step.json')
+    path = Path(sys.argv[1] if len(sys.argv) > 1 else 'results/bench/train_step_avx512.json')
     print(speed_table(json.loads(path.read_text(encoding='utf-8'))))

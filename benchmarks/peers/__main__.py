@@ -22,6 +22,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+from peers import task
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog='python -m peers', description=__doc__)
@@ -33,10 +35,12 @@ def main() -> None:
     parser.add_argument('--precision', choices=('float32', 'bf16', 'fp16'), default='float32')
     parser.add_argument('--engine', choices=('fused', 'plain'), default='fused', help='of the project')
     parser.add_argument('--images', type=int, help='of an epoch, on a GPU')
-    parser.add_argument('--size', type=int, help='of the pictures on a GPU, px')
+    parser.add_argument('--size', type=int, help='of the pictures, px, if not the usual')
     parser.add_argument('--rehearse', action='store_true', help='what is for a GPU, on the CPU')
     parser.add_argument('--compile', action='store_true', help='PyTorch by torch.compile')
     args = parser.parse_args()
+    if args.size:
+        task.SIZES_PX[args.network] = args.size
     # Replies alone reach the pipe: what libraries print, also from C, goes to stderr.
     replies = os.fdopen(os.dup(1), 'w', encoding='utf-8')
     os.dup2(2, 1)

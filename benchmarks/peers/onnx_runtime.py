@@ -65,5 +65,6 @@ def describe(session: onnxruntime.InferenceSession) -> dict[str, Any]:
     names = ('onnxruntime', 'onnx', 'onnxscript', 'torch', 'numpy')
     return {
         'computes_with': f'{threads} threads, {", ".join(session.get_providers())}',
+        'instruction_set': 'all that the processor has',
         'versions': {'python': platform.python_version()} | {name: version(name) for name in names},
     }

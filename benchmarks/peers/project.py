@@ -153,4 +153,8 @@ def save_reference(model: Any, predict: Callable[[np.ndarray], np.ndarray], args
 
 def describe() -> dict[str, Any]:
     cpu = device.open_device(-1)
-    return {'computes_with': device.describe(cpu), 'versions': device.versions(cpu)}
+    return {
+        'computes_with': device.describe(cpu),
+        'instruction_set': engine.instruction_set() if engine.version() else "NumPy's",
+        'versions': device.versions(cpu),
+    }

@@ -101,7 +101,8 @@ def make_batch(network: str, n: int) -> tuple[Tensor, Tensor]:
 def describe() -> dict[str, Any]:
     onednn = re.search(r'MKL-DNN v([\d.]+)|oneDNN v([\d.]+)', torch.__config__.show())
     return {
-        'computes_with': f'{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}',
+        'computes_with': f'{torch.get_num_threads()} threads',
+        'instruction_set': torch.backends.cpu.get_cpu_capability(),
         'versions': {
             'python': platform.python_version(),
             'torch': torch.__version__,

@@ -80,7 +80,7 @@ def test_other_processes(monkeypatch, taken, found, is_busy):
     monkeypatch.setattr(doctor, 'Contention', lambda: SimpleNamespace(measure=lambda: usage))
     (finding,) = doctor._examine_contention()
     assert finding.found == found
-    assert finding.advice.startswith('a run beside them is slower') == is_busy
+    assert finding.advice.startswith('a run beside them takes up to twice as long') == is_busy
 
 
 def test_a_system_that_does_not_tell_of_other_processes_gets_no_line(monkeypatch):
