@@ -4,18 +4,19 @@ VENV ?= .venv
 EXTRAS ?=# cuda12 or cuda13, whichever your driver supports
 INSTALLED = $(VENV)/.installed$(EXTRAS)
 RUN = $(VENV)/bin/python
+PYTEST = $(RUN) -m pytest -n auto --maxprocesses 8 --dist worksteal
 PIP = $(RUN) -m pip --disable-pip-version-check --quiet
-FIRST_LOOK = --dataset shapes --size 32 --limit 200 --epoch 25 --batch 32 --schedule cosine \
+FIRST_LOOK = --dataset shapes --size 32 --limit 200 --epoch 20 --schedule cosine \
   --overwrite --save_path runs/first_look
 
-.PHONY: help run install format lint test gputest fuzz smoke clean
+.PHONY: help run install format lint test captest gputest fuzz smoke clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 run: $(INSTALLED)  ## train AlexNet and SqueezeNet on drawn shapes, with plots (no download, five minutes)
-	$(RUN) main.py --model alexnet $(FIRST_LOOK)
-	$(RUN) main.py --model squeezenet --lr 0.05 $(FIRST_LOOK)
+	$(RUN) main.py --model alexnet --batch 64 --lr 0.03 --dropout 0.3 $(FIRST_LOOK)
+	$(RUN) main.py --model squeezenet --batch 16 --lr 0.03 --dropout 0 $(FIRST_LOOK)
 	@echo 'The curves of both: runs/first_look/img/accuracy.png and loss.png'
 
 install: $(INSTALLED)  ## set up .venv; EXTRAS=cuda12 or EXTRAS=cuda13 adds CuPy
@@ -44,7 +45,12 @@ lint: $(VENV)/.tools  ## style and types
 	$(VENV)/bin/mypy
 
 test: $(VENV)/.tools  ## the tests that need no GPU
-	$(RUN) -m pytest -n auto --maxprocesses 8 --dist worksteal
+	$(PYTEST)
+
+ENGINE_TESTS = trainer/tests/engine trainer/tests/functions trainer/tests/links trainer/tests/test_predictor.py \
+  trainer/tests/test_device.py tests/squeeze_net/test_engine.py
+captest: $(VENV)/.tools  ## the engine's tests, as on a CPU with AVX-512 alone, with AVX2, and with SSE4.1
+	for isa in AVX512_CORE AVX2 SSE41; do ONEDNN_MAX_CPU_ISA=$$isa $(PYTEST) $(ENGINE_TESTS) || exit 1; done
 
 gputest: $(VENV)/.tools  ## the tests that need an NVIDIA GPU; first: make install EXTRAS=cuda12
 	$(RUN) -m pytest -m gpu
