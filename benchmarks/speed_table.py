@@ -1,53 +1,86 @@
-"""Print the README's table of speeds from the record of train_step.py.
+"""Print the README's table of speeds from the records of train_step.py.
 
-python benchmarks/speed_table.py [results/bench/train_step_avx512.json]
+python benchmarks/speed_table.py
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-NAMES = {
-    'project': '**this project, float32**',
-    'torch_eager': 'PyTorch, channels last',
-    'torch_compile': 'PyTorch, torch.compile',
-    'onnxruntime': 'ONNX Runtime',
-    'chainer': 'Chainer alone',
-    'project_bf16': '**this project, bf16**',
-    'torch_bf16': 'PyTorch, bf16 autocast',
+BENCH = Path(__file__).parents[1] / 'results' / 'bench'
+# Title -> the record; the first that is there of several.
+RECORDS = {
+    'AVX-512': ('train_step_avx512.json',),
+    'AVX2': ('train_step_avx2.json', 'train_step_avx2_capped.json'),
 }
-BASES = {'torch_bf16': 'project_bf16'}  # what a peer is compared with; the others with `project`
+PEERS = {
+    'torch_eager': 'PyTorch',
+    'torch_compile': 'torch.compile',
+    'onnxruntime': 'ONNX Runtime',
+    'chainer': 'Chainer',
+}
+BF16_PEERS = {'torch_eager': 'torch_bf16'}  # in the column of the first, what the second computes
+QUANTITIES = {'train': 'training', 'infer': 'inference', 'infer_1': 'inference of one image', 'memory': 'memory, MiB'}
 
 
-def speed_table(record: dict[str, Any]) -> str:
-    """A row a contestant; for each network a training step, a pass of inference and the training's peak memory."""
-    networks, batch = record['networks'], record['batch']
-    header = '| milliseconds a batch of 64 |'.replace('64', str(batch))
-    for network, result in networks.items():
-        header += f' {network} {result["size_px"]} px: train | infer | peak MiB |'
-    lines = [header, '| --- |' + ' ---: | ---: | ---: |' * len(networks)]
-    for name, title in NAMES.items():
-        cells = []
-        for result in networks.values():
-            cells += [cell(result, name, quantity) for quantity in (f'train_{batch}', f'infer_{batch}')]
-            cells.append(str(result['train_peak_rss_mib'].get(name, '')))
-        lines.append(f'| {title} | {" | ".join(cells)} |')
+def speed_table(records: dict[str, dict[str, Any]] | None = None) -> str:
+    """A row for each network and quantity; for each record this project's time and the peers', times as long."""
+    records = read_records() if records is None else records
+    columns = {title: [name for name in PEERS if is_in(record, name)] for title, record in records.items()}
+    header = ['ms a batch of 64']
+    for title, names in columns.items():
+        header += [f'{title}: **this project**', *(PEERS[name] for name in names)]
+    lines = [row(header), row(['---', *['---:'] * (len(header) - 1)])]
+    first = next(iter(records.values()))
+    for network, result in first['networks'].items():
+        for suffix in ('', '_bf16'):
+            for quantity, words in QUANTITIES.items():
+                cells = [f'{network} {result["size_px"]} px, {words}{", bf16" if suffix else ""}']
+                for title, record in records.items():
+                    cells += cells_of(record, network, quantity, suffix, columns[title])
+                if any(cells[1:]):
+                    lines.append(row(cells))
     return '\n'.join(lines)
 
 
-def cell(result: dict[str, Any], name: str, quantity: str) -> str:
-    summary = result['results'].get(name, {}).get(quantity)
-    if summary is None:
-        return ''
-    base = BASES.get(name, 'project')
-    times = result['times_as_fast'].get(base, {}).get(name, {}).get(quantity)
-    ratio = f' ({times["median_of_rounds"]:.2f}x)' if times and name not in ('project', 'project_bf16') else ''
-    return f'{summary["median_ms"]:.0f}{ratio}'
+def read_records() -> dict[str, dict[str, Any]]:
+    found = {}
+    for title, names in RECORDS.items():
+        paths = [BENCH / name for name in names if (BENCH / name).exists()]
+        if paths:
+            found[title] = json.loads(paths[0].read_text(encoding='utf-8'))
+    return found
+
+
+def is_in(record: dict[str, Any], name: str) -> bool:
+    return any(result['results'].get(name) for result in record['networks'].values())
+
+
+def cells_of(record: dict[str, Any], network: str, quantity: str, suffix: str, names: list[str]) -> list[str]:
+    result, ours = record['networks'][network], f'project{suffix}'
+    peers = [(BF16_PEERS.get(name) if suffix else name) or '' for name in names]
+    if quantity == 'memory':
+        memory = result['train_peak_rss_mib']
+        base = memory.get(ours)
+        return [
+            f'{base}' if base else '',
+            *(f'{memory[name] / base:.2f}x' if base and name in memory else '' for name in peers),
+        ]
+    key = quantity if quantity == 'infer_1' else f'{quantity}_{record["batch"]}'
+    summary = result['results'].get(ours, {}).get(key)
+    times = result['times_as_fast'].get(ours, {})
+    digits = 1 if quantity == 'infer_1' else 0
+    return [
+        f'{summary["median_ms"]:.{digits}f}' if summary else '',
+        *(f'{times[name][key]["median_of_rounds"]:.2f}x' if key in times.get(name, {}) else '' for name in peers),
+    ]
+
+
+def row(cells: list[str]) -> str:
+    return f'| {" | ".join(cells)} |'
 
 
 if __name__ == '__main__':
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else 'results/bench/train_step_avx512.json')
-    print(speed_table(json.loads(path.read_text(encoding='utf-8'))))
+    print(speed_table())

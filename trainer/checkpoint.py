@@ -24,6 +24,7 @@ from trainer.parallel import ALONE, Alone
 
 MODEL = 'updater/model:main/'
 OPTIMIZER = 'updater/optimizer:main/'
+COMPUTED_ON = 'computed_on'
 HEADER_BYTES = 4096  # more than an array's header in an npz ever takes
 NO_METADATA = Metadata()
 
@@ -43,6 +44,7 @@ class Checkpoint(Extension):
         minutes: 0 for none between epochs.
         metadata: go into every file.
         ranks: the first of them writes, by its clock.
+        computed_on: one line that names what computes, so that a resumed run can tell where it differs.
     """
 
     priority = -100  # after everything else: its state has to be complete
@@ -57,9 +59,10 @@ class Checkpoint(Extension):
         minutes: float,
         metadata: Metadata,
         ranks: Alone = ALONE,
+        computed_on: str = '',
     ) -> None:
         self.ranks, self.has_to_save = ranks, False
-        self.metadata = metadata
+        self.metadata, self.computed_on = metadata, computed_on
         self.folder, self.config, self.recorder, self.stop = folder, config, recorder, stop
         self.interval_s = minutes * 60 if minutes > 0 else float('inf')
         self._saved_at = time.monotonic()
@@ -94,7 +97,7 @@ class Checkpoint(Extension):
         check_finite(trainer.updater.get_optimizer('main').target, trainer.updater.iteration)
         trainer.updater.even_out()
         if self.ranks.is_first:
-            save(self.folder / 'checkpoint_last.npz', trainer, self.config, self.metadata)
+            save(self.folder / 'checkpoint_last.npz', trainer, self.config, self.metadata, self.computed_on)
         self._saved_at, self._saved_iteration = time.monotonic(), trainer.updater.iteration
 
     def _keep_epoch(self, trainer: Any) -> None:
@@ -120,11 +123,12 @@ def check_finite(model: Any, iteration: int) -> None:
             raise TrainingError(f'{name} is not finite after iteration {iteration}: try a lower --lr, or --warmup 1')
 
 
-def save(path: Path, trainer: Any, config: Config, metadata: Metadata = NO_METADATA) -> None:
+def save(path: Path, trainer: Any, config: Config, metadata: Metadata = NO_METADATA, computed_on: str = '') -> None:
     """Write all that a resumed run needs: weights, statistics, momentum, epoch and position, log, configuration."""
     serializer = DictionarySerializer()
     serializer.save(trainer)
-    _write_npz(path, serializer.target | {'config': json.dumps(config.as_dict()), KEY: metadata.dumps()})
+    texts = {'config': json.dumps(config.as_dict()), COMPUTED_ON: computed_on, KEY: metadata.dumps()}
+    _write_npz(path, serializer.target | texts)
 
 
 def save_weights(path: Path, model: Any, metadata: Metadata = NO_METADATA) -> None:
@@ -139,11 +143,14 @@ def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def resume(path: Path, trainer: Any, config: Config, file: BinaryIO | None = None) -> None:
+def resume(path: Path, trainer: Any, config: Config, file: BinaryIO | None = None, computed_on: str = '') -> str:
     """Bring a freshly built trainer to the state in a checkpoint.
 
     Args:
         file: what is in it, where another machine has read it.
+        computed_on: one line that names what computes now.
+    Returns:
+        What has computed so far, if that is known and not the same: the bits will not be those of an unbroken run.
     Raises:
         InputError: not a checkpoint, or one of another experiment.
     """
@@ -153,6 +160,8 @@ def resume(path: Path, trainer: Any, config: Config, file: BinaryIO | None = Non
         config.check_resumes(json.loads(str(arrays['config'])), path)
         _check_shapes(arrays, path, MODEL, trainer.updater.get_optimizer('main').target)
         NpzDeserializer(arrays).load(trainer)
+        before = str(arrays[COMPUTED_ON]) if COMPUTED_ON in arrays else ''
+        return before if before != computed_on else ''
 
 
 def load_model(path: Path, model: Any) -> None:

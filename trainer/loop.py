@@ -257,7 +257,10 @@ def build(
         trainer.extend(Closing([train_view, test_view]))
     sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))
     metadata = Metadata(config.model, data.n_class, preprocessing_of_tests(data, config, sizes), tuple(data.classes))
-    saving = Checkpoint(config.run_folder, config, recorder, stop, config.checkpoint_minutes, metadata, ranks)
+    computed_on = device.describe(target)
+    saving = Checkpoint(
+        *(config.run_folder, config, recorder, stop, config.checkpoint_minutes, metadata, ranks, computed_on)
+    )
     trainer.extend(saving)
     if ranks.size > 1:
         trainer.extend(Agreement(ranks, stop, saving))
@@ -267,10 +270,12 @@ def build(
         checkpoint.prepare_folder(config.run_folder, n_numbers * config.dtype.itemsize)
     if resume_from is not None:
         file = None if ranks.size == 1 else io.BytesIO(ranks.from_first(resume_from.read_bytes))
-        checkpoint.resume(resume_from, trainer, config, file)
+        before = checkpoint.resume(resume_from, trainer, config, file, computed_on)
         _check_rates(recorder.own_entries, schedule, config)
         has_ended = '; it has ended, and is only drawn again' if _is_done(updater, config) else ''
         print(f'resumed {resume_from} at epoch {updater.epoch_detail:.2f}{has_ended}')
+        if before:
+            print(f'it was computed on {before}: from here on, results differ from an unbroken run by rounding')
     if ranks.size > 1:
         ranks.check_alike(_identity(model, data, config, target))
     if ranks.is_first:

@@ -112,10 +112,12 @@ def version() -> str | None:
 
 
 def describe() -> str:
-    """The CPU's engine for the records, e.g. 'oneDNN 3.2.0, bfloat16'."""
+    """The CPU's engine for the records, e.g. 'oneDNN 3.2.0 (AVX512-BF16), bfloat16'."""
     if version() is None:
         return 'plain Chainer on NumPy'
-    return f'oneDNN {version()}' + (', bfloat16' if chainer.config.compute_dtype is not None else '')
+    return f'oneDNN {version()} ({instruction_set()})' + (
+        ', bfloat16' if chainer.config.compute_dtype is not None else ''
+    )
 
 
 def cudnn_version() -> str | None:
