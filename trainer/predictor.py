@@ -14,7 +14,7 @@ from trainer.engine.buffers import ALIGNMENT, Ranges
 from trainer.engine.errors import EngineError
 from trainer.engine.onednn import convolution, elementwise, library, linear, normalization, pooling
 from trainer.engine.onednn.convert import convert, reorder_operation
-from trainer.engine.onednn.operation import BFLOAT16, BUFFERS, DATA_TYPES, Operation, pixel_stride
+from trainer.engine.onednn.operation import BFLOAT16, BUFFERS, DATA_TYPES, Operation, PlacedOperation, pixel_stride
 from trainer.functions.add import Add
 from trainer.functions.batch_normalization import FixedBatchNormalization
 from trainer.functions.cast import Cast
@@ -166,7 +166,7 @@ class _Plan:
         """Add a step."""
         self._kept.append(arrays)
         addresses = [array.__array_interface__['data'][0] for array in arrays]
-        self._steps.append(lambda: operation.run_at(addresses))
+        self._steps.append(PlacedOperation(operation, addresses))
 
     # ---- one method a kind of layer ----
 

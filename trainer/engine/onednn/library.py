@@ -63,6 +63,7 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     'memory_desc_create_with_tag': (_OUT, c_int, _DIMS, c_int, c_int),
     'memory_create': (_OUT, c_void_p, c_void_p, c_void_p),
     'memory_set_data_handle': (c_void_p, c_void_p),
+    'memory_destroy': (c_void_p,),
     'primitive_create': (_OUT, c_void_p),
     'primitive_execute': (c_void_p, c_void_p, c_int, POINTER(ExecuteArgument)),
     'primitive_desc_query': (c_void_p, c_int, c_int, c_void_p),
@@ -153,6 +154,7 @@ class Library:
         self._c.dnnl_get_effective_cpu_isa.restype = c_int
         self.execute = self._functions['primitive_execute']
         self.set_data_handle = self._functions['memory_set_data_handle']
+        self.memory_destroy = self._functions['memory_destroy']
 
     def call(self, name: str, *arguments: Any) -> None:
         self.check(self._functions[name](*arguments), name)

@@ -34,12 +34,21 @@ class Operation:
     def __init__(self, primitive_descriptor: c_void_p, arguments: Sequence[tuple[int, c_void_p]]) -> None:
         lib = library()
         self.name = lib.implementation(primitive_descriptor)
-        self._primitive = lib.create('primitive_create', primitive_descriptor)
-        self._memories = [lib.create('memory_create', descriptor, lib.engine, None) for _, descriptor in arguments]
-        numbered = zip((number for number, _ in arguments), self._memories, strict=True)
-        self._arguments = (dnn.ExecuteArgument * len(arguments))(*(dnn.ExecuteArgument(*pair) for pair in numbered))
+        self.primitive = lib.create('primitive_create', primitive_descriptor)
+        self._described = tuple(arguments)
+        self._memories, self._arguments = self.place([None] * len(arguments))
         self._execute, self._set_data_handle = lib.execute, lib.set_data_handle
         self._stream, self._n_argument = lib.stream, len(arguments)
+
+    def place(self, addresses: Sequence[int | None]) -> tuple[list[c_void_p], Any]:
+        """Memory objects at these addresses, and the primitive's arguments made of them."""
+        lib = library()
+        memories = [
+            lib.create('memory_create', descriptor, lib.engine, address)
+            for (_, descriptor), address in zip(self._described, addresses, strict=True)
+        ]
+        numbered = zip((number for number, _ in self._described), memories, strict=True)
+        return memories, (dnn.ExecuteArgument * len(memories))(*(dnn.ExecuteArgument(*pair) for pair in numbered))
 
     def run(self, *arrays: np.ndarray) -> None:
         self.run_at([array.__array_interface__['data'][0] for array in arrays])
@@ -49,9 +58,35 @@ class Operation:
         with _RUNNING:
             for memory, address in zip(self._memories, addresses, strict=True):
                 self._set_data_handle(memory, address)
-            status = self._execute(self._primitive, self._stream, self._n_argument, self._arguments)
+            status = self._execute(self.primitive, self._stream, self._n_argument, self._arguments)
         if status:
             library().check(status, 'primitive_execute')
+
+
+class PlacedOperation:
+    """An operation on arrays that stay where they are: calling it spares a call of the library for every array.
+
+    Args:
+        operation: what to compute.
+        addresses: of its arrays, which have to live as long.
+    """
+
+    def __init__(self, operation: Operation, addresses: Sequence[int]) -> None:
+        self._operation = operation  # owns the primitive
+        self._memories, arguments = operation.place(addresses)
+        lib = library()
+        self._execution = operation.primitive, lib.stream, len(self._memories), arguments
+        self._execute, self._destroy = lib.execute, lib.memory_destroy
+
+    def __call__(self) -> None:
+        with _RUNNING:
+            status = self._execute(*self._execution)
+        if status:
+            library().check(status, 'primitive_execute')
+
+    def __del__(self) -> None:
+        for memory in self._memories:
+            self._destroy(memory)
 
 
 # ---- maps: arrays (N, C, H, W) whose channels lie side by side in memory ----
