@@ -28,6 +28,7 @@ QUANTITIES = {'train': 'training', 'infer': 'inference', 'infer_1': 'inference o
 def speed_table(records: dict[str, dict[str, Any]] | None = None) -> str:
     """A row for each network and quantity; for each record this project's time and the peers', times as long."""
     records = read_records() if records is None else records
+    records = {f'{title}, capped' if record.get('capped') else title: record for title, record in records.items()}
     columns = {title: [name for name in PEERS if is_in(record, name)] for title, record in records.items()}
     header = ['ms a batch of 64']
     for title, names in columns.items():
