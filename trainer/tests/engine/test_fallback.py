@@ -111,6 +111,8 @@ def test_a_function_refused_forward_is_chainers(name, refusal):
 @needs_engine
 @pytest.mark.parametrize('name', [n for n in FUNCTIONS if n not in ('add', 'concat', 'dropout', 'mean')])
 def test_a_gradient_refused_is_chainers(name, refusal):
+    if name == 'local_response_normalization' and not normalization._is_gradient_fast():
+        pytest.skip('this gradient is not left to the library without AVX-512')
     with chainer.using_config('engine', 'plain'):
         expected = compute(name)
     refusal('backward_')
