@@ -134,7 +134,7 @@ class _FlatUpdate:
 
     def _gather(self) -> bool:
         """Whether all parameters can be updated at once; if so, they lie in the arena afterwards."""
-        if not engine.serves() or self._weight_decay() is None:
+        if chainer.config.engine != 'fused' or self._weight_decay() is None:
             return False
         parameters = [p for p in self.target.params() if p.update_rule is None or p.update_rule.enabled]  # type: ignore[attr-defined]
         has_all = self._arena is not None and len(parameters) == len(self._views)

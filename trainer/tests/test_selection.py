@@ -165,6 +165,7 @@ def test_frozen_parameters_stay_outside_the_flat_update():
     assert model.conv1.W.update_rule.t == 0 and model.conv10.W.update_rule.t == 4
 
 
+@pytest.mark.skipif(not engine.is_available(), reason='oneDNN is not installed')
 def test_nothing_is_computed_backward_below_what_learns():
     model, _ = set_up()
     freeze(model, 'conv1,fire2')

@@ -22,7 +22,7 @@ from squeeze_net.compression.prune import (
 )
 from squeeze_net.compression.quantise import TiedWeights, cluster, nearest, quantise, quantise_model
 from squeeze_net.compression.settle import settle
-from trainer import Config
+from trainer import Config, engine
 from trainer.optimizer import make_optimizer
 
 
@@ -222,7 +222,8 @@ def test_settled_networks_compute_the_same(network):
         n_dead = settle(model, 40)
         after = model(x).array
     np.testing.assert_allclose(after, before, atol=2e-4 * np.abs(before).max())
-    assert (n_dead > 0) == any(hasattr(link, 'avg_mean') for link in model.links())
+    if engine.is_available():  # which finds the dead biases
+        assert (n_dead > 0) == any(hasattr(link, 'avg_mean') for link in model.links())
     for link in model.links():
         if hasattr(link, 'avg_mean'):
             assert not link.avg_mean.any() and np.unique(link.avg_var).size == 1
