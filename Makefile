@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed$(EXTRAS)
 RUN = $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest -n auto --maxprocesses 8 --dist worksteal
 PIP = $(RUN) -m pip --disable-pip-version-check --quiet
-FIRST_LOOK = --dataset shapes --size 32 --limit 200 --epoch 20 --schedule cosine \
+FIRST_LOOK = --dataset shapes --size 32 --limit 200 --schedule cosine \
   --overwrite --save_path runs/first_look
 
 .PHONY: help run install format lint test captest gputest fuzz smoke clean
@@ -15,8 +15,8 @@ help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 run: $(INSTALLED)  ## train AlexNet and SqueezeNet on drawn shapes, with plots (no download, five minutes)
-	$(RUN) main.py --model alexnet --batch 64 --lr 0.03 --dropout 0.3 $(FIRST_LOOK)
-	$(RUN) main.py --model squeezenet --batch 16 --lr 0.03 --dropout 0 $(FIRST_LOOK)
+	$(RUN) main.py --model alexnet --epoch 22 --batch 64 --lr 0.03 --dropout 0.3 $(FIRST_LOOK)
+	$(RUN) main.py --model squeezenet --epoch 25 --batch 32 --lr 0.05 $(FIRST_LOOK)
 	@echo 'The curves of both: runs/first_look/img/accuracy.png and loss.png'
 
 install: $(INSTALLED)  ## set up .venv; EXTRAS=cuda12 or EXTRAS=cuda13 adds CuPy
