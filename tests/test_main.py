@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,16 @@ def test_repeats_to_the_bit_from_its_config(finished, tmp_path):
     done = run(tmp_path, '--config', str(folder / 'results/r/config.yaml'))
     assert done.returncode == 0, done.stderr
     assert_same_weights(folder, tmp_path)
+
+
+@pytest.mark.skipif(engine.threads() < 2 or not engine.is_available(), reason='one thread, or no oneDNN to name any')
+def test_resuming_with_other_threads_says_so(finished, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    assert 'it was computed on' not in run(tmp_path, '--resume').stdout
+    done = run(tmp_path, '--resume', '--threads', '1')
+    assert done.returncode == 0, done.stderr
+    assert re.search(r'it was computed on CPU, .*\d+ threads.*: from here on, results differ', done.stdout)
 
 
 @pytest.mark.parametrize('kill', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
