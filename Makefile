@@ -47,7 +47,7 @@ lint: $(VENV)/.tools  ## style and types
 test: $(VENV)/.tools  ## the tests that need no GPU
 	$(PYTEST)
 
-ENGINE_TESTS = trainer/tests/engine trainer/tests/functions trainer/tests/links trainer/tests/test_predictor.py \
+ENGINE_TESTS = trainer/tests/engine trainer/tests/functions trainer/tests/links trainer/tests/step/test_predictor.py \
   trainer/tests/test_device.py tests/squeeze_net/test_engine.py
 captest: $(VENV)/.tools  ## the engine's tests, as on a CPU with AVX-512 alone, with AVX2, and with SSE4.1
 	for isa in AVX512_CORE AVX2 SSE41; do ONEDNN_MAX_CPU_ISA=$$isa $(PYTEST) $(ENGINE_TESTS) || exit 1; done

@@ -12,12 +12,13 @@ import numpy as np
 
 import trainer
 from squeeze_net import BASELINES, NETWORKS, weights
-from trainer import cli, datasets, parallel
-from trainer.augmentation import Sizes
-from trainer.confusion import format_confusion
-from trainer.log_file import copied_to
-from trainer.progress import format_top5
-from trainer.records import peers, read_run
+from trainer import cli, parallel
+from trainer.data import datasets
+from trainer.data.augmentation import Sizes
+from trainer.report.confusion import format_confusion
+from trainer.run.log_file import copied_to
+from trainer.run.progress import format_top5
+from trainer.run.records import peers, read_run
 
 EXAMPLES = """\
 A first look, without a download:    python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10

@@ -18,7 +18,7 @@ from PIL import Image
 
 import trainer
 from trainer import device
-from trainer.augmentation import Draws, Sizes, draw_train, normalise, warp
+from trainer.data.augmentation import Draws, Sizes, draw_train, normalise, warp
 from trainer.files import atomic_write
 
 KERNELS = (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)

@@ -22,11 +22,11 @@ from tqdm import tqdm
 import trainer
 from squeeze_net import weights
 from squeeze_net.classifier import Classifier
-from squeeze_net.compression import archive
 from squeeze_net.compression.quantise import INITIALISATIONS, quantise
 from squeeze_net.weights import Weights
+from squeeze_net.weights.formats.sqz import archive
 from trainer.files import atomic_write
-from trainer.plots import COLOURS, LABEL, new_figure, save, set_title
+from trainer.report.curves import COLOURS, LABEL, new_figure, save, set_title
 
 BITS = range(1, 9)
 

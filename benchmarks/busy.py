@@ -33,7 +33,7 @@ from train_step import (
 )
 
 import trainer
-from trainer.cores import count_cores
+from trainer.engine.cores import count_cores
 from trainer.files import atomic_write
 
 NETWORK = 'squeezenet'

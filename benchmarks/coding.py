@@ -31,9 +31,9 @@ import numpy as np
 
 import trainer
 from squeeze_net import weights
-from squeeze_net.compression import archive
-from squeeze_net.compression.entropy import Writer, from_levels, to_levels, write_levels
-from squeeze_net.weights import net
+from squeeze_net.weights.formats import net
+from squeeze_net.weights.formats.sqz import archive
+from squeeze_net.weights.formats.sqz.entropy import Writer, from_levels, to_levels, write_levels
 from trainer import device
 from trainer.files import atomic_write
 

@@ -22,10 +22,11 @@ import numpy as np
 
 import trainer
 from squeeze_net import NETWORKS
-from trainer import Config, datasets, device
+from trainer import Config, device
+from trainer.data import datasets
 from trainer.files import atomic_write
-from trainer.interrupt import StopRequest
-from trainer.loop import build
+from trainer.run.stop import StopRequest
+from trainer.training import build
 
 N_WARM_UP, N_ITERATION = 3, 15
 

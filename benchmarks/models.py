@@ -29,8 +29,8 @@ from squeeze_net.summary import summarise
 from trainer import Config, device
 from trainer.engine import ENGINES
 from trainer.files import atomic_write
-from trainer.optimizer import make_optimizer
-from trainer.predictor import Predictor
+from trainer.step.optimizer import make_optimizer
+from trainer.step.predictor import Predictor
 
 IMAGES = {'ImageNet': 1_281_167, 'CIFAR-10': 50_000}  # of an epoch
 BATCH = {'fused': 64, 'plain': 8}

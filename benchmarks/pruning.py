@@ -24,11 +24,12 @@ from squeeze_net.compression.pipeline import Compression
 from squeeze_net.compression.plan import Plan
 from squeeze_net.compression.prune import by_threshold, mask_of, weights_of
 from squeeze_net.weights.model import fill
-from trainer import Config, datasets
-from trainer.augmentation import Sizes
+from trainer import Config
+from trainer.data import datasets
+from trainer.data.augmentation import Sizes
 from trainer.device import describe, open_device
 from trainer.files import atomic_write
-from trainer.plots import COLOURS, LABEL, new_figure, save, set_title
+from trainer.report.curves import COLOURS, LABEL, new_figure, save, set_title
 
 NETWORKS = {'squeezenet_v1.1_finetuned': 'caffe', 'squeezenet_jpeg': 'experiment'}  # run -> preprocessing
 SPARSITIES = 0.3, 0.4, 0.5, 0.6, 0.7, 0.8

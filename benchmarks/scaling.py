@@ -34,7 +34,7 @@ import numpy as np
 import trainer
 from trainer import device
 from trainer.files import atomic_write
-from trainer.plots import COLOURS, LABEL, new_figure, save, set_title
+from trainer.report.curves import COLOURS, LABEL, new_figure, save, set_title
 
 SPEED_UP = 50  # of a GPU over these two cores
 LINKS = {  # latency in s, bytes a second

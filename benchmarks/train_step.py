@@ -33,7 +33,7 @@ from peers.process import Worker, WorkerError
 
 import trainer
 from trainer import engine
-from trainer.cores import count_cores
+from trainer.engine.cores import count_cores
 from trainer.files import atomic_write
 
 N_WARM_UP = 4  # steps or passes; they compile, fill caches and make the optimiser's state

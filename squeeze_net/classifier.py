@@ -13,12 +13,13 @@ import numpy as np
 
 import trainer
 from squeeze_net import NETWORKS, weights
-from trainer import Config, device, engine, preprocessing
+from trainer import Config, device, engine
 from trainer.config import PRECISIONS
-from trainer.datasets.sources import read_class_list
+from trainer.data import preprocessing
+from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
+from trainer.data.sources import read_class_list
 from trainer.engine import ENGINES
-from trainer.predictor import Predictor
-from trainer.preprocessing import PREPROCESSINGS, Preprocessing
+from trainer.step.predictor import Predictor
 
 
 class Classifier:

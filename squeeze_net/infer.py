@@ -17,10 +17,10 @@ import numpy as np
 import trainer
 from squeeze_net import classifier
 from squeeze_net.classifier import Classifier, softmax
-from trainer.datasets import decode
-from trainer.datasets.sources.source import IMAGE_SUFFIXES, read_file
+from trainer.data import decode
+from trainer.data.sources.source import IMAGE_SUFFIXES, read_file
 from trainer.files import atomic_write
-from trainer.records import strict_json
+from trainer.run.records import strict_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image

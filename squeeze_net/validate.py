@@ -16,14 +16,14 @@ from tqdm import tqdm
 import trainer
 from squeeze_net import classifier
 from squeeze_net.classifier import Classifier, softmax
-from trainer import datasets, device
-from trainer.augmentation import Sizes, draw_test, warp
-from trainer.confusion import format_confusion
-from trainer.datasets import decode
-from trainer.datasets.sources import ImageList
-from trainer.evaluate import true_ranks
+from trainer import device
+from trainer.data import datasets, decode
+from trainer.data.augmentation import Sizes, draw_test, warp
+from trainer.data.sources import ImageList
 from trainer.files import atomic_write
-from trainer.records import strict_json
+from trainer.report.confusion import format_confusion
+from trainer.run.records import strict_json
+from trainer.step.evaluate import true_ranks
 
 EXAMPLES = """\
 python -m squeeze_net.validate squeezenet_v1.0.caffemodel --list val.txt

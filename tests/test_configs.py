@@ -9,8 +9,8 @@ import yaml
 from squeeze_net import NETWORKS
 from squeeze_net.compression.plan import Plan, read_plan
 from trainer import Config, cli
-from trainer.optimizer import make_optimizer
-from trainer.selection import freeze, multiply_rates
+from trainer.step.optimizer import make_optimizer
+from trainer.step.parameters import freeze, multiply_rates
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 PATHS = sorted(CONFIGS.glob('*.yaml'))

@@ -6,14 +6,14 @@ import pytest
 
 from squeeze_net import NETWORKS
 from trainer import Config, train
-from trainer.augmentation import Sizes, TestView, TrainView
-from trainer.captured import CapturedUpdater
-from trainer.datasets import load
+from trainer.data.augmentation import Sizes, TestView, TrainView
+from trainer.data.datasets import load
+from trainer.data.order import EpochIterator
 from trainer.device import open_device
-from trainer.evaluate import evaluate
-from trainer.iterator import EpochIterator
-from trainer.loop import make_optimizer
-from trainer.updater import Updater
+from trainer.step.captured import CapturedUpdater
+from trainer.step.evaluate import evaluate
+from trainer.step.updater import Updater
+from trainer.training import make_optimizer
 
 N_ITERATION = 20
 EXPERIMENT = ('squeezenet', 'alexnet', 'vgg_bn')

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from squeeze_net import BASELINES, NETWORKS
-from trainer import checkpoint
-from trainer.records import read_run
-from trainer.report import table
+from trainer.report.__main__ import table
+from trainer.run import checkpoint
+from trainer.run.records import read_run
 
 ROOT = Path(__file__).parents[1]
 RUNS = [read_run(config.parent) for config in sorted((ROOT / 'results').glob('*/config.yaml'))]

@@ -1,11 +1,23 @@
 """Trains any `chainer.Chain` on images.  Import it before Chainer: it makes Chainer run on today's NumPy and CuPy."""
 
-from trainer import compat
+from trainer import compat, moved
 
 compat.install()
+moved.install()
 
 from trainer.config import Config  # noqa: E402  (Chainer can be imported from here on)
+from trainer.data import augmentation, datasets  # noqa: E402
 from trainer.errors import InputError, TrainingError, exit_with_message  # noqa: E402
-from trainer.loop import Outcome, check, train  # noqa: E402
+from trainer.training import Outcome, check, train  # noqa: E402
 
-__all__ = ['Config', 'InputError', 'Outcome', 'TrainingError', 'check', 'exit_with_message', 'train']
+__all__ = [
+    'Config',
+    'InputError',
+    'Outcome',
+    'TrainingError',
+    'augmentation',
+    'check',
+    'datasets',
+    'exit_with_message',
+    'train',
+]

@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 
 import yaml
 
-from trainer import datasets
 from trainer.config import COMMUNICATORS, GRAD_DTYPES, NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, UNREADABLE, Config
+from trainer.data import datasets
+from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.engine import ENGINES
 from trainer.errors import SECONDS_FOR_FIRST, InputError, rank_from_environment
-from trainer.preprocessing import PREPROCESSINGS
 
 
 def parse(

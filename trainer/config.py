@@ -13,12 +13,12 @@ import numpy as np
 import yaml
 from ml_dtypes import bfloat16
 
+from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.engine import ENGINES
 from trainer.errors import InputError
 from trainer.files import atomic_write
-from trainer.preprocessing import PREPROCESSINGS
-from trainer.schedule import Schedule, constant, cosine, default_milestones, factor, poly, step, warm_up
-from trainer.selection import read_multipliers, read_patterns
+from trainer.step.parameters import read_multipliers, read_patterns
+from trainer.step.schedule import Schedule, constant, cosine, default_milestones, factor, poly, step, warm_up
 
 OPTIMIZERS = ('momentum', 'nesterov', 'adam')
 SCHEDULES = ('step', 'cosine', 'constant', 'poly', 'factor')

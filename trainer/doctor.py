@@ -17,9 +17,9 @@ import chainer
 import numpy as np
 
 from trainer import engine
-from trainer.contention import CLEARLY
-from trainer.cores import Contention, bound_cores, count_cores, cpu_quota, default_threads
+from trainer.engine.cores import Contention, bound_cores, count_cores, cpu_quota, default_threads
 from trainer.engine.errors import EngineError
+from trainer.run.contention import CLEARLY
 
 SECONDS_OF_SAMPLE = 0.3
 

@@ -16,11 +16,11 @@ import numpy as np
 from peers import task
 from squeeze_net import NETWORKS
 from trainer import Config, device, engine
+from trainer.data.order import EpochIterator
 from trainer.engine.onednn import library as onednn
-from trainer.iterator import EpochIterator
-from trainer.optimizer import make_optimizer
-from trainer.predictor import Predictor
-from trainer.updater import Updater
+from trainer.step.optimizer import make_optimizer
+from trainer.step.predictor import Predictor
+from trainer.step.updater import Updater
 
 SEED = 0
 N_CHECKED = 16  # images whose logits are compared
@@ -61,7 +61,7 @@ def select_engine(engine: str, precision: str) -> None:
 
 
 def make_train_step(model: Any, x: Any, t: Any) -> Callable[[], None]:
-    """One update on (x, t) as in a run: `trainer.loop.build` without the data, the schedule and the extensions."""
+    """One update on (x, t) as in a run: `trainer.training.build` without the data, the schedule and the extensions."""
     import chainer
 
     batch = len(x)

@@ -19,13 +19,13 @@ import trainer
 from peers import gpu_task as task
 from squeeze_net import NETWORKS
 from trainer import Config, device
-from trainer.augmentation import Sizes, TrainView
-from trainer.captured import CapturedUpdater
-from trainer.datasets import Data
-from trainer.datasets.data import Split
+from trainer.data.augmentation import Sizes, TrainView
+from trainer.data.datasets import Data
+from trainer.data.datasets.data import Split
+from trainer.data.order import EpochIterator
 from trainer.engine.cuda import runtime as runtimes
-from trainer.iterator import EpochIterator
-from trainer.optimizer import make_optimizer
+from trainer.step.captured import CapturedUpdater
+from trainer.step.optimizer import make_optimizer
 
 settings = ExitStack()  # for the life of the process
 

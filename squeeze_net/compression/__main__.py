@@ -11,21 +11,23 @@ from typing import Any
 
 import trainer
 from squeeze_net import NETWORKS, weights
-from squeeze_net.compression import archive, plots, report
+from squeeze_net.compression import plots, report
 from squeeze_net.compression.pipeline import Compression, Interrupted
 from squeeze_net.compression.plan import Plan, read_plan
 from squeeze_net.compression.quantise import INITIALISATIONS
 from squeeze_net.weights.file import Weights
+from squeeze_net.weights.formats.sqz import archive
 from squeeze_net.weights.model import recognise
-from trainer import Config, datasets, preprocessing
-from trainer.augmentation import Sizes
-from trainer.augmentation.sizes import LARGEST, SMALLEST
+from trainer import Config
 from trainer.config import CUT_FROM_FILES, PRECISIONS
-from trainer.datasets import Data, Stream
+from trainer.data import datasets, preprocessing
+from trainer.data.augmentation import Sizes
+from trainer.data.augmentation.sizes import LARGEST, SMALLEST
+from trainer.data.datasets import Data, Stream
+from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.files import atomic_write, make_place
-from trainer.loop import preprocessing_of_tests
-from trainer.preprocessing import PREPROCESSINGS
-from trainer.records import read_json, strict_json
+from trainer.run.records import read_json, strict_json
+from trainer.training import preprocessing_of_tests
 
 N_STAGE = 4  # in a report
 EXAMPLES = """\

@@ -16,19 +16,21 @@ from tqdm import tqdm
 
 import trainer
 from squeeze_net import NETWORKS
-from squeeze_net.compression import archive, plots, report
+from squeeze_net.compression import plots, report
+from squeeze_net.compression.fold import settle
 from squeeze_net.compression.plan import Plan
 from squeeze_net.compression.prune import Pruning, by_sensitivity, prune, scan_sensitivity, weights_of
 from squeeze_net.compression.quantise import TiedWeights, quantise_model
-from squeeze_net.compression.settle import settle
 from squeeze_net.weights.file import Weights
+from squeeze_net.weights.formats.sqz import archive
 from squeeze_net.weights.model import fill, tensors_of
-from trainer import Config, checkpoint, device
+from trainer import Config, device
 from trainer.errors import InputError
-from trainer.evaluate import evaluate
 from trainer.files import atomic_write
-from trainer.loop import make_views
-from trainer.records import SUMMARY, read_json, strict_json
+from trainer.run import checkpoint
+from trainer.run.records import SUMMARY, read_json, strict_json
+from trainer.step.evaluate import evaluate
+from trainer.training import make_views
 
 SCAN = 'scan'  # as --sparsity
 LARGEST_HALF = float(np.finfo(np.float16).max)

@@ -11,7 +11,7 @@ import chainer
 from squeeze_net.compression.prune import by_table, by_threshold, match
 from squeeze_net.compression.quantise import INITIALISATIONS
 from trainer.errors import InputError
-from trainer.records import read_yaml
+from trainer.run.records import read_yaml
 
 MAX_BITS = 8
 

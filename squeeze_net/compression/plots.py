@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.plots import COLOURS, DPI, LABEL, NOTE, TITLE, new_figure, save, set_title
+from trainer.report.curves import COLOURS, DPI, LABEL, NOTE, TITLE, new_figure, save, set_title
 
 N_COLUMN = 5
 N_BIN = 80

@@ -15,7 +15,7 @@ import chainer
 import numpy as np
 
 from trainer.errors import InputError
-from trainer.optimizer import GradientHook
+from trainer.step.optimizer import GradientHook
 
 
 def weights_of(model: chainer.Chain) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import chainer
 import numpy as np
 
 from squeeze_net.compression.prune import weights_of
-from trainer.optimizer import GradientHook
+from trainer.step.optimizer import GradientHook
 
 INITIALISATIONS = ('linear', 'density', 'random')
 N_LLOYD = 50

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from squeeze_net.compression.archive import Entry
-from squeeze_net.compression.tensor import KINDS, Coded
+from squeeze_net.weights.formats.sqz.archive import Entry
+from squeeze_net.weights.formats.sqz.tensor import KINDS, Coded
 
 
 def layer_row(name: str, coded: Coded) -> dict[str, Any]:

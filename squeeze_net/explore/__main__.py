@@ -17,9 +17,10 @@ import trainer
 from squeeze_net.explore.metaparameters import MACROS, Metaparameters, cross, grid
 from squeeze_net.explore.plots import draw, table
 from squeeze_net.explore.sweep import CONDITIONS, POINTS, Sweep, load, read_conditions, read_points, run
-from trainer import Config, datasets
+from trainer import Config
 from trainer.config import PRECISIONS
-from trainer.cores import count_cores
+from trainer.data import datasets
+from trainer.engine.cores import count_cores
 from trainer.files import make_place
 
 RATIOS, SHARES = (0.125, 0.25, 0.5, 0.75, 1.0), (0.01, 0.25, 0.5, 0.75, 0.99)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
-from squeeze_net.squeezenet import PublishedSqueezeNet, SqueezeNetV10, SqueezeNetV11
+from squeeze_net.networks.squeezenet import PublishedSqueezeNet, SqueezeNetV10, SqueezeNetV11
 from trainer.errors import InputError
 
 MACROS = {'v1.0': SqueezeNetV10, 'v1.1': SqueezeNetV11}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from squeeze_net.explore.metaparameters import METAPARAMETERS, Metaparameters
-from trainer.plots import COLOURS, LABEL, NOTE, new_figure, save, set_title
+from trainer.report.curves import COLOURS, LABEL, NOTE, new_figure, save, set_title
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 import trainer
 from squeeze_net.explore.metaparameters import METAPARAMETERS, Metaparameters
-from trainer import Config, datasets
-from trainer.augmentation import Sizes
+from trainer import Config
+from trainer.data import datasets
+from trainer.data.augmentation import Sizes
 from trainer.files import atomic_write
-from trainer.records import SUMMARY, read_json, read_run, strict_json
+from trainer.run.records import SUMMARY, read_json, read_run, strict_json
 
 POINTS, CONDITIONS = 'points.jsonl', 'conditions.json'
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

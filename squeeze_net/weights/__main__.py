@@ -14,9 +14,9 @@ import trainer
 from squeeze_net import NETWORKS
 from squeeze_net.weights import PUBLISHED, READERS, WRITTEN, Weights, find, read, tensors_of, write
 from squeeze_net.weights.model import classifier_of, fill, recognise
-from trainer import preprocessing
-from trainer.datasets.sources import read_class_list
-from trainer.preprocessing import PREPROCESSINGS
+from trainer.data import preprocessing
+from trainer.data.preprocessing import PREPROCESSINGS
+from trainer.data.sources import read_class_list
 
 EXAMPLES = """\
 python -m squeeze_net.weights squeezenet_v1.1.caffemodel                  what is in it

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from trainer.metadata import Metadata
+from trainer.data.metadata import Metadata
 
 MAX_FILE_BYTES = 1 << 30
 MAX_TENSOR_BYTES = 384 << 20  # what a file may unfold to, if it is packed, or if its tensors share their storage

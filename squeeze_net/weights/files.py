@@ -9,24 +9,25 @@ from pathlib import Path
 
 import chainer
 
-from squeeze_net.weights import caffemodel, names, net, npz, onnx, prototxt, pth, safetensors
+from squeeze_net.weights import names
 from squeeze_net.weights.file import MAX_FILE_BYTES, Weights
+from squeeze_net.weights.formats import caffemodel, net, npz, onnx, prototxt, pth, safetensors
 from squeeze_net.weights.model import arrays_of, build, classifier_of, fill, recognise
 from squeeze_net.weights.published import find
 from trainer.config import Config
+from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.errors import InputError
 from trainer.files import atomic_write
-from trainer.preprocessing import PREPROCESSINGS
 
 
 def read_archive(raw: memoryview) -> Weights:
-    from squeeze_net.compression import archive  # which stands on this package
+    from squeeze_net.weights.formats.sqz import archive
 
     return archive.read(raw)
 
 
 def write_archive(weights: Weights) -> bytes:
-    from squeeze_net.compression import archive
+    from squeeze_net.weights.formats.sqz import archive
 
     return archive.pack(weights)[0]
 

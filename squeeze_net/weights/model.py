@@ -11,8 +11,8 @@ import numpy as np
 
 from squeeze_net import NETWORKS
 from squeeze_net.weights.file import Weights
+from trainer.data.metadata import MAX_CLASSES
 from trainer.errors import InputError
-from trainer.metadata import MAX_CLASSES
 
 SHOWN = 3  # faults in a message
 IMAGENET_SIZE, CIFAR_SIZE = 227, 122  # px, where a file does not say

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chainer.dataset import get_dataset_directory
 
-from trainer.datasets.download import download
+from trainer.data.datasets.download import download
 from trainer.errors import InputError
 
 

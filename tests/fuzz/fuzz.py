@@ -35,13 +35,15 @@ import samples  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import trainer  # noqa: E402
-from squeeze_net.compression import archive, report  # noqa: E402
-from squeeze_net.weights import Weights, files, net  # noqa: E402
-from trainer.cores import count_cores  # noqa: E402
-from trainer.datasets.decode import decode  # noqa: E402
-from trainer.datasets.restricted_pickle import read_pickle  # noqa: E402
-from trainer.datasets.sources import ImageList, RecordIO, Shards  # noqa: E402
-from trainer.metadata import Metadata  # noqa: E402
+from squeeze_net.compression import report  # noqa: E402
+from squeeze_net.weights import Weights, files  # noqa: E402
+from squeeze_net.weights.formats import net  # noqa: E402
+from squeeze_net.weights.formats.sqz import archive  # noqa: E402
+from trainer.data.datasets.restricted_pickle import read_pickle  # noqa: E402
+from trainer.data.decode import decode  # noqa: E402
+from trainer.data.metadata import Metadata  # noqa: E402
+from trainer.data.sources import ImageList, RecordIO, Shards  # noqa: E402
+from trainer.engine.cores import count_cores  # noqa: E402
 
 LIMIT_MIB, SECONDS = 512, 20
 BOUNDARIES = (0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)

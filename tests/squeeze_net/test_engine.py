@@ -7,8 +7,8 @@ import pytest
 import trainer.functions as F
 from squeeze_net import NETWORKS
 from trainer import engine
-from trainer.optimizer import MomentumSGD
-from trainer.predictor import Predictor
+from trainer.step.optimizer import MomentumSGD
+from trainer.step.predictor import Predictor
 
 pytestmark = pytest.mark.skipif(not engine.is_available(), reason='oneDNN is not installed')
 SIZES = {'squeezenet': 48, 'alexnet': 64, 'vgg_bn': 32}

@@ -14,7 +14,7 @@ from squeeze_net import infer
 from squeeze_net.classifier import Classifier
 from squeeze_net.infer import Answer, Drawer, as_csv, as_jsonl, as_table, draw, gather, read_list
 from trainer import Config
-from trainer.preprocessing import Preprocessing
+from trainer.data.preprocessing import Preprocessing
 
 COLOURS = {'red': (250, 10, 10), 'green': (10, 240, 10), 'blue': (10, 10, 250)}
 ANSWER = Answer('a, "b".jpg', (2, 0), ('great, white shark', 'tench'), (0.75, 0.25))
@@ -42,7 +42,7 @@ def photos(tmp_path):
 
 
 def answers(model, paths, top=2):
-    from trainer.datasets import decode
+    from trainer.data import decode
 
     batches = decode.batches(infer.Photos(paths), model.preprocessing, model.batch, 0, 'skip')
     return list(infer.infer(model, batches, paths, top)), batches.skipped

@@ -8,7 +8,7 @@ import pytest
 
 from squeeze_net.classifier import default_class_names, softmax
 from squeeze_net.validate import Score
-from trainer.evaluate import true_ranks
+from trainer.step.evaluate import true_ranks
 
 DATA = Path(os.environ.get('SQUEEZE_NET_DATA', Path(__file__).parents[3] / 'shared' / 'data'))
 SAMPLE = DATA / 'imagenet-sample'

@@ -16,8 +16,8 @@ import chainer
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from trainer.cores import default_threads
 from trainer.engine import cuda, onednn
+from trainer.engine.cores import default_threads
 from trainer.engine.cuda import runtime as cuda_runtime
 from trainer.engine.errors import EngineError, EngineWarning
 from trainer.engine.onednn.library import INSTRUCTION_SETS, library

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainer import cores, doctor, engine
-from trainer.cores import Usage
+from trainer import doctor, engine
 from trainer.doctor import Finding
+from trainer.engine import cores
+from trainer.engine.cores import Usage
 from trainer.engine.cuda import cudnn
 from trainer.engine.errors import EngineError
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 import trainer
-from trainer import Config, InputError, loop
-from trainer.datasets import Stream, folder, load, make_shapes, pack
-from trainer.datasets.sources import ImageList
-from trainer.evaluate import evaluate
+from trainer import Config, InputError, training
+from trainer.data.datasets import Stream, folder, load, make_shapes, pack
+from trainer.data.sources import ImageList
+from trainer.step.evaluate import evaluate
 
 pytestmark = pytest.mark.usefixtures('no_rendering')
 N_CLASS = 4
@@ -232,13 +232,13 @@ def test_splits_have_the_same_classes(tmp_path):
 
 def test_streams_on_a_gpu_compute_in_float32_or_bf16(places, monkeypatch):
     data = load('imagelist', places / 'list')
-    monkeypatch.setattr(loop.device, 'open_device', lambda gpu: SimpleNamespace(xp='cupy'))
-    monkeypatch.setattr(loop.device, 'choose_precision', lambda target, config: config.precision)
-    assert loop._choose_precision(data, Config(gpu=0)) == 'float32'
-    assert loop._choose_precision(data, Config(gpu=0, precision='bf16')) == 'bf16'
+    monkeypatch.setattr(training.device, 'open_device', lambda gpu: SimpleNamespace(xp='cupy'))
+    monkeypatch.setattr(training.device, 'choose_precision', lambda target, config: config.precision)
+    assert training._choose_precision(data, Config(gpu=0)) == 'float32'
+    assert training._choose_precision(data, Config(gpu=0, precision='bf16')) == 'bf16'
     with pytest.raises(InputError, match='--precision fp16 needs images in the memory of the GPU, and list is read'):
-        loop._choose_precision(data, Config(gpu=0, precision='fp16'))
-    assert loop._choose_precision(make_shapes(2, 2), Config(gpu=0)) == 'auto'
+        training._choose_precision(data, Config(gpu=0, precision='fp16'))
+    assert training._choose_precision(make_shapes(2, 2), Config(gpu=0)) == 'auto'
 
 
 @pytest.mark.gpu

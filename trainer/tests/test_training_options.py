@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import trainer
-from trainer import Config, InputError, checkpoint, links
-from trainer.datasets import Data, Split
+from trainer import Config, InputError, links
+from trainer.data.datasets import Data, Split
 from trainer.functions import dropout
-from trainer.records import read_log
+from trainer.run import checkpoint
+from trainer.run.records import read_log
 
 pytestmark = pytest.mark.usefixtures('no_rendering')
 N_TRAIN, N_TEST, N_CLASS = 40, 15, 12
@@ -138,8 +139,8 @@ def test_the_averaged_weights_are_tested_and_saved_and_the_checkpoint_holds_both
     ]
     chainer.global_config.train = False
     try:
-        from trainer.augmentation import Sizes, TestView
-        from trainer.evaluate import evaluate
+        from trainer.data.augmentation import Sizes, TestView
+        from trainer.step.evaluate import evaluate
 
         found = evaluate(saved, TestView(DATA.test, Sizes.of(32)), N_TEST, N_CLASS, 12, chainer.get_device('@numpy'))
     finally:

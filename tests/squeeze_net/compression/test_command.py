@@ -18,14 +18,14 @@ import trainer
 import trainer.functions as F
 import trainer.links as L
 from squeeze_net import NETWORKS, weights
-from squeeze_net.compression import archive
 from squeeze_net.compression.__main__ import main
 from squeeze_net.compression.pipeline import Compression
 from squeeze_net.validate import main as validate
 from squeeze_net.weights import Weights, tensors_of
-from trainer.augmentation import Sizes
-from trainer.metadata import Metadata
-from trainer.preprocessing import PREPROCESSINGS
+from squeeze_net.weights.formats.sqz import archive
+from trainer.data.augmentation import Sizes
+from trainer.data.metadata import Metadata
+from trainer.data.preprocessing import PREPROCESSINGS
 
 ROOT = Path(__file__).parents[3]
 QUICK = ['--dataset', 'shapes', '--limit', '20', '--batch', '20', '--bits', '4', '--sparsity', '0.5']

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import trainer
-from squeeze_net.compression import entropy
-from squeeze_net.compression.entropy import Reader, Writer
+from squeeze_net.weights.formats.sqz import entropy
+from squeeze_net.weights.formats.sqz.entropy import Reader, Writer
 
 
 def coded(write, *args):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import trainer
 from squeeze_net import NETWORKS
+from squeeze_net.compression.fold import settle
 from squeeze_net.compression.plan import Plan, read_plan
 from squeeze_net.compression.prune import (
     Pruning,
@@ -21,9 +22,8 @@ from squeeze_net.compression.prune import (
     weights_of,
 )
 from squeeze_net.compression.quantise import TiedWeights, cluster, nearest, quantise, quantise_model
-from squeeze_net.compression.settle import settle
 from trainer import Config, engine
-from trainer.optimizer import make_optimizer
+from trainer.step.optimizer import make_optimizer
 
 
 @pytest.fixture

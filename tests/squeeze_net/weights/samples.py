@@ -8,11 +8,12 @@ from collections import OrderedDict
 
 import numpy as np
 
-from squeeze_net.weights import Weights, caffemodel, net, npz, safetensors, wire
+from squeeze_net.weights import Weights
+from squeeze_net.weights.formats import caffemodel, net, npz, safetensors, wire
+from squeeze_net.weights.formats.wire import put
 from squeeze_net.weights.names import to_torch
-from squeeze_net.weights.wire import put
-from trainer.metadata import Metadata
-from trainer.preprocessing import PREPROCESSINGS
+from trainer.data.metadata import Metadata
+from trainer.data.preprocessing import PREPROCESSINGS
 
 METADATA = Metadata('squeezenet_v1.1', 4, PREPROCESSINGS['caffe'], ('a', 'b', 'c', 'd'))
 

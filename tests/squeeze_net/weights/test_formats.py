@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 import trainer
 from squeeze_net import NETWORKS, weights
-from squeeze_net.weights import Weights, files, net, tensors_of
+from squeeze_net.weights import Weights, files, tensors_of
 from squeeze_net.weights.__main__ import main
-from trainer.metadata import Metadata
+from squeeze_net.weights.formats import net
+from trainer.data.metadata import Metadata
+from trainer.data.preprocessing import Preprocessing
 
 DATA = Path(os.environ.get('SQUEEZE_NET_DATA', Path(__file__).parents[4] / 'shared' / 'data')) / 'weights'
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'no published weights in {DATA}')
@@ -165,7 +167,7 @@ def test_onnx_runtime_computes_the_same(network, size, tmp_path):
         if hasattr(link, 'avg_mean'):
             link.avg_mean[...] = rng.normal(size=link.avg_mean.shape)
             link.avg_var[...] = rng.uniform(0.5, 2, link.avg_var.shape)
-    view = trainer.preprocessing.Preprocessing('experiment', 'squash', size, size)
+    view = Preprocessing('experiment', 'squash', size, size)
     weights.write(Weights(tensors_of(model), Metadata(network, 7, view)), tmp_path / 'net.onnx')
     onnx.checker.check_model(onnx.load(tmp_path / 'net.onnx'), full_check=True)
     session = runtime.InferenceSession(tmp_path / 'net.onnx', providers=['CPUExecutionProvider'])

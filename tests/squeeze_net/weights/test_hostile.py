@@ -15,8 +15,9 @@ import pytest
 import samples
 
 import trainer
-from squeeze_net.weights import files, net, wire
-from squeeze_net.weights.wire import put
+from squeeze_net.weights import files
+from squeeze_net.weights.formats import net, wire
+from squeeze_net.weights.formats.wire import put
 
 ROOT = Path(__file__).parents[3]
 MAX_MEMORY = 64 << 20  # bytes, for files of some kilobytes

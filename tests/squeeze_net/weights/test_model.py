@@ -7,7 +7,7 @@ import trainer
 from squeeze_net import NETWORKS, weights
 from squeeze_net.weights import Weights, tensors_of
 from squeeze_net.weights.model import classifier_of, fill, recognise
-from trainer.metadata import Metadata
+from trainer.data.metadata import Metadata
 
 
 @pytest.fixture

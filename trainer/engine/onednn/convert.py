@@ -9,14 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainer.engine.onednn.library import DST, SRC, library
-from trainer.engine.onednn.operation import (
-    BUFFERS,
-    DATA_TYPES,
-    Operation,
-    empty,
-    empty_map,
-    pixel_stride,
-)
+from trainer.engine.onednn.operation import BUFFERS, DATA_TYPES, Operation, empty, empty_map, pixel_stride
 
 
 def convert(x: np.ndarray, out: np.ndarray) -> np.ndarray:

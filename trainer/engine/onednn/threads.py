@@ -10,7 +10,7 @@ import ctypes
 import os
 from pathlib import Path
 
-from trainer.cores import bound_cores, default_threads
+from trainer.engine.cores import bound_cores, default_threads
 
 # tbb::detail::r1::max_concurrency(tbb::detail::d1::task_arena_base const*); part of the interface of libtbb.so.12
 _MAX_CONCURRENCY = '_ZN3tbb6detail2r115max_concurrencyEPKNS0_2d115task_arena_baseE'

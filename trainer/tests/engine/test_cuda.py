@@ -9,16 +9,16 @@ import pytest
 
 import trainer.functions as F
 from trainer import device, engine
-from trainer.augmentation import Sizes, TestView, TrainView
+from trainer.data.augmentation import Sizes, TestView, TrainView
+from trainer.data.order import Batch, EpochIterator
+from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.engine.cuda import kernel, on_cpu
 from trainer.engine.cuda import loss as losses
 from trainer.engine.cuda import optimizer as optimizers
 from trainer.engine.cuda import runtime as runtimes
 from trainer.engine.cuda.on_cpu import CPURuntime
 from trainer.engine.errors import EngineWarning
-from trainer.evaluate import true_ranks
-from trainer.iterator import Batch, EpochIterator
-from trainer.preprocessing import PREPROCESSINGS
+from trainer.step.evaluate import true_ranks
 
 needs_compiler = pytest.mark.skipif(not on_cpu.has_compiler(), reason='no g++ to compile the kernels for the CPU')
 

@@ -12,7 +12,7 @@ from ml_dtypes import bfloat16
 
 import trainer.functions as F
 from trainer import engine
-from trainer.cores import bound_cores
+from trainer.engine.cores import bound_cores
 from trainer.engine.errors import EngineWarning
 from trainer.engine.onednn import normalization
 

@@ -1,0 +1,45 @@
+"""The networks, by the names that `main.py --model` knows them by.
+
+A network is a `chainer.Chain` built as `Network(n_class, size, dropout)`, with two class attributes: `recipe`, the
+flags it trains well with where the trainer's defaults do not suit it, and `fixed_size`, True if it takes only images
+of `size`.
+"""
+
+from squeeze_net.networks.alexnet import AlexNet
+from squeeze_net.networks.fire import Fire, PreActivationFire
+from squeeze_net.networks.squeezenet import BYPASSES, SqueezeNet, SqueezeNetV10, SqueezeNetV11
+from squeeze_net.networks.vgg import VGGBN
+
+
+def _variants(name: str, network: type) -> dict[str, type]:
+    """The published network, then with bypasses, each also with batch normalisation."""
+    found = {}
+    for bypass in BYPASSES:
+        for batch_norm in (False, True):
+            suffix = (f'_{bypass}' if bypass != 'none' else '') + ('_bn' if batch_norm else '')
+            options = {'bypass': bypass, 'batch_norm': batch_norm, '__doc__': network.__doc__}
+            found[name + suffix] = type(network.__name__, (network,), options) if suffix else network
+    return found
+
+
+NETWORKS = {
+    'squeezenet': SqueezeNet,
+    'alexnet': AlexNet,
+    'vgg_bn': VGGBN,
+    **_variants('squeezenet_v1.0', SqueezeNetV10),
+    **_variants('squeezenet_v1.1', SqueezeNetV11),
+}
+BASELINES = ('alexnet', 'vgg_bn')  # what the plots draw dashed beside the others
+
+__all__ = [
+    'BASELINES',
+    'BYPASSES',
+    'NETWORKS',
+    'VGGBN',
+    'AlexNet',
+    'Fire',
+    'PreActivationFire',
+    'SqueezeNet',
+    'SqueezeNetV10',
+    'SqueezeNetV11',
+]

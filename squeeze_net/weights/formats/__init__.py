@@ -1,0 +1,1 @@
+"""The formats of weights, a module each."""

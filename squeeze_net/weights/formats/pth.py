@@ -1,0 +1,217 @@
+"""PyTorch's `.pth`: a state dict as `torch.save` writes it, read without PyTorch and without running what it names.
+
+Since PyTorch 1.6 the file is a zip of a pickle and of the storages, a member each; before, pickles one after the other
+and then the storages. What a pickle may name is a table of a few functions and storage types; all else is refused, by
+the stack machine of `trainer.datasets.restricted_pickle`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zipfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from squeeze_net.weights import names
+from squeeze_net.weights.file import MAX_TENSOR_BYTES, Weights
+from squeeze_net.weights.formats.npz import FAULTS
+from trainer.data.datasets.restricted_pickle import StackMachine
+from trainer.data.metadata import Metadata
+from trainer.errors import InputError
+
+STORAGES = {
+    'FloatStorage': '<f4',
+    'DoubleStorage': '<f8',
+    'HalfStorage': '<f2',
+    'BFloat16Storage': 'bfloat16',
+    'LongStorage': '<i8',
+    'IntStorage': '<i4',
+    'ShortStorage': '<i2',
+    'CharStorage': 'i1',
+    'ByteStorage': 'u1',
+}
+MAX_PICKLE, MAX_MEMBERS, MAX_DIMS = 16 << 20, 1 << 14, 8
+LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+
+
+class _Storage(NamedTuple):
+    dtype: str  # a value of STORAGES
+    key: str
+    n: int  # values
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+_CALLABLE = {
+    ('collections', 'OrderedDict'),
+    ('torch._utils', '_rebuild_tensor_v2'),
+    ('torch._utils', '_rebuild_parameter'),
+}
+
+
+def read(raw: memoryview) -> Weights:
+    """The tensors of a state dict, also of one below the key 'state_dict' or 'model'.
+
+    Raises:
+        InputError: not such a file, a broken one, or one that names more than tensors need.
+    """
+    try:
+        state, load = _read_zip(raw) if bytes(raw[:2]) == b'PK' else _read_legacy(raw)
+        tensors = _tensors(state, load)
+    except InputError:
+        raise
+    except (TypeError, AttributeError, *FAULTS) as error:  # type: ignore[misc]
+        raise InputError(f'it is no .pth of tensors ({" ".join(str(error).split())[:100]})') from None
+    renamed = names.from_torch(tensors)
+    return Weights(renamed, Metadata(network=names.torchvision_network(tensors)))
+
+
+def _tensors(state: Any, load: Callable[[_Storage], np.ndarray]) -> dict[str, np.ndarray]:
+    for key in ('state_dict', 'model'):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state:
+        raise InputError('it holds no dictionary of tensors')
+    found, budget = {}, MAX_TENSOR_BYTES
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, _Tensor):
+            raise InputError(f'it holds {str(name)[:60]!r}, which is no tensor')
+        values = load(tensor.storage)
+        budget -= math.prod(tensor.size) * values.itemsize
+        if budget < 0:
+            raise InputError(f'its tensors take more than {MAX_TENSOR_BYTES >> 20} MB')
+        found[name] = _strided(values, tensor, name)
+    return found
+
+
+def _strided(values: np.ndarray, tensor: _Tensor, name: str) -> np.ndarray:
+    """A copy of the tensor, which has to lie inside its storage."""
+    numbers = (tensor.offset, *tensor.size, *tensor.stride)
+    if not all(type(n) is int and n >= 0 for n in numbers) or not len(tensor.size) == len(tensor.stride) <= MAX_DIMS:
+        raise InputError(f'{name[:80]} has the size {str(tensor.size)[:60]} and strides {str(tensor.stride)[:60]}')
+    n_value = math.prod(tensor.size)
+    last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.size, tensor.stride, strict=True))
+    if n_value and last >= values.size:
+        raise InputError(f'{name[:80]} reaches beyond its storage of {values.size} values')
+    if n_value > values.size:
+        raise InputError(f'{name[:80]} has {n_value} values in a storage of {values.size}')
+    if not n_value:
+        return np.empty(tensor.size, values.dtype)
+    strides = [step * values.itemsize for step in tensor.stride]
+    return np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.size, strides).copy()
+
+
+def _values(raw: bytes | memoryview, storage: _Storage) -> np.ndarray:
+    """The values of a storage; bfloat16 as float32, to which it is exact."""
+    dtype = np.dtype('<u2' if storage.dtype == 'bfloat16' else storage.dtype)
+    if storage.n * dtype.itemsize != len(raw):
+        raise InputError(f'a storage of {storage.n} values has {len(raw)} bytes')
+    values = np.frombuffer(raw, dtype)
+    return (values.astype(np.uint32) << 16).view(np.float32) if storage.dtype == 'bfloat16' else values
+
+
+def _read_zip(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
+    archive = zipfile.ZipFile(io.BytesIO(raw))
+    infos = {info.filename: info for info in archive.infolist()}
+    pickles = [name for name in infos if name.rpartition('/')[2] == 'data.pkl']
+    if len(infos) > MAX_MEMBERS or len(pickles) != 1:
+        raise InputError(f'it holds {len(infos)} members, of which {len(pickles)} are called data.pkl, expected one')
+    folder = pickles[0].rpartition('/')[0]
+    byteorder = infos.get(f'{folder}/byteorder')
+    if byteorder is not None and archive.read(byteorder)[:6] != b'little':
+        raise InputError('its numbers are big-endian, expected little-endian')
+    if infos[pickles[0]].file_size > MAX_PICKLE:
+        raise InputError(f'its pickle has {infos[pickles[0]].file_size} bytes, more than {MAX_PICKLE >> 20} MB')
+    loaded: dict[_Storage, np.ndarray] = {}
+    budget = [MAX_TENSOR_BYTES]
+
+    def load(storage: _Storage) -> np.ndarray:
+        if storage not in loaded:
+            info = infos[f'{folder}/data/{storage.key}']
+            budget[0] -= info.file_size
+            if budget[0] < 0 or info.file_size > len(raw):  # storages are not compressed
+                raise InputError(f'the storage {storage.key[:40]!r} declares {info.file_size} bytes')
+            loaded[storage] = _values(archive.read(info), storage)
+        return loaded[storage]
+
+    return _TensorMachine(io.BytesIO(archive.read(pickles[0]))).run(), load
+
+
+def _read_legacy(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
+    file = io.BytesIO(raw[: MAX_PICKLE + 1])
+    if _TensorMachine(file).run() != LEGACY_MAGIC or _TensorMachine(file).run() != LEGACY_PROTOCOL:
+        raise InputError('it is neither a zip nor begins as PyTorch files did before 1.6')
+    system = _TensorMachine(file).run()
+    if not isinstance(system, dict) or system.get('little_endian') is not True:
+        raise InputError('its numbers are big-endian, expected little-endian')
+    interpreter = _TensorMachine(file)
+    state = interpreter.run()
+    keys = _TensorMachine(file).run()
+    at, places = file.tell(), {}
+    if not isinstance(keys, list) or len(keys) > MAX_MEMBERS:
+        raise InputError('it has no list of storages')
+    for key in keys:
+        storage = interpreter.storages[key]
+        places[storage] = at + 8
+        if len(raw) - at < 8 or struct.unpack('<q', raw[at : at + 8])[0] != storage.n:
+            raise InputError(f'the storage {key[:40]!r} is cut short, or of another length than its tensors say')
+        at += 8 + storage.n * np.dtype('<u2' if storage.dtype == 'bfloat16' else storage.dtype).itemsize
+
+    def load(storage: _Storage) -> np.ndarray:
+        itemsize = np.dtype('<u2' if storage.dtype == 'bfloat16' else storage.dtype).itemsize
+        start = places[storage]
+        return _values(raw[start : start + storage.n * itemsize], storage)
+
+    return state, load
+
+
+class _TensorMachine(StackMachine):
+    """Makes `_Tensor`s of `_Storage`s, which lie behind the pickle or beside it."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
+
+    def admit(self, module: str, name: str) -> tuple[str, str]:
+        if module == 'torch' and name in STORAGES:
+            return 'storage type', STORAGES[name]
+        if (module, name) in _CALLABLE:
+            return module, name
+        raise InputError(f'its pickle names {module[:60]!r} {name[:60]!r}, which no tensor needs')
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        match function, arguments:
+            case ('collections', 'OrderedDict'), ():
+                return {}
+            case ('torch._utils', '_rebuild_tensor_v2'), (
+                _Storage() as storage,
+                offset,
+                tuple() as size,
+                tuple() as stride,
+                *_,
+            ):
+                return _Tensor(storage, offset, size, stride)
+            case ('torch._utils', '_rebuild_parameter'), (_Tensor() as tensor, *_):
+                return tensor
+        raise InputError('its pickle calls something with arguments that no tensor has')
+
+    def set_state(self, target: Any, state: Any) -> None:
+        """Of an OrderedDict: the attribute `_metadata`, which nobody needs."""
+        if not isinstance(target, dict):
+            raise InputError('its pickle sets the state of something that has none')
+
+    def load_persistent(self, identity: Any) -> _Storage:
+        match identity:
+            case ('storage', ('storage type', str() as dtype), str() as key, str(), int() as n, *_) if n >= 0:
+                self.storages[key] = _Storage(dtype, key, n)
+                return self.storages[key]
+        raise InputError('its pickle refers to something that is no storage')

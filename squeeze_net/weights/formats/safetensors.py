@@ -1,0 +1,56 @@
+"""`.safetensors`: tensors by PyTorch's names, parsed by the `safetensors` library."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import numpy as np
+
+from squeeze_net.weights import names
+from squeeze_net.weights.file import Weights
+from trainer.data.metadata import KEY, Metadata
+from trainer.errors import InputError
+
+MAX_HEADER = 8 << 20  # of JSON, which takes some ten times that once read
+DTYPES = {'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'I64': '<i8', 'I32': '<i4', 'I16': '<i2', 'I8': 'i1', 'U8': 'u1'}
+
+
+def read(raw: memoryview) -> Weights:
+    """The tensors; bfloat16 as float32, to which it is exact.
+
+    Raises:
+        InputError: no such file, a broken one, or one of numbers that NumPy has no dtype for.
+    """
+    import safetensors
+
+    if len(raw) < 8 or struct.unpack('<Q', raw[:8])[0] > min(MAX_HEADER, len(raw) - 8):
+        raise InputError(f'it does not begin with the length of a header of at most {MAX_HEADER >> 20} MB')
+    try:
+        found = safetensors.deserialize(bytes(raw))
+        header = json.loads(bytes(raw[8 : 8 + struct.unpack('<Q', raw[:8])[0]]))
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
+        raise InputError(f'it is no .safetensors ({" ".join(str(error).split())[:100]})') from None
+    tensors = {name: _array(spec, name) for name, spec in found}
+    if not tensors:
+        raise InputError('it holds no tensor')
+    text = (header.get('__metadata__') or {}).get(KEY)
+    metadata = Metadata.loads(text) if text is not None else Metadata(network=names.torchvision_network(tensors))
+    return Weights(names.from_torch(tensors) if names.is_torch(tensors) else tensors, metadata)
+
+
+def _array(spec: Any, name: str) -> np.ndarray:
+    dtype, shape, data = spec['dtype'], spec['shape'], spec['data']
+    if dtype == 'BF16':  # the upper half of a float32
+        return (np.frombuffer(data, '<u2').astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    if dtype not in DTYPES:
+        raise InputError(f'{name[:80]} holds {dtype} values, expected one of BF16, {", ".join(DTYPES)}')
+    return np.frombuffer(data, DTYPES[dtype]).reshape(shape)
+
+
+def write(weights: Weights) -> bytes:
+    from safetensors.numpy import save
+
+    tensors = {names.to_torch(name): np.array(tensor, order='C') for name, tensor in weights.tensors.items()}
+    return save(tensors, {KEY: weights.metadata.dumps()})

@@ -1,0 +1,1 @@
+"""The project's compressed archive, `.sqz`; FORMAT.md describes it byte by byte."""

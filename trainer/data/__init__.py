@@ -1,0 +1,1 @@
+"""Which pictures come when, and as what: datasets, their order, preprocessing and augmentation."""

@@ -1,0 +1,144 @@
+"""Chainer converters from a batch of indices to what the network sees; the images stay on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import chainer
+import numpy as np
+
+from trainer.data import rng
+from trainer.data.augmentation.draw import Draws, draw_test, draw_train, take
+from trainer.data.augmentation.resident import ResidentView
+from trainer.data.augmentation.sizes import Sizes
+from trainer.data.augmentation.warp import warp
+from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
+
+
+class _View(chainer.dataset.Converter):
+    """Keeps a split and its draws on the device of the last call, and warps what is asked for there."""
+
+    _EPOCHS_KEPT = 2  # a batch may begin in one epoch and end in the next
+
+    def __init__(self, split: tuple[Any, Any], size: int, sides: tuple[int, int], colours: Preprocessing) -> None:
+        self._images, self._labels = split
+        self._size, self._sides, self._colours = size, sides, colours
+        self._device = chainer.get_device('@numpy')
+        self._drawn: dict[int, Draws] = {}
+        self.evaluation: Any = None  # what a GPU has captured of scoring this split, kept by `trainer.captured`
+
+    def draws(self, epoch: int) -> Draws:
+        """One row an image of the split, on the CPU."""
+        raise NotImplementedError
+
+    def resident(self, device: chainer.backend.Device, order: Callable[[int], np.ndarray]) -> ResidentView:
+        """The same pictures made by the GPU engine's kernels.
+
+        Args:
+            device: where to.
+            order: epoch -> the images of its rows, (M,) int64.
+        """
+        with chainer.using_device(device):
+            self._move(device)
+            return ResidentView((self._images, self._labels), self.draws, order, self._size, self._sides, self._colours)
+
+    def _look(self, epochs: Any, index: Any, device: chainer.backend.Device | None) -> tuple[Any, Any]:
+        """Image `index[b]` as epoch `epochs[b]` shows it, and its label."""
+        device = device or chainer.get_device('@numpy')
+        with chainer.using_device(device):
+            self._move(device)
+            index = device.send(np.asarray(index))
+            draws = self._draws_of(np.asarray(epochs), index)
+            x = self._colours.colours(warp(self._images[index], draws, self._size, self._sides))
+            return x.astype(chainer.get_dtype(map_mixed16=np.float16), copy=False), self._labels[index]
+
+    def _draws_of(self, epochs: np.ndarray, index: Any) -> Draws:
+        distinct, which = np.unique(epochs, return_inverse=True)
+        if len(distinct) == 1:
+            return take(self._resident_draws(int(distinct[0])), index)
+        columns = zip(*(self._resident_draws(int(epoch)) for epoch in distinct), strict=True)
+        both = Draws(*(self._device.xp.concatenate(column) for column in columns))
+        return take(both, self._device.send(which) * len(self._labels) + index)
+
+    def _resident_draws(self, epoch: int) -> Draws:
+        if epoch not in self._drawn:
+            while len(self._drawn) >= self._EPOCHS_KEPT:
+                del self._drawn[next(iter(self._drawn))]
+            self._drawn[epoch] = Draws(*self._device.send(tuple(self.draws(epoch))))
+        return self._drawn[epoch]
+
+    def _move(self, device: chainer.backend.Device) -> None:
+        if device != self._device:
+            self._images, self._labels = device.send((self._images, self._labels))
+            self._device = device
+            self._drawn.clear()
+
+
+class TrainView(_View):
+    """Training batches: each image enlarged, cropped and mirrored anew in every epoch.
+
+    The view of image i in an epoch depends on (seed, epoch, i, number of images) alone.
+
+    Args:
+        split: images (N, 3, H, W) uint8 and labels (N,) int32.
+        sizes: of the experiment.
+        seed: 0 .. 2**64 - 1.
+        colours: how pixels become numbers; what it says of sizes does not count.
+    """
+
+    def __init__(
+        self, split: tuple[Any, Any], sizes: Sizes, seed: int, colours: Preprocessing = PREPROCESSINGS['experiment']
+    ) -> None:
+        super().__init__(split, sizes.crop, (sizes.side_min, sizes.side_max), colours)
+        self._sizes, self._seed = sizes, seed
+
+    def draws(self, epoch: int) -> Draws:
+        """The draws of one epoch, a row an image of the split, on the CPU."""
+        return draw_train(rng.generator(self._seed, epoch, rng.AUGMENTATION), len(self._labels), self._sizes)
+
+    def __call__(self, batch: Any, device: chainer.backend.Device | None = None) -> tuple[Any, Any]:
+        """Look at a batch.
+
+        Args:
+            batch: `epoch` and `index`, (B,) int64: the epochs completed before a row's own, and its image.
+            device: where to; None is the CPU.
+        Returns:
+            x: (B, 3, crop, crop) of `chainer.config.dtype` (float16 for mixed16), normalised.
+            t: (B,), the labels.
+        """
+        return self._look(batch.epoch, batch.index, device)
+
+
+class TestView(_View):
+    """Test batches: each image at one size, whole or its centre, the same every time.
+
+    Args:
+        split: images (N, 3, H, W) uint8 and labels (N,) int32.
+        sizes: of the experiment.
+        colours: how pixels become numbers; what it says of sizes does not count.
+    """
+
+    __test__ = False  # not a test, whatever pytest makes of the name
+
+    def __init__(
+        self, split: tuple[Any, Any], sizes: Sizes, colours: Preprocessing = PREPROCESSINGS['experiment']
+    ) -> None:
+        super().__init__(split, sizes.test_crop, (sizes.test, sizes.test), colours)
+        self._sizes = sizes
+
+    def draws(self, epoch: int = 0) -> Draws:
+        """The one view of each image of the split, on the CPU."""
+        return draw_test(len(self._labels), self._sizes)
+
+    def __call__(self, batch: Any, device: chainer.backend.Device | None = None) -> tuple[Any, Any]:
+        """Look at a batch.
+
+        Args:
+            batch: (B,) int64, the images.
+            device: where to; None is the CPU.
+        Returns:
+            x: (B, 3, test_crop, test_crop) of `chainer.config.dtype` (float16 for mixed16), normalised.
+            t: (B,), the labels.
+        """
+        return self._look([0], batch, device)

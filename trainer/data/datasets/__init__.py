@@ -1,0 +1,94 @@
+"""Data sets by the names that `--dataset` knows them by: images in memory, or streamed from files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trainer.data.datasets.cifar import CIFAR10, CIFAR100, Edition, read_cifar
+from trainer.data.datasets.data import Data, Split
+from trainer.data.datasets.folder import read_folder
+from trainer.data.datasets.shapes import make_shapes
+from trainer.data.stream import Stream, read_image_lists, read_record_io, read_shards
+from trainer.errors import InputError
+
+__all__ = [
+    'CIFAR10',
+    'CIFAR100',
+    'DATASETS',
+    'Data',
+    'Split',
+    'Stream',
+    'load',
+    'make_shapes',
+    'read_cifar',
+    'read_folder',
+]
+
+MAX_SHAPES = 10_000
+
+
+def load(
+    name: str,
+    directory: str | Path | None = None,
+    *,
+    limit: int | None = None,
+    max_side: int | None = None,
+    preprocess: str = 'experiment',
+) -> Any:
+    """Load a data set by name, from `directory` or from wherever it is at home.
+
+    Args:
+        name: one of `DATASETS`.
+        directory: its folder or archive; None for the cache of downloads.
+        limit: only the first `limit` images of each class, in both splits.
+        max_side: px; larger images kept in memory, and those of several sizes, are squashed to a square of this.
+        preprocess: a preprocessing by name; with any but 'experiment', a folder is streamed.
+    Returns:
+        `Data`, or a `Stream` of what need not fit in memory.
+    Raises:
+        InputError: an unknown name, or data that cannot be found or read.
+    """
+    if name not in DATASETS:
+        raise InputError(f'{name!r} is no data set; expected one of {", ".join(DATASETS)}')
+    return DATASETS[name](Path(directory) if directory is not None else None, limit, max_side, preprocess)
+
+
+Reader = Callable[[Path | None, int | None, int | None, str], Data | Stream]
+
+
+def _load_cifar(edition: Edition) -> Reader:
+    def read(directory: Path | None, limit: int | None, max_side: int | None, preprocess: str) -> Data:
+        data = read_cifar(edition, directory)
+        return data if limit is None else data.limited(limit)
+
+    return read
+
+
+def _load_stream(name: str, read_splits: Callable[[Path, int | None], Stream]) -> Reader:
+    def read(directory: Path | None, limit: int | None, max_side: int | None, preprocess: str) -> Stream:
+        if directory is None:
+            raise InputError(f'the data set {name} needs --data DIR')
+        return read_splits(directory, limit)
+
+    return read
+
+
+def _load_shapes(directory: Path | None, limit: int | None, max_side: int | None, preprocess: str) -> Data:
+    if directory is not None:
+        raise InputError(f'the data set shapes is drawn, so --data {directory} has no place')
+    if limit is not None and limit > MAX_SHAPES:
+        raise InputError(f'--limit {limit} asks for more than the {MAX_SHAPES:,} images of a class that shapes has')
+    return make_shapes() if limit is None else make_shapes(n_train=limit, n_test=min(limit, 100))
+
+
+DATASETS: dict[str, Reader] = {
+    'cifar10': _load_cifar(CIFAR10),
+    'cifar100': _load_cifar(CIFAR100),
+    'folder': read_folder,
+    'shapes': _load_shapes,
+    'imagelist': _load_stream('imagelist', read_image_lists),
+    'shards': _load_stream('shards', read_shards),
+    'recordio': _load_stream('recordio', read_record_io),
+}

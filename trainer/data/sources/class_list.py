@@ -1,0 +1,44 @@
+"""Files that give the classes their order and names, a line a class: `n01440764 tench, Tinca tinca`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from trainer.data.sources.source import MAX_CLASSES, read_file
+from trainer.errors import InputError
+
+KEY = re.compile(r'[A-Za-z]*\d+')  # of WordNet, n01440764, or a number
+
+
+class ClassList(NamedTuple):
+    keys: tuple[str, ...]  # what folders are called: the first word of each line if all are like `KEY`, else the line
+    names: tuple[str, ...]  # the rest of the line, or the key
+
+
+def read_class_list(path: Path, folders: Collection[str] = ()) -> ClassList:
+    """Read `synset_words.txt` or any list of one class a line.
+
+    Args:
+        path: the file.
+        folders: names of folders; if all of them are first words of lines, first words are the keys, whatever they are.
+    Raises:
+        InputError: unreadable, no text, empty, or a class that comes twice; says which.
+    """
+    try:
+        lines = [line.strip() for line in read_file(path).decode('utf-8').splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f'{path} is no UTF-8 text (byte {error.start})') from None
+    words = [line.split(None, 1) for line in lines if line]
+    has_keys = bool(folders) and set(folders) <= {word[0] for word in words}
+    if not has_keys and not all(KEY.fullmatch(word[0]) for word in words):
+        words = [[' '.join(word)] for word in words]
+    keys = tuple(word[0] for word in words)
+    if not 1 <= len(keys) <= MAX_CLASSES:
+        raise InputError(f'{path} lists {len(keys)} classes, expected 1 .. {MAX_CLASSES}')
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(f'{path} lists the class {twice[:80]!r} twice')
+    return ClassList(keys, tuple(word[-1] for word in words))

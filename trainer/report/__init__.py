@@ -1,0 +1,1 @@
+"""What is read from the records of runs afterwards: curves, tables, confusion matrices."""

@@ -1,0 +1,138 @@
+"""Which classes a run confuses with which: the matrix as a PNG file and as text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer.errors import InputError
+from trainer.report.curves import LABEL, NOTE, new_figure, save, set_title, verbatim
+from trainer.run.records import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_CELL_TEXTS, MAX_CLASS_NAMES = 20, 100
+
+
+def draw_confusion(run: Run, folder: Path) -> None:
+    """Draw `confusion.png`: a row a true class, a column a predicted one, cells in % of the row's images.
+
+    Args:
+        run: its summary holds the matrix of the last epoch.
+        folder: where the picture goes; it must exist.
+    Raises:
+        InputError: the run has no confusion matrix.
+    """
+    summary = run.summary or {}
+    if not summary.get('confusion'):
+        raise InputError(f'{run.path} holds no confusion matrix')
+    save(
+        _confusion_figure(run, summary['classes'], np.array(summary['confusion'], float)),
+        folder / 'confusion.png',
+    )
+
+
+def _confusion_figure(run: Run, classes: Sequence[str], confusion: np.ndarray) -> Figure:
+    from matplotlib import colormaps
+    from matplotlib.colors import PowerNorm
+
+    n_class = len(classes)
+    percent = _row_percent(confusion)
+    figure, axes = new_figure(*((9.4, 9.2) if n_class <= 10 else (13, 12)))
+    blues = colormaps['Blues'].with_extremes(bad='0.9')
+    norm = PowerNorm(0.5, 0, 100)  # by the square root, so that confusions of a few per cent can be seen
+    image = axes.imshow(percent, cmap=blues, norm=norm, interpolation='nearest')
+    size = LABEL if n_class <= 10 else NOTE if n_class <= MAX_CELL_TEXTS else 180 / n_class + 3
+    if n_class <= MAX_CLASS_NAMES:
+        names = [verbatim(name) for name in classes]
+        angle = 90 if n_class > 10 else 45
+        axes.set_xticks(range(n_class), names, fontsize=size, rotation=angle, ha='right', va='center_baseline')
+        for label in axes.get_xticklabels():
+            label.set_rotation_mode('anchor')
+        axes.set_yticks(range(n_class), names, fontsize=size)
+    if n_class <= MAX_CELL_TEXTS:
+        for i, j in np.argwhere(percent > 0):
+            colour = 'white' if norm(percent[i, j]) > 0.55 else 'black'
+            text, weight = (f'{percent[i, j]:.1f}', 'bold') if i == j else (f'{percent[i, j]:.0f}', 'normal')
+            axes.text(j, i, text, ha='center', va='center', color=colour, size=size, weight=weight)
+    else:
+        figure.colorbar(image, ax=axes, shrink=0.8).ax.tick_params(labelsize=NOTE)
+    axes.set_xlabel('predicted class', fontsize=LABEL)
+    axes.set_ylabel('true class (% of its images)', fontsize=LABEL)
+    n_right, n_images = int(np.trace(confusion)), int(confusion.sum())
+    epoch = f' after epoch {run.last["epoch"]}' if run.last else ''
+    share = f' ({100 * n_right / n_images:.1f} %)' if n_images else ''
+    set_title(
+        figure,
+        f'{run.model}{epoch} on {run.dataset_label}',
+        f'{n_right:,} of {n_images:,} test images right{share}',
+    )
+    return figure
+
+
+def _row_percent(confusion: np.ndarray) -> np.ndarray:
+    """Per cent of the row's sum; rows without images are NaN."""
+    confusion = np.asarray(confusion, float)
+    n_images = confusion.sum(1, keepdims=True)
+    return 100 * np.divide(confusion, n_images, out=np.full_like(confusion, np.nan), where=n_images > 0)
+
+
+def format_confusion(classes: Sequence[str], confusion: Any) -> str:
+    """The confusion matrix for the terminal; at most 100 columns wide.
+
+    Up to 20 classes: a line a class, with its row of the matrix in %, its accuracy, and a bar where there is
+    room.  More: the accuracies in three columns, then the ten most confused pairs.
+
+    Args:
+        classes: the n_class names.
+        confusion: (n_class, n_class) counts; rows true, columns predicted.
+    """
+    counts = np.asarray(confusion)
+    n_class = len(classes)
+    if counts.shape != (n_class, n_class):
+        raise ValueError(
+            f'confusion has shape {counts.shape}, expected {(n_class, n_class)}, for the {n_class} classes'
+        )
+    names = [''.join(c if c.isprintable() else '?' for c in name) for name in classes]
+    percent = _row_percent(counts)
+    if n_class <= MAX_CELL_TEXTS:
+        return '\n'.join(_matrix_lines(names, percent))
+    return '\n'.join([*_accuracy_lines(names, percent), '', *_confused_lines(names, counts, percent)])
+
+
+def _matrix_lines(names: Sequence[str], percent: np.ndarray) -> list[str]:
+    width = min(max(map(len, names)), 12, 87 - 4 * len(names))
+    lines = ['% of the true class (row) predicted as (column)']
+    lines.append(' ' * (width + 4) + ''.join(f'{j:4}' for j in range(len(names))) + '   right')
+    bar_length = min(20, 100 - len(lines[1]) - 2)
+    for i, row in enumerate(percent):
+        cells = ''.join('   .' if not value > 0 else f'{value:4.0f}' for value in row)
+        bar = '' if np.isnan(row[i]) else '#' * round(bar_length * row[i] / 100)
+        lines.append(f'{i:3} {names[i][:width]:{width}}{cells} {_accuracy(row[i])}  {bar}'.rstrip())
+    return lines
+
+
+def _accuracy_lines(names: Sequence[str], percent: np.ndarray) -> list[str]:
+    cells = [f'{name[:21]:21} {_accuracy(percent[i, i])}' for i, name in enumerate(names)]
+    n_rows = -(-len(cells) // 3)
+    return ['accuracy by class', *('   '.join(cells[i::n_rows]) for i in range(n_rows))]
+
+
+def _confused_lines(names: Sequence[str], counts: np.ndarray, percent: np.ndarray) -> list[str]:
+    wrong = np.where(np.eye(len(names), dtype=bool), 0, counts)
+    order = np.argsort(-wrong, axis=None, kind='stable')[:10]
+    pairs = [divmod(int(k), len(names)) for k in order if wrong.flat[k] > 0]
+    lines = [
+        f'{names[i][:30]} taken for {names[j][:30]}: {counts[i, j]} of {counts[i].sum()}, {percent[i, j]:.1f} %'
+        for i, j in pairs
+    ]
+    return ['most confused', *(lines or ['none'])]
+
+
+def _accuracy(percent: float) -> str:
+    """Seven columns."""
+    return '      -' if np.isnan(percent) else f'{percent:5.1f} %'

@@ -1,0 +1,216 @@
+"""Loss and accuracy of runs over their epochs, as PNG files."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from trainer.errors import InputError
+from trainer.files import atomic_write
+from trainer.run.records import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart, the strong colours first.
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+DPI = 160
+TITLE, LABEL, NOTE = 16, 15, 12  # pt; the README shows the pictures at half their size
+MAX_DROPS = 6  # lr drops marked; a schedule with more of them has no steps worth naming
+MAX_POINTS = 30  # epochs up to which each one gets a marker
+
+
+def draw_curves(runs: Sequence[Run], folder: Path, dashed: Collection[str] = ()) -> None:
+    """Draw `loss.png` and `accuracy.png`: a colour a run, test lines strong and training lines thin.
+
+    The title speaks of the first run's data, and the vertical lines of its learning rate.
+
+    Args:
+        runs: the ones without a finished epoch are left out.
+        folder: where the pictures go; it must exist.
+        dashed: the models whose runs are baselines, drawn dashed.
+    Raises:
+        InputError: no run has a finished epoch.
+    """
+    drawn = [run for run in runs if run.log]
+    if not drawn:
+        raise InputError(f'{", ".join(str(run.path) for run in runs) or "no run"}: no finished epoch to draw')
+    for quantity in ('loss', 'accuracy'):
+        save(_curve_figure(drawn, quantity, dashed), folder / f'{quantity}.png')
+
+
+def _curve_figure(runs: Sequence[Run], quantity: str, dashed: Collection[str]) -> Figure:
+    from matplotlib.lines import Line2D
+
+    texts = [f'{label} test{_figures(run, quantity)}' for run, label in zip(runs, _labels(runs), strict=True)]
+    n_columns = 2 if max(map(len, texts)) <= 42 else 1
+    n_rows = -(-(len(runs) + 1) // n_columns)
+    figure, axes = new_figure(10, 5.9 + 0.3 * n_rows)
+    colours = _colours(len(runs))
+    handles = []
+    for run, colour, text in zip(runs, colours, texts, strict=True):
+        style: Literal['--', '-'] = '--' if run.model in dashed else '-'
+        _draw_line(axes, run.log, f'train_{quantity}', color=colour, linestyle=style, linewidth=1.3, alpha=0.5)
+        _draw_line(axes, run.log, f'test_{quantity}', color=colour, linestyle=style, linewidth=2.3, zorder=3)
+        text = textwrap.fill(text, 80)
+        handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=2.3, label=text))
+    handles.append(Line2D([], [], color='gray', linewidth=1.3, label='thin lines: training'))
+
+    first, last = min(run.log[0]['epoch'] for run in runs), max(run.log[-1]['epoch'] for run in runs)
+    margin = max(0.02 * (last - first), 0.1 if last > first else 0.5)
+    axes.set_xlim(max(first - margin, 0.5), last + margin)  # there is no epoch 0
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # type: ignore[call-arg]
+    axes.set_xlabel('epoch', fontsize=LABEL)
+    (_scale_loss if quantity == 'loss' else _scale_accuracy)(axes, runs)
+    _mark_lr_drops(axes, runs[0], colours[0], last - first + 2 * margin)
+
+    data = runs[0].dataset
+    counts = [f'{data[key]:,} {what}' for key, what in (('n_train', 'training'), ('n_test', 'test')) if data.get(key)]
+    title = f'{quantity.capitalize()} on {runs[0].dataset_label}'
+    set_title(figure, title, f'{" and ".join(counts)} images' if counts else '')
+    figure.legend(handles=handles, loc='outside lower center', ncols=n_columns, fontsize=LABEL - 1, frameon=False)
+    return figure
+
+
+def _draw_line(axes: Axes, log: Sequence[Mapping[str, Any]], key: str, **style: Any) -> None:
+    """One line, with gaps at nulls, and markers where a point would not be seen or is worth one."""
+    factor = 100 if key.endswith('accuracy') else 1
+    y = np.array([np.nan if entry.get(key) is None else factor * entry[key] for entry in log], float)
+    is_gap = np.pad(np.isnan(y), 1, constant_values=True)
+    is_lone = ~is_gap[1:-1] & is_gap[:-2] & is_gap[2:]
+    is_marked = is_lone if len(y) > MAX_POINTS else ~is_gap[1:-1]
+    axes.plot(
+        [entry['epoch'] for entry in log],
+        y,
+        marker='o',
+        markersize=2.5 * style['linewidth'],
+        markevery=np.flatnonzero(is_marked).tolist(),
+        **style,
+    )
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """The models' names; with the run's where a model comes twice, with the data where they differ."""
+    n_runs = Counter(run.model for run in runs)
+    labels = []
+    for run in runs:
+        label = run.model if n_runs[run.model] == 1 else f'{run.model} ({run.name})'
+        labels.append(label if run.dataset_label == runs[0].dataset_label else f'{label} on {run.dataset_label}')
+    return [verbatim(label) for label in labels]
+
+
+def _figures(run: Run, quantity: str) -> str:
+    """The last and the best value of the test line, for the legend."""
+    values = [entry[f'test_{quantity}'] for entry in run.log if entry.get(f'test_{quantity}') is not None]
+    if not values:
+        return ': not measured'
+    if quantity == 'loss':
+        return f', last {values[-1]:.3f}, lowest {min(values):.3f}'
+    return f', last {100 * values[-1]:.1f} %, best {100 * max(values):.1f} %'
+
+
+def _scale_loss(axes: Axes, runs: Sequence[Run]) -> None:
+    """From 0 to the highest value, unless that flattens the rest; then the label says where it is cut."""
+    keys = 'train_loss', 'test_loss'
+    lines = [[entry[key] for entry in run.log if entry.get(key) is not None] for run in runs for key in keys]
+    highest = max((max(line) for line in lines if line), default=1.0)
+    lowest = min((min(line) for line in lines if line), default=0.0)
+    usual = max(map(_usual_peak, lines))
+    top, label = highest, 'loss'
+    if highest > 2.5 * usual > 0:
+        top = float(f'{1.5 * usual:.2g}')
+        label = f'{label} (cut at {top:g}, highest {highest:.3g})'
+    axes.set_ylim(min(0, 1.05 * lowest), top if top < highest else 1.05 * top or 1)
+    axes.set_ylabel(label, fontsize=LABEL)
+
+
+def _usual_peak(line: Sequence[float]) -> float:
+    """The highest value past the first epoch, which may be wild, and past single spikes; 0 if there is none."""
+    rest = sorted(line[1:], reverse=True)
+    n_spikes = min(1 + len(rest) // 100, len(rest) // 5)
+    return rest[n_spikes] if rest else 0.0
+
+
+def _scale_accuracy(axes: Axes, runs: Sequence[Run]) -> None:
+    keys = 'train_accuracy', 'test_accuracy'
+    values = [entry[key] for run in runs for entry in run.log for key in keys if entry.get(key) is not None] or [0, 1]
+    low, high = min(90, 10 * np.floor(10 * min(values))), 10 * np.ceil(10 * max(values))
+    axes.set_ylim(low - 0.5, max(high, low + 10) + 0.5)  # half a point more, so that lines at the limits are whole
+    axes.set_ylabel('accuracy, %', fontsize=LABEL)
+
+
+def lr_drops(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """The steps of a learning rate.
+
+    Returns:
+        (completed epochs, lr from then on) of each drop to a half or less; [] for a schedule that also falls
+        more gently (cosine, linear) or that drops more than `MAX_DROPS` times.
+    """
+    pairs = [(a['epoch'], a['lr'], b['lr']) for a, b in pairwise(log) if None not in (a.get('lr'), b.get('lr'))]
+    falls = [(epoch, before, after) for epoch, before, after in pairs if after < before]
+    if len(falls) > MAX_DROPS or any(after > 0.5001 * before for _, before, after in falls):
+        return []
+    return [(epoch, after) for epoch, _, after in falls]
+
+
+def _mark_lr_drops(axes: Axes, run: Run, colour: str, span: float) -> None:
+    labelled_until = -np.inf
+    for epoch, lr in lr_drops(run.log):
+        axes.axvline(epoch, color=colour, linewidth=0.8, linestyle=':', zorder=1)
+        if epoch < labelled_until:  # its label would run into the one before
+            continue
+        axes.annotate(
+            f'lr {lr:g}',
+            (epoch, 1),
+            xycoords=('data', 'axes fraction'),
+            xytext=(0, 3),
+            textcoords='offset points',
+            ha='center',
+            color=colour,
+            fontsize=NOTE,
+        )
+        labelled_until = epoch + 0.085 * span
+
+
+def _colours(n_runs: int) -> list[str]:
+    if n_runs <= len(COLOURS):
+        return list(COLOURS[:n_runs])
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colour) for colour in colormaps['viridis'](np.linspace(0, 0.95, n_runs))]
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of its own, in inches, without pyplot's global state."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    axes = figure.add_subplot()
+    axes.tick_params(labelsize=LABEL - 1)
+    return figure, axes
+
+
+def set_title(figure: Figure, *lines: str) -> None:
+    text = '\n'.join(textwrap.fill(verbatim(line), 70) for line in lines if line)
+    figure.suptitle(text, fontsize=TITLE)
+
+
+def verbatim(text: str) -> str:
+    """Keep matplotlib from reading names with dollar signs as formulas."""
+    return text.replace('$', r'\$')
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG whose bytes depend on the picture alone."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format='png', metadata={'Software': None})

@@ -1,0 +1,258 @@
+"""Checkpoints: the whole state of a training in one npz, whole or absent, read without running code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from chainer.serializers import DictionarySerializer, NpzDeserializer
+from chainer.training import Extension
+
+from trainer.config import Config
+from trainer.data.metadata import KEY, Metadata
+from trainer.errors import InputError, TrainingError
+from trainer.files import atomic_write, link_or_copy
+from trainer.parallel.ranks import ALONE, Alone
+
+MODEL = 'updater/model:main/'
+OPTIMIZER = 'updater/optimizer:main/'
+COMPUTED_ON = 'computed_on'
+HEADER_BYTES = 4096  # more than an array's header in an npz ever takes
+NO_METADATA = Metadata()
+
+
+class Checkpoint(Extension):
+    """Saves `checkpoint_last.npz` and `weights_last.npz` at the end of every epoch, and the best epoch's beside them.
+
+    Of an averaged network (`--ema`), the weights are the averaged ones, and a checkpoint holds both.
+
+    Between epochs it saves `checkpoint_last.npz` every `minutes` and when a stop is requested.
+
+    Args:
+        folder: of the run.
+        config: goes into the checkpoint, so that a resumed run can be checked against it.
+        recorder: its entries tell when an epoch has ended and whether it is the best.
+        stop: a `StopRequest`.
+        minutes: 0 for none between epochs.
+        metadata: go into every file.
+        ranks: the first of them writes, by its clock.
+        computed_on: one line that names what computes, so that a resumed run can tell where it differs.
+    """
+
+    priority = -100  # after everything else: its state has to be complete
+    trigger = 1, 'iteration'
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        recorder: Any,
+        stop: Any,
+        minutes: float,
+        metadata: Metadata,
+        ranks: Alone = ALONE,
+        computed_on: str = '',
+    ) -> None:
+        self.ranks, self.has_to_save = ranks, False
+        self.metadata, self.computed_on = metadata, computed_on
+        self.folder, self.config, self.recorder, self.stop = folder, config, recorder, stop
+        self.interval_s = minutes * 60 if minutes > 0 else float('inf')
+        self._saved_at = time.monotonic()
+        self._saved_epochs = len(recorder.entries)
+        self._saved_iteration = -1
+
+    def initialize(self, trainer: Any) -> None:
+        """A resumed run may just have closed the epoch that was pending, or have died before it kept its best."""
+        self._saved_iteration = trainer.updater.iteration
+        if len(self.recorder.entries) > self._saved_epochs:
+            self(trainer)
+        elif trainer.updater.is_at_end() and self.recorder.own_entries and not self.recorder.pending:
+            self._keep_epoch(trainer)
+
+    def __call__(self, trainer: Any) -> None:
+        is_epoch_end = len(self.recorder.entries) > self._saved_epochs
+        if is_epoch_end or self.has_to_save or (self.ranks.size == 1 and self.is_due()) or self.stop.requested:
+            self._saved_epochs = len(self.recorder.entries)
+            self._save(trainer)
+        if is_epoch_end:
+            self._keep_epoch(trainer)
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._saved_at > self.interval_s
+
+    def finish(self, trainer: Any) -> None:
+        """Save what a stop requested behind the last iteration left unsaved."""
+        if trainer.updater.iteration != self._saved_iteration:
+            self._save(trainer)
+
+    def _save(self, trainer: Any) -> None:
+        check_finite(trainer.updater.get_optimizer('main').target, trainer.updater.iteration)
+        trainer.updater.even_out()
+        if self.ranks.is_first:
+            save(self.folder / 'checkpoint_last.npz', trainer, self.config, self.metadata, self.computed_on)
+        self._saved_at, self._saved_iteration = time.monotonic(), trainer.updater.iteration
+
+    def _keep_epoch(self, trainer: Any) -> None:
+        if not self.ranks.is_first:
+            return
+        last = self.folder / 'checkpoint_last.npz'
+        average = trainer.updater.average
+        with average.in_place() if average is not None else nullcontext():
+            save_weights(self.folder / 'weights_last.npz', trainer.updater.get_optimizer('main').target, self.metadata)
+        if self.recorder.best is self.recorder.entries[-1]:
+            link_or_copy(self.folder / 'weights_last.npz', self.folder / 'weights_best.npz')
+            if last.exists():  # not in a run resumed from another one's
+                link_or_copy(last, self.folder / 'checkpoint_best.npz')
+
+    def serialize(self, serializer: Any) -> None:
+        self._saved_epochs = serializer('saved_epochs', self._saved_epochs)
+
+
+def check_finite(model: Any, iteration: int) -> None:
+    """A checkpoint to go on from must not hold the NaN that the next iteration would stop at."""
+    for name, parameter in model.namedparams():
+        if not parameter.xp.isfinite(parameter.array).all():
+            raise TrainingError(f'{name} is not finite after iteration {iteration}: try a lower --lr, or --warmup 1')
+
+
+def save(path: Path, trainer: Any, config: Config, metadata: Metadata = NO_METADATA, computed_on: str = '') -> None:
+    """Write all that a resumed run needs: weights, statistics, momentum, epoch and position, log, configuration."""
+    serializer = DictionarySerializer()
+    serializer.save(trainer)
+    texts = {'config': json.dumps(config.as_dict()), COMPUTED_ON: computed_on, KEY: metadata.dumps()}
+    _write_npz(path, serializer.target | texts)
+
+
+def save_weights(path: Path, model: Any, metadata: Metadata = NO_METADATA) -> None:
+    """Write the parameters and statistics of a model under Chainer's names, for `chainer.serializers.load_npz`."""
+    serializer = DictionarySerializer()
+    serializer.save(model)
+    _write_npz(path, serializer.target | {KEY: metadata.dumps()})
+
+
+def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
+    with atomic_write(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def resume(path: Path, trainer: Any, config: Config, file: BinaryIO | None = None, computed_on: str = '') -> str:
+    """Bring a freshly built trainer to the state in a checkpoint.
+
+    Args:
+        file: what is in it, where another machine has read it.
+        computed_on: one line that names what computes now.
+    Returns:
+        What has computed so far, if that is known and not the same: the bits will not be those of an unbroken run.
+    Raises:
+        InputError: not a checkpoint, or one of another experiment.
+    """
+    with _open_npz(path, file) as arrays:
+        if 'config' not in arrays:
+            raise InputError(f'{path} holds no training state; weights alone are loaded with --load_model')
+        config.check_resumes(json.loads(str(arrays['config'])), path)
+        _check_shapes(arrays, path, MODEL, trainer.updater.get_optimizer('main').target)
+        NpzDeserializer(arrays).load(trainer)
+        before = str(arrays[COMPUTED_ON]) if COMPUTED_ON in arrays else ''
+        return before if before != computed_on else ''
+
+
+def load_model(path: Path, model: Any) -> None:
+    """Load weights and statistics from a weight file or a checkpoint.
+
+    Raises:
+        InputError: not such a file, or of another network; names what is missing, extra or of another shape.
+    """
+    with _open_npz(path) as arrays:
+        prefix = MODEL if 'config' in arrays else ''
+        _check_shapes(arrays, path, prefix, model)
+        NpzDeserializer(arrays, prefix).load(model)
+
+
+def load_optimizer(path: Path, optimizer: Any) -> None:
+    """Load the optimizer's state (momentum) from a checkpoint.
+
+    Raises:
+        InputError: not a checkpoint, or of another network or optimizer.
+    """
+    with _open_npz(path) as arrays:
+        if 'config' not in arrays:
+            raise InputError(f'{path} holds no optimizer state; --load_optimizer takes a checkpoint_*.npz')
+        _check_shapes(arrays, path, MODEL, optimizer.target)
+        NpzDeserializer(arrays, OPTIMIZER).load(optimizer)
+
+
+def _is_zip(file: Any) -> bool:
+    is_zip = zipfile.is_zipfile(file)
+    if not isinstance(file, Path):
+        file.seek(0)
+    return is_zip
+
+
+@contextmanager
+def _open_npz(path: Path, file: BinaryIO | None = None) -> Iterator[Any]:
+    try:
+        if (file is not None or path.exists()) and not _is_zip(file or path):  # np.load would try other formats
+            raise InputError(f'{path} is not an .npz, or is cut short; expected weights or a checkpoint')
+        with np.load(file or path, allow_pickle=False) as arrays:
+            yield arrays
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f'{path} does not exist; expected an .npz of weights or a checkpoint') from None
+    except KeyError as error:
+        raise InputError(f'{path} lacks {error.args[0]}: it comes from another network or optimizer') from None
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        raise InputError(f'{path} cannot be read as an .npz ({" ".join(str(error).split())[:200]})') from None
+
+
+def _check_shapes(arrays: Any, path: Path, prefix: str, model: Any) -> None:
+    """Compare names and shapes before anything is loaded: NumPy would broadcast a mismatch silently."""
+    serializer = DictionarySerializer()
+    serializer.save(model)
+    expected = {prefix + name: np.asarray(value) for name, value in serializer.target.items()}
+    found = {name for name in arrays.files if name.startswith(prefix)} - {KEY}
+    faults = [f'{name} is missing' for name in sorted(expected.keys() - found)]
+    faults += [f'{name} has no place' for name in sorted(found - expected.keys())]
+    for name in sorted(expected.keys() & found):
+        if arrays.zip.getinfo(f'{name}.npy').file_size > 2 * expected[name].nbytes + HEADER_BYTES:
+            faults.append(f'{name} is larger than {expected[name].shape}')  # not read: it may be a zip bomb
+        elif arrays[name].shape != expected[name].shape:
+            faults.append(f'{name} has shape {arrays[name].shape}, not {expected[name].shape}')
+    if faults:
+        shown = '; '.join(faults[:3]) + (f'; and {len(faults) - 3} more' if len(faults) > 3 else '')
+        raise InputError(f'{path} does not fit the network: {shown}')
+
+
+def prepare_folder(folder: Path, n_bytes: int) -> None:
+    """Find out before the first epoch whether checkpoints can be written.
+
+    Args:
+        folder: of the run; created.
+        n_bytes: what its files will need.
+    Raises:
+        InputError: the folder cannot be written, or its disk has less room; names both figures.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in folder.glob('.*.part'):  # of a process that was killed while it wrote
+            part.unlink()
+        with atomic_write(folder / 'probe') as file:
+            file.write(b'\0' * 65536)
+        (folder / 'probe').unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise InputError(f'the disk of {folder} is full: checkpoints need {n_bytes / 1e6:.0f} MB') from None
+        raise InputError(f'{folder} cannot be written ({error.strerror}); choose another --save_path') from None
+    if free < n_bytes:
+        raise InputError(
+            f'the disk of {folder} has {free / 1e6:.0f} MB left, but checkpoints need {n_bytes / 1e6:.0f} MB'
+        )

@@ -1,0 +1,1 @@
+"""One update of a network and what decides it: optimizer, schedule, mixing; and what judges it: evaluation."""

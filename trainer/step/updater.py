@@ -1,0 +1,216 @@
+"""One update a batch, computed whole or in parts."""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import chainer
+import numpy as np
+from chainer.training.updaters import StandardUpdater
+
+import trainer.functions as F
+from trainer.data.order import Batch
+from trainer.errors import TrainingError
+from trainer.parallel.ranks import ALONE, Alone
+from trainer.run.checkpoint import check_finite
+from trainer.step.average import WeightAverage
+from trainer.step.mixing import Mix, Mixing
+from trainer.step.schedule import get_rate
+
+# The CPU engine's rectifier and maxima make a number of NaN, so that the loss alone does not tell.
+N_ITERATION_BETWEEN_CHECKS = 50
+
+
+class Updater(StandardUpdater):
+    """Softmax cross entropy, its gradient accumulated over `divide` parts of the batch, then one update.
+
+    The gradient is that of the undivided batch but for batch normalisation, whose statistics are those of each part.
+    Reports the batch's mean loss and accuracy, its time and its size as `train/loss`, `train/accuracy`, `train/seconds`
+    and `train/images`. Of mixed images, each of the two labels counts with its share, also as correct or not.
+
+    Args:
+        iterator: of `Batch`es.
+        optimizer: of a chain that maps images to logits.
+        converter: (batch, device) -> (x, t).
+        device: where to compute.
+        seed: of the dropout masks.
+        divide: number of parts.
+        iteration: updates to count as made at the start.
+        smoothing: of the labels, 0..1; it is part of the loss that is reported.
+        mixing: of images and labels, or None.
+        average: of the weights, or None.
+        last_iteration: after which the run ends, if that is known beforehand.
+        ranks: the processes that share each batch.
+    """
+
+    def __init__(
+        self,
+        iterator: Any,
+        optimizer: Any,
+        converter: Any,
+        device: Any,
+        seed: int,
+        divide: int = 1,
+        iteration: int = 0,
+        smoothing: float = 0.0,
+        mixing: Mixing | None = None,
+        average: WeightAverage | None = None,
+        last_iteration: int | None = None,
+        ranks: Alone = ALONE,
+    ) -> None:
+        super().__init__(iterator, optimizer, converter=converter, device=device, auto_new_epoch=False)
+        self.seed, self.divide, self.iteration = seed, divide, iteration
+        self.smoothing, self.mixing, self.average, self.last_iteration = smoothing, mixing, average, last_iteration
+        self.ranks = ranks
+        self.batch = Batch(np.empty(0, np.int64), np.empty(0, np.int64))  # the last one
+        self._parts = Parts(converter, device)
+
+    def update_core(self) -> None:
+        started = time.perf_counter()
+        epoch = int(self.epoch_detail) + 1
+        self.batch = batch = self.get_iterator('main').next()
+        optimizer = self.get_optimizer('main')
+        optimizer.target.cleargrads()
+        n = len(batch.index)
+        places = self.ranks.share(n)
+        bounds = np.linspace(0, len(places), self.divide + 1).astype(int).tolist()
+        parts = [places[start:stop] for start, stop in pairwise(bounds)]
+        mix = self.draw_mix(self.iteration, n)
+        loss = accuracy = 0.0
+        for i, part in enumerate(parts):
+            x, t = self._parts.take(_rows(batch, part, mix))
+            if i + 1 < len(parts):
+                self._parts.prepare(_rows(batch, parts[i + 1], mix))
+            else:
+                following = self.draw_mix(self.iteration + 1, n)
+                self._parts.prepare(_rows(self.get_iterator('main').peek(), parts[0], following))
+            part_loss, part_accuracy = self._add_gradient(x, t, part, n, mix)
+            loss += part_loss
+            accuracy += part_accuracy
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f'the loss is {loss} in iteration {self.iteration + 1} (epoch {epoch}, '
+                f'lr {get_rate(optimizer):g}): try a lower --lr, or --warmup 1'
+            )
+        optimizer.update()
+        self._update_average()
+        if self.iteration % N_ITERATION_BETWEEN_CHECKS == 0:
+            check_finite(optimizer.target, self.iteration + 1)
+        seconds = time.perf_counter() - started
+        report = {'train/loss': loss, 'train/accuracy': accuracy, 'train/seconds': seconds, 'train/images': n}
+        chainer.report(report)
+
+    def _add_gradient(self, x: Any, t: Any, part: range, n: int, mix: Mix | None) -> tuple[float, float]:
+        """Accumulate the gradient of one part; its local variables free the part's activations on return."""
+        # The mean over the ranks is the mean over the batch, also where some have a row more than others.
+        labels, share = [(t, 1.0)], len(part) / n * self.ranks.size
+        if mix is not None:
+            x, labels = mix_part(mix, x, t, len(part))
+        key = F.DropoutKey(self.seed, self.iteration, part.start, part.step)
+        with chainer.using_config('dropout_key', key), chainer.using_config('train', True):
+            y = self.get_optimizer('main').target(x)
+        loss = self.loss_of(y, labels) * share
+        loss.backward()
+        return float(loss.array), share * sum(float(F.accuracy(y, t).array) * part for t, part in labels)
+
+    def loss_of(self, y: Any, labels: list[tuple[Any, float]]) -> Any:
+        """The mean loss of logits (N, n_class), given labels (N,) and the share of each."""
+        losses = [F.softmax_cross_entropy(y, t, smoothing=self.smoothing) for t, _ in labels]
+        if len(losses) == 1:
+            return losses[0]
+        return sum(loss * part for loss, (_, part) in zip(losses, labels, strict=True))
+
+    def draw_mix(self, iteration: int, n: int) -> Mix | None:
+        return None if self.mixing is None else self.mixing.draw(iteration, n)
+
+    def _update_average(self) -> None:
+        if self.average is not None:
+            self.average.update(getattr(self.get_optimizer('main'), 'arena', None))
+
+    def even_out(self) -> None:
+        """Give all ranks the mean of their statistics, which each has of its own rows; and of their averages."""
+        if self.ranks.size == 1:
+            return
+        arrays = []
+        for _, link in sorted(self.get_optimizer('main').target.namedlinks()):
+            for name in sorted(link._persistent):
+                value = getattr(link, name)
+                if isinstance(value, chainer.get_array_types()) and value.dtype.kind == 'f':
+                    arrays.append(value)
+        self.ranks.even_out(arrays + ([] if self.average is None else self.average.statistics))
+
+    def is_at_end(self) -> bool:
+        """Whether an epoch or the run has ended with the last iteration."""
+        return self.is_new_epoch or self.iteration == self.last_iteration
+
+    def serialize(self, serializer: Any) -> None:
+        super().serialize(serializer)
+        if self.average is not None:
+            self.average.serialize(serializer['average'])
+
+
+def _rows(batch: Batch, places: range, mix: Mix | None) -> Batch:
+    """A part of a batch; if it is to be mixed, followed by the partners of its rows, unless they are the same rows."""
+    part = batch.at(places)
+    if mix is None or len(part.index) == len(batch.index):
+        return part
+    partner = mix.partner[places.start : places.stop : places.step]
+    epoch, index = np.append(part.epoch, batch.epoch[partner]), np.append(part.index, batch.index[partner])
+    return Batch(epoch, index)
+
+
+def mix_part(mix: Mix, x: Any, t: Any, n_row: int) -> tuple[Any, list[tuple[Any, float]]]:
+    """Mix rows of a batch with their partners.
+
+    Args:
+        mix: of the batch.
+        x, t: of the whole batch, or of `n_row` rows of it and, behind them, of their partners.
+        n_row: rows to mix.
+    Returns:
+        (n_row, C, H, W), the mixed images; and both labels of each, with their shares.
+    """
+    if n_row == len(mix.partner):
+        partner = chainer.backend.get_array_module(x).asarray(mix.partner)
+        other, labels = x[partner], t[partner]
+    else:
+        x, other, t, labels = x[:n_row], x[n_row:], t[:n_row], t[n_row:]
+    return mix.apply(x, other), [(t, mix.share), (labels, 1 - mix.share)]
+
+
+class Parts:
+    """Converts the part of a batch that comes next in a thread of its own, while the engine computes the one before.
+
+    It computes the same as without, as a part depends on nothing but its rows. Only for the CPU: on a GPU,
+    work goes on while Python does, and a second thread would need a stream of its own.
+
+    Args:
+        converter: (batch, device) -> (x, t).
+        device: where to compute.
+    """
+
+    def __init__(self, converter: Any, device: Any) -> None:
+        self.converter, self.device = converter, device
+        self._pool = ThreadPoolExecutor(1, 'augmentation') if device is not None and device.xp is np else None
+        self._next: tuple[Batch, Future[Any]] | None = None
+
+    def prepare(self, part: Batch) -> None:
+        if self._pool is not None:
+            dtype = chainer.config.dtype  # Chainer's configuration is a thread's own
+            self._next = part, self._pool.submit(self._convert, part, dtype)
+
+    def take(self, part: Batch) -> tuple[Any, Any]:
+        if self._next is not None:
+            expected, future = self._next
+            self._next = None
+            converted = future.result()
+            if np.array_equal(expected.index, part.index) and np.array_equal(expected.epoch, part.epoch):
+                return converted
+        return self._convert(part, chainer.config.dtype)
+
+    def _convert(self, part: Batch, dtype: Any) -> tuple[Any, Any]:
+        with chainer.using_config('dtype', dtype):
+            return self.converter(part, self.device)

@@ -1,0 +1,29 @@
+import pytest
+
+from trainer.data.augmentation import Sizes
+from trainer.errors import InputError
+
+
+def test_default_is_the_experiment_of_122_px():
+    assert Sizes.of() == Sizes(crop=122, side_min=124, side_max=132, test=128, test_crop=128)
+
+
+def test_sides_follow_the_crop():
+    assert Sizes.of(64) == Sizes(crop=64, side_min=66, side_max=74, test=70, test_crop=70)
+
+
+def test_small_set_tests_images_as_they_are():
+    assert Sizes.of(32) == Sizes(crop=32, side_min=32, side_max=36, test=32, test_crop=32)
+
+
+@pytest.mark.parametrize('crop', [8, 32, 122, 1024])
+def test_network_of_fixed_size_is_tested_at_its_training_size(crop):
+    sizes = Sizes.of(crop, fixed_size=True)
+    assert sizes.test_crop == crop
+    assert sizes._replace(test_crop=sizes.test) == Sizes.of(crop)
+
+
+@pytest.mark.parametrize('crop', [-1, 0, 7, 1025])
+def test_size_outside_the_range_is_named(crop):
+    with pytest.raises(InputError, match=rf'size {crop} is outside 8 \.\. 1024 px'):
+        Sizes.of(crop)

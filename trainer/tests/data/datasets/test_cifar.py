@@ -1,0 +1,253 @@
+import io
+import pickle
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from trainer import InputError
+from trainer.data.datasets import cifar
+from trainer.data.datasets.cifar import CIFAR10, CIFAR100, read_cifar
+
+
+def text(value, keys):
+    return value if keys is str else value.encode()
+
+
+def dump(value, protocol):
+    """The bytes of a pickle; protocol 'python2' is written by hand below."""
+    return b'\x80\x02' + python2(value) + b'.' if protocol == 'python2' else pickle.dumps(value, protocol)
+
+
+def python2(value):
+    """What Python 2 and its NumPy wrote under protocol 2: 8-bit strings, and `numpy.core` for the array."""
+    match value:
+        case bytes():
+            short = len(value) < 256
+            return (b'U' + bytes([len(value)]) if short else b'T' + len(value).to_bytes(4, 'little')) + value
+        case int():
+            return b'J' + value.to_bytes(4, 'little', signed=True)
+        case list():
+            return b'](' + b''.join(map(python2, value)) + b'e'
+        case dict():
+            return b'}(' + b''.join(python2(key) + python2(item) for key, item in value.items()) + b'u'
+        case np.ndarray():
+            return (
+                b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01'
+                + b''.join(map(python2, value.shape))
+                + b'\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R'
+                + b'(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89'
+                + python2(value.tobytes())
+                + b'tb'
+            )
+    raise TypeError(type(value))
+
+
+def batch(seed, edition=CIFAR10, n=4, suffix='png', keys=bytes):
+    rng = np.random.default_rng(seed)
+    names = [f'image_{seed}_{i}.{suffix}' for i in range(n)]
+    return {
+        text('batch_label', keys): text('a batch', keys),
+        text(edition.label_key, keys): rng.integers(0, edition.n_class, n).tolist(),
+        text('data', keys): rng.integers(0, 256, (n, 3072), np.uint8),
+        text('filenames', keys): [text(name, keys) for name in names],
+    }
+
+
+def contents(edition=CIFAR10, protocol='python2', **options):
+    """The files of a small set, by name."""
+    files = {name: dump(batch(i, edition, 4 + i, **options), protocol) for i, name in enumerate(edition.batches)}
+    names = [text(f'class {i}', options.get('keys', bytes)) for i in range(edition.n_class)]
+    return files | {edition.meta: dump({text(edition.class_key, options.get('keys', bytes)): names}, protocol)}
+
+
+def write_folder(directory, edition=CIFAR10, files=None):
+    folder = directory / edition.folder
+    folder.mkdir(parents=True)
+    for name, raw in (files or contents(edition)).items():
+        (folder / name).write_bytes(raw)
+    return folder
+
+
+def write_archive(directory, edition=CIFAR10, files=None):
+    directory.mkdir(exist_ok=True)
+    with tarfile.open(directory / edition.archive, 'w:gz') as archive:
+        for name, raw in ((files or contents(edition)) | {'readme.html': b'<html>'}).items():
+            member = tarfile.TarInfo(f'{edition.folder}/{name}')
+            member.size = len(raw)
+            archive.addfile(member, io.BytesIO(raw))
+    return directory / edition.archive
+
+
+def assert_is_the_set(data, edition=CIFAR10):
+    batches = [batch(i, edition, 4 + i) for i in range(len(edition.batches))]
+    pixels = np.concatenate([b[b'data'] for b in batches])
+    n_train = len(data.train.labels)
+    assert n_train == sum(len(b[b'data']) for b in batches[:-1])
+    np.testing.assert_array_equal(np.concatenate([data.train.images, data.test.images]).reshape(-1, 3072), pixels)
+    labels = [label for b in batches for label in b[edition.label_key.encode()]]
+    assert [*data.train.labels, *data.test.labels] == labels
+    assert data.classes == tuple(f'class {i}' for i in range(edition.n_class))
+
+
+@pytest.mark.parametrize('protocol', ['python2', 2, 4, 5])
+@pytest.mark.parametrize('edition', [CIFAR10, CIFAR100], ids=lambda edition: edition.name)
+def test_reads_what_python_2_and_python_3_wrote(tmp_path, edition, protocol):
+    data = read_cifar(edition, write_folder(tmp_path, edition, contents(edition, protocol)))
+    assert_is_the_set(data, edition)
+    assert data.train.images.shape[1:] == (3, 32, 32)
+    assert data.source == f'{edition.name}, files of unknown origin'
+
+
+def test_reads_keys_that_are_str(tmp_path):
+    assert_is_the_set(read_cifar(CIFAR10, write_folder(tmp_path, files=contents(protocol=4, keys=str))))
+
+
+def test_labels_may_be_an_array(tmp_path):
+    files = contents(protocol=4)
+    changed = batch(0)
+    files['data_batch_1'] = pickle.dumps(changed | {b'labels': np.array(changed[b'labels'])})
+    assert_is_the_set(read_cifar(CIFAR10, write_folder(tmp_path, files=files)))
+
+
+@pytest.mark.parametrize('edition', [CIFAR10, CIFAR100], ids=lambda edition: edition.name)
+def test_the_folder_and_the_archive_are_found(tmp_path, edition):
+    folder = write_folder(tmp_path / 'a', edition)
+    archive = write_archive(tmp_path / 'b', edition)
+    renamed = folder.rename(tmp_path / 'renamed')
+    other = archive.with_name('copy.tgz')
+    other.write_bytes(archive.read_bytes())
+    for place in (write_folder(tmp_path / 'c', edition), tmp_path / 'c', renamed, archive, tmp_path / 'b', other):
+        assert_is_the_set(read_cifar(edition, place), edition)
+
+
+def test_jpeg_files_are_told(tmp_path):
+    data = read_cifar(CIFAR10, write_folder(tmp_path, files=contents(suffix='jpg')))
+    assert data.is_jpeg
+    assert data.source == 'JPEG re-encoding of CIFAR-10'
+
+
+def test_official_files_are_told(tmp_path):
+    files = contents()
+    edition = replace(
+        CIFAR10,
+        train={name: cifar._md5(files[name]) for name in CIFAR10.train},
+        test={name: cifar._md5(files[name]) for name in CIFAR10.test},
+    )
+    data = read_cifar(edition, write_folder(tmp_path, files=files))
+    assert data.source == 'CIFAR-10, official files'
+    assert not data.is_jpeg
+
+
+GOOD = batch(0)
+FAULTS = {
+    'cut short': (dump(GOOD, 'python2')[:5000], r'cannot be read as a pickle'),
+    'no dict': (dump([1], 2), r'holds a list, expected a dict'),
+    'no data': (dump({b'labels': [1]}, 2), r'data is NoneType, expected uint8 \(N, 3072\)'),
+    'narrow rows': (dump(GOOD | {b'data': GOOD[b'data'][:, 1:]}, 4), r'data is uint8 \(4, 3071\)'),
+    'four dimensions': (
+        dump(GOOD | {b'data': GOOD[b'data'].reshape(4, 3, 32, 32)}, 4),
+        r'data is uint8 \(4, 3, 32, 32\)',
+    ),
+    'floats': (dump(GOOD | {b'data': GOOD[b'data'].astype('f4')}, 4), r'data is float32 \(4, 3072\)'),
+    'no rows': (dump(GOOD | {b'data': GOOD[b'data'][:0], b'labels': []}, 4), r'holds 0 images and 0 labels'),
+    'no labels': (dump({b'data': GOOD[b'data']}, 4), r'labels is no list of whole numbers'),
+    'fine labels': (dump(GOOD | {b'labels': [0.5] * 4}, 4), r'labels is no list of whole numbers'),
+    'labels too few': (dump(GOOD | {b'labels': [1]}, 4), r'holds 4 images and 1 labels'),
+    'a label too large': (dump(GOOD | {b'labels': [1, 10, 2, 3]}, 4), r'labels are 1\.\.10, expected 0\.\.9'),
+    'a label below zero': (dump(GOOD | {b'labels': [1, -1, 2, 3]}, 4), r'labels are -1\.\.3, expected 0\.\.9'),
+    'a label beyond 64 bits': (dump(GOOD | {b'labels': [2**70] * 4}, 4), r'labels is no list of whole numbers'),
+}
+
+
+@pytest.mark.parametrize(('raw', 'message'), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize('write', [write_folder, write_archive])
+def test_faults_name_the_file(tmp_path, write, raw, message):
+    place = write(tmp_path, files=contents() | {'data_batch_2': raw})
+    with pytest.raises(InputError, match=rf'{place}/data_batch_2:? {message}'):
+        read_cifar(CIFAR10, place)
+
+
+@pytest.mark.parametrize('names', [None, [b'cat'] * 9, [b'cat'] * 9 + [[b'cat']]])
+def test_class_names_at_fault(tmp_path, names):
+    files = contents() | {'batches.meta': dump({b'label_names': names}, 4)}
+    with pytest.raises(InputError, match=r'batches\.meta: label_names is no list of 10 names'):
+        read_cifar(CIFAR10, write_folder(tmp_path, files=files))
+
+
+@pytest.mark.parametrize('write', [write_folder, write_archive])
+def test_missing_files_are_named(tmp_path, write):
+    files = contents()
+    del files['data_batch_3'], files['batches.meta']
+    with pytest.raises(InputError, match=r'lacks batches\.meta, data_batch_3 of CIFAR-10'):
+        read_cifar(CIFAR10, write(tmp_path, files=files))
+
+
+def test_large_files_are_refused(tmp_path, monkeypatch):
+    folder, archive = write_folder(tmp_path / 'a'), write_archive(tmp_path / 'b')
+    monkeypatch.setattr(cifar, 'MAX_BYTES', 10_000)
+    with pytest.raises(InputError, match=r'/data_batch_\d has \d+ bytes, more than 10000|/test_batch has'):
+        read_cifar(CIFAR10, folder)
+    monkeypatch.setattr('trainer.datasets.archive.MAX_BYTES', 12_000)
+    with pytest.raises(InputError, match=r'data_batch_1 has \d+ bytes, more than 12000'):
+        read_cifar(CIFAR10, archive)
+
+
+def test_archives_cut_short(tmp_path):
+    archive = write_archive(tmp_path)
+    archive.write_bytes(archive.read_bytes()[:-5000])
+    with pytest.raises(InputError, match=r'cifar-10-python\.tar\.gz cannot be read as a tar archive'):
+        read_cifar(CIFAR10, tmp_path)
+    archive.write_bytes(b'<html>not found</html>')
+    with pytest.raises(InputError, match=r'cifar-10-python\.tar\.gz cannot be read as a tar archive'):
+        read_cifar(CIFAR10, tmp_path)
+
+
+def test_a_header_cannot_claim_the_memory(tmp_path):
+    member = tarfile.TarInfo('././@PaxHeader')
+    member.type, member.size = tarfile.GNUTYPE_LONGNAME, 4 << 30
+    (tmp_path / 'huge.tar').write_bytes(member.tobuf(tarfile.USTAR_FORMAT) + b'\0' * 1024)
+    with pytest.raises(InputError, match=r'huge\.tar: a header declares \d+ bytes'):
+        read_cifar(CIFAR10, tmp_path / 'huge.tar')
+
+
+def test_folders_without_the_set(tmp_path):
+    with pytest.raises(InputError, match=r'nowhere does not exist'):
+        read_cifar(CIFAR10, tmp_path / 'nowhere')
+    write_folder(tmp_path, CIFAR10)
+    with pytest.raises(
+        InputError, match=r'neither the folder cifar-100-python nor the archive cifar-100-python\.tar\.gz'
+    ):
+        read_cifar(CIFAR100, tmp_path)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr('chainer.dataset.download._dataset_root', str(tmp_path / 'root'))
+    return tmp_path / 'root' / 'trainer' / 'cifar'
+
+
+def test_the_cache_is_read_without_a_download(cache, monkeypatch):
+    monkeypatch.setattr(cifar, 'download', lambda *_: pytest.fail('downloaded'))
+    cache.mkdir(parents=True)
+    write_archive(cache)
+    assert_is_the_set(read_cifar(CIFAR10))
+
+
+def test_the_archive_is_downloaded_into_the_cache(cache, monkeypatch):
+    def arrive(url, path, md5):
+        assert (url, path, md5) == (CIFAR10.url, cache / CIFAR10.archive, CIFAR10.md5)
+        path.parent.mkdir(parents=True)
+        write_archive(path.parent)
+
+    monkeypatch.setattr(cifar, 'download', arrive)
+    assert_is_the_set(read_cifar(CIFAR10))
+
+
+def test_without_a_network_the_ways_on_are_told(cache):
+    edition = replace(CIFAR10, url='http://127.0.0.1:9/cifar-10-python.tar.gz')
+    with pytest.raises(InputError) as caught:
+        read_cifar(edition)
+    for way in ('could not be downloaded', '--data DIR', str(cache), '--dataset shapes'):
+        assert way in str(caught.value)
