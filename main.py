@@ -20,18 +20,22 @@ from trainer.run.log_file import copied_to
 from trainer.run.progress import format_top5
 from trainer.run.records import peers, read_run
 
-EXAMPLES = """\
-A first look, without a download:    python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10
-The experiment, on a GPU:            python main.py -p ./ -e 300 -b 64 -g 0
-The same, after an interruption:     python main.py -p ./ -e 300 -b 64 -g 0 --resume
-A baseline to plot it against:       python main.py -p ./ -e 300 -b 64 -g 0 --model alexnet
-DenseNet's own optimisation:         python main.py -g 0 --optimizer nesterov --dropout 0
+EXAMPLES = r"""
+# the experiment: CIFAR-10, on the first GPU
+python main.py -p ./ -e 300 -b 64 -g 0
+# your photos, in DIR/train/<class>/ and DIR/test/<class>/
+python main.py --dataset folder --data DIR
+# fine-tuning of published ImageNet weights
+python main.py --config configs/finetune_cifar10.yaml --reset_classifier \
+    --pretrained squeezenet_v1.1_torchvision
+# a quick look, without a download
+python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10
 """
 MAX_SHOWN = 20  # classes; of more, the confusion matrix is in summary.json alone
 
 
 def main() -> int:
-    config = cli.parse(NETWORKS, description=__doc__, epilog=EXAMPLES)
+    config = cli.parse(NETWORKS, description=__doc__, examples=EXAMPLES)
     with parallel.join(config, cli.resume_command()) as ranks, copied_to(config.log_file if ranks.is_first else None):
         return run(config, ranks)
 

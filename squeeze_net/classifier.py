@@ -13,12 +13,10 @@ import numpy as np
 
 import trainer
 from squeeze_net import NETWORKS, weights
-from trainer import Config, device, engine
-from trainer.config import PRECISIONS
+from trainer import Config, cli, device, engine
 from trainer.data import preprocessing
 from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
 from trainer.data.sources import read_class_list
-from trainer.engine import ENGINES
 from trainer.step.predictor import Predictor
 
 
@@ -128,32 +126,22 @@ def default_class_names(n_class: int) -> tuple[str, ...]:
         return read_class_list(path).names
 
 
+COMPUTE = ('gpu', 'precision', 'engine', 'threads')  # settings shared with main.py
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Those that `from_flags` reads, but for the file of weights itself."""
+    """Those that `from_flags` reads, except the weights file itself."""
     group = parser.add_argument_group('the network')
-    group.add_argument('--network', choices=list(NETWORKS), metavar='NAME', help='if the file does not tell it')
-    group.add_argument(
-        '--preprocess',
-        choices=list(PREPROCESSINGS),
-        metavar='NAME',
-        help=f'{", ".join(PREPROCESSINGS)} (default: what the file says)',
-    )
+    group.add_argument('--network', choices=list(NETWORKS), metavar='NAME', help='where the file does not name it')
+    views = f'{", ".join(PREPROCESSINGS)} (default: what the file says)'
+    group.add_argument('--preprocess', choices=list(PREPROCESSINGS), metavar='NAME', help=views)
     group.add_argument('--classes', type=Path, metavar='FILE', help='names of the classes, one a line')
-    group = parser.add_argument_group('where and how to compute')
+    group = parser.add_argument_group('compute')
     group.add_argument('-b', '--batch', type=int, default=32, metavar='N', help='images at once (default: 32)')
-    group.add_argument('-g', '--gpu', type=int, default=-1, metavar='ID', help='-1 is the CPU (default: -1)')
-    group.add_argument('--precision', choices=PRECISIONS, default='auto', help='default: float32 on a CPU')
-    group.add_argument('--engine', choices=ENGINES, default='fused', help='default: fused')
-    group.add_argument('--threads', type=int, metavar='N', help='CPU threads (default: every core)')
-    group.add_argument('--workers', type=int, metavar='N', help='processes that decode (default: every core)')
-    group.add_argument(
-        '--unreadable',
-        choices=('skip', 'fail'),
-        default='skip',
-        help='what to do with images that cannot be read (default: skip, and say so)',
-    )
+    cli.add_settings(group, *COMPUTE, 'workers', unreadable='skip')
 
 
 def from_flags(source: str, args: argparse.Namespace) -> Classifier:
-    config = Config(gpu=args.gpu, precision=args.precision, engine=args.engine, threads=args.threads, batch=args.batch)
+    """The classifier that the flags ask for, with the weights in `source`."""
+    config = cli.config_of(args, *COMPUTE, 'batch')
     return Classifier.open(source, args.network, args.preprocess, args.classes, config, args.batch)

@@ -17,6 +17,7 @@ import numpy as np
 import trainer
 from squeeze_net import classifier
 from squeeze_net.classifier import Classifier, softmax
+from trainer import cli
 from trainer.data import decode
 from trainer.data.sources.source import IMAGE_SUFFIXES, read_file
 from trainer.files import atomic_write
@@ -207,12 +208,7 @@ FEW = 64
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='python -m squeeze_net.infer',
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command_parser('python -m squeeze_net.infer', __doc__, EXAMPLES)
     parser.add_argument(
         'images', nargs='+', type=Path, metavar='IMAGE|FOLDER|LIST', help='a list is a .txt of paths, one a line'
     )

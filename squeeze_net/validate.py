@@ -16,7 +16,7 @@ from tqdm import tqdm
 import trainer
 from squeeze_net import classifier
 from squeeze_net.classifier import Classifier, softmax
-from trainer import device
+from trainer import cli, device
 from trainer.data import datasets, decode
 from trainer.data.augmentation import Sizes, draw_test, warp
 from trainer.data.sources import ImageList
@@ -204,12 +204,7 @@ def write_confusion(found: Score, classes: Sequence[str], path: Path) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='python -m squeeze_net.validate',
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command_parser('python -m squeeze_net.validate', __doc__, EXAMPLES)
     parser.add_argument('weights', metavar='WEIGHTS', help='a file, or the name of a published one')
     images = parser.add_argument_group('the images')
     source = images.add_mutually_exclusive_group(required=True)
@@ -218,8 +213,7 @@ def make_parser() -> argparse.ArgumentParser:
     images.add_argument(
         '--root', type=Path, metavar='DIR', help='where the paths of --list begin (default: its folder)'
     )
-    images.add_argument('--data', metavar='DIR', help='where the data set is, as for main.py')
-    images.add_argument('--limit', type=int, metavar='N', help='only the first N images of each class of the data set')
+    cli.add_settings(images, 'data', 'limit')
     classifier.add_flags(parser)
     out = parser.add_argument_group('what to write')
     out.add_argument('--json', action='store_true', help='one line of JSON in the place of the text')

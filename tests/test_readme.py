@@ -10,7 +10,7 @@ import pytest
 
 from squeeze_net import NETWORKS
 from squeeze_net.classifier import default_class_names
-from trainer.cli import flags
+from trainer import cli
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get('SQUEEZE_NET_DATA', ROOT.parent / 'shared' / 'data'))
@@ -52,7 +52,8 @@ def test_links_and_pictures_exist():
 
 
 def test_every_flag_of_the_commands_exists():
-    known = {name for group in flags(NETWORKS).values() for names, _, _ in group for name in names.split()}
+    known = {flag for action in cli.make_parser(NETWORKS)._actions for flag in action.option_strings}
+    known |= {flag.replace('_', '-') for flag in known}
     commands = re.findall(r'python main\.py (.*?)(?:  #|$)', README, re.MULTILINE)
     used = {word for command in commands for word in command.split() if re.fullmatch(r'--?[a-z][a-z_-]*', word)}
     assert {'-e', '--resume'} <= used

@@ -1,4 +1,4 @@
-"""The flags: command line over YAML file over the network's own recipe over the defaults of `Config`."""
+"""The command line: flags made from the table of settings; command line over YAML file over recipe over defaults."""
 
 from __future__ import annotations
 
@@ -6,87 +6,242 @@ import argparse
 import difflib
 import re
 import shlex
+import shutil
 import sys
-import time
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import Field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import yaml
 
-from trainer.config import COMMUNICATORS, GRAD_DTYPES, NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, UNREADABLE, Config
-from trainer.data import datasets
-from trainer.data.preprocessing import PREPROCESSINGS
-from trainer.engine import ENGINES
-from trainer.errors import SECONDS_FOR_FIRST, InputError, rank_from_environment
+from trainer.config import Config
+from trainer.config.setting import Setting, settings_of
+from trainer.config.table import GROUPS
+from trainer.errors import InputError
+
+TYPES: dict[str, tuple[Any, str]] = {'int': (int, 'N'), 'float': (float, 'X'), 'str': (str, 'TEXT')}
+LENGTHS = {'epoch', 'iterations'}  # one replaces the other
+WIDTH = 80  # columns of a help text
 
 
 def parse(
     networks: Mapping[str, Any],
     argv: Sequence[str] | None = None,
     description: str | None = None,
-    epilog: str | None = None,
+    examples: str = '',
 ) -> Config:
     """The configuration that the command line asks for.
 
     Args:
-        networks: name -> class; a class may carry `recipe`, the flags that suit it where the defaults do not.
+        networks: name -> class; a class may carry `recipe`, the settings that suit it where the defaults do not.
         argv: arguments without the program's name; those of the process by default.
-        description, epilog: what the program does, and examples: the first and the last lines of `--help`.
+        description, examples: the first lines of `--help`.
     Raises:
-        InputError: a value out of range, or a YAML file with an unknown key.
+        InputError: an unknown flag, a value out of range, or a YAML file with an unknown key.
     """
-    parser = make_parser(networks, description, epilog)
-    given = vars(parser.parse_args(split_glued(sys.argv[1:] if argv is None else argv)))
+    parser = make_parser(networks, description, examples)
+    given = vars(parser.parse_args(argv))
     config_file = given.pop('config', None)
     if config_file is not None:
-        given = put_over(given, read_yaml(Path(config_file), parser))
+        given = put_over(given, read_yaml(Path(config_file), parser, Config))
     model = given.setdefault('model', next(iter(networks)))
     return Config(**put_over(given, getattr(networks[model], 'recipe', {})))
 
 
 def put_over(upper: Mapping[str, Any], lower: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags of both, those of `upper` winning: also --epoch over --iterations, or the other way round."""
-    lengths = {'epoch', 'iterations'}
-    is_replaced = bool(lengths & upper.keys())
-    return {name: value for name, value in lower.items() if not (is_replaced and name in lengths)} | dict(upper)
+    """The settings of both, those of `upper` winning: also --epoch over --iterations, or the other way round."""
+    is_replaced = bool(LENGTHS & upper.keys())
+    return {name: value for name, value in lower.items() if not (is_replaced and name in LENGTHS)} | dict(upper)
 
 
-def split_glued(argv: Sequence[str]) -> list[str]:
+def make_parser(
+    networks: Mapping[str, Any], description: str | None = None, examples: str = '', show_all: bool = False
+) -> Parser:
+    """A parser that returns only the flags given, so that the defaults stay in `Config`."""
+    parser = command_parser(None, description, examples, argument_default=argparse.SUPPRESS, add_help=False)
+    parser.usage = '%(prog)s [flags]'
+    choices = {'model': {'choices': list(networks), 'help': _listed(networks)}}
+    for group in GROUPS:
+        title, _, about = str(group.__doc__).partition(': ')
+        flags = parser.add_argument_group(f'{title} ({about})')
+        for name, (field, one) in settings_of(group).items():
+            changed = choices.get(name, {}) if show_all or one.is_common else {'help': argparse.SUPPRESS}
+            add_setting(flags, field, one, argparse.SUPPRESS, **(choices.get(name, {}) | changed))
+    flags = parser.add_argument_group('help, and flags from a file')
+    flags.add_argument(
+        '--config', metavar='FILE.yaml', help='read flags from lines `flag: value`; flags given here win'
+    )
+    flags.add_argument('-h', '--help', action='help', help='show this text')
+    flags.add_argument(
+        '--help_all',
+        action=_HelpAll,
+        nargs=0,
+        parser=lambda: make_parser(networks, description, examples, show_all=True),
+        help='show every flag',
+    )
+    return parser
+
+
+class _HelpAll(argparse.Action):
+    def __init__(self, parser: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.make_parser = parser
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
+        self.make_parser().print_help()
+        parser.exit()
+
+
+def _listed(networks: Mapping[str, Any]) -> str:
+    return f'{", ".join(networks)} (default: {next(iter(networks))})'
+
+
+class _Group(Protocol):  # a parser, or a group of its arguments
+    def add_argument(self, *flags: str, **options: Any) -> argparse.Action: ...
+
+
+def add_settings(target: _Group, *names: str, **defaults: Any) -> None:
+    """Give a command flags of `Config`, some with defaults of its own: `add_settings(parser, 'gpu', batch=32)`."""
+    table = settings_of(Config)
+    for name in (*names, *defaults):
+        field, one = table[name]
+        add_setting(target, field, one, defaults.get(name, field.default))
+
+
+def add_setting(target: _Group, field: Field[Any], one: Setting, default: Any, **changed: Any) -> None:
+    """The flag of one setting; `changed` are options of `add_argument` that differ here."""
+    short = [flag for flag in one.flags if not flag.startswith('--')]
+    long = [flag for flag in one.flags if flag.startswith('--')]
+    options: dict[str, Any] = {'dest': field.name, 'help': one.help, 'default': default}
+    if field.type == 'bool':
+        options['action'] = 'store_true'
+    else:
+        options['type'], options['metavar'] = TYPES.get(str(field.type).removesuffix(' | None'), (str, 'TEXT'))
+        if one.parse is not None:
+            options['type'] = one.parse
+        if one.choices:
+            options |= {'choices': one.choices, 'metavar': None}
+        if one.metavar is not None:
+            options['metavar'] = one.metavar
+        shown = field.default if default is argparse.SUPPRESS else default
+        if shown not in (None, '') and '(default' not in one.help:
+            options['help'] += f' (default: {shown:g})' if isinstance(shown, float) else f' (default: {shown})'
+        if field.name == 'resume':
+            options |= {'nargs': '?', 'const': 'auto'}
+    target.add_argument(*short, f'--{field.name}', *long, **(options | changed))
+
+
+def config_of(args: argparse.Namespace, *names: str, **more: Any) -> Config:
+    """The configuration in the flags `names` of `add_settings`, and `more`."""
+    return Config(**({name: getattr(args, name) for name in names} | more))
+
+
+class Parser(argparse.ArgumentParser):
+    """Every command's: one sentence for a mistake, `--some-flag` read as `--some_flag`, help of 80 columns."""
+
+    def parse_args(self, argv: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        known = self._flags()
+        words = _split_glued(sys.argv[1:] if argv is None else argv)
+        args, unknown = self.parse_known_args([_underscored(word, known) for word in words], namespace)
+        if unknown:
+            self.error(_explain(unknown[0], known))
+        return args
+
+    def _flags(self) -> list[str]:
+        """All flags, those of subcommands too."""
+        found = [flag for action in self._actions for flag in action.option_strings]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [flag for parser in set(action.choices.values()) for flag in parser._flags()]
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=24, width=min(WIDTH, shutil.get_terminal_size().columns) - 1)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """`-e, --epoch N`, where argparse repeats the N."""
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f'{", ".join(action.option_strings)} {value}'
+
+
+def command_parser(prog: str | None, description: str | None, examples: str = '', **options: Any) -> Parser:
+    """A parser whose help begins with what the command does, and with examples, a line each."""
+    paragraphs = (description or '').strip().split('\n\n')
+    text = '\n\n'.join(textwrap.fill(paragraph, WIDTH - 1) for paragraph in paragraphs)
+    if examples:
+        text += '\n\nExamples:\n' + '\n'.join(f'  {line}' for line in examples.strip().splitlines())
+    return Parser(prog=prog, description=text, formatter_class=_Formatter, allow_abbrev=False, **options)
+
+
+def _split_glued(argv: Iterable[str]) -> list[str]:
     """`-lr0.5`, `-trb2`, `-teb2` -> flag and value; argparse itself would read the first as `-l r0.5`."""
     glued = re.compile(r'(-lr|-trb|-teb)=?([\d.].*)')
     matches = [(glued.fullmatch(word), word) for word in argv]
     return [part for match, word in matches for part in (match.groups() if match else (word,))]
 
 
-def read_yaml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """Flags from a YAML mapping of their long names, checked by the parser as if they stood on the command line."""
+def _underscored(word: str, known: Sequence[str]) -> str:
+    name, equals, value = word.partition('=')
+    plain = '--' + name[2:].replace('-', '_')
+    return plain + equals + value if name.startswith('--') and name not in known and plain in known else word
+
+
+def _explain(word: str, known: Sequence[str]) -> str:
+    if not word.startswith('-'):
+        return f'{word!r} is not expected here; flags begin with --, and --help lists them'
+    name = word.partition('=')[0]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f'{name}: did you mean {close[0]}?' if close else f'{name} is not a flag; --help lists them'
+
+
+def read_yaml(path: Path, parser: Parser, group: type) -> dict[str, Any]:
+    """Settings of `group` from a YAML mapping of their names, checked by the parser as on the command line.
+
+    Raises:
+        InputError: a file that cannot be read, an unknown key, a value that does not fit; names file and key.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f'--config {path} cannot be read: {" ".join(str(error).split())}') from None
     if not isinstance(values, dict):
-        raise InputError(f'--config {path} has to hold lines `flag: value`, not a {type(values).__name__}')
-    argv = []
+        raise InputError(f'--config {path} is a {type(values).__name__}; expected lines `flag: value`')
+    table = settings_of(group)
+    argv: list[str] = []
     for key, value in values.items():
-        if key not in NAMES:
-            close = difflib.get_close_matches(str(key), NAMES, n=1)
+        if key not in table:
+            close = difflib.get_close_matches(str(key), table, n=1)
             hint = f'; did you mean {close[0]!r}?' if close else ''
             raise InputError(f'--config {path} has the unknown key {key!r}{hint}')
-        if isinstance(value, dict) or (isinstance(value, list) and key not in LISTS):
-            raise InputError(f'--config {path}: {key} takes one value, not {value!r}')
-        if isinstance(value, list):
-            value = ','.join(map(str, value))
-        if isinstance(value, bool) and key in ('overwrite', 'reset_classifier', 'sync_bn'):
-            argv += [f'--{key}'] if value else []
-        elif value is not None:
-            argv.append(f'--{key}={value}')
+        argv += _as_flags(key, value, *table[key], path)
+    try:
+        return vars(parser.parse_args(argv))
+    except InputError as error:
+        raise InputError(f'--config {path}: {error}') from None
 
-    def fail(message: str) -> NoReturn:
-        raise InputError(f'--config {path}: {message}')
 
-    parser.error = fail  # type: ignore[method-assign]
-    return vars(parser.parse_args(argv))
+def _as_flags(name: str, value: Any, field: Field[Any], one: Setting, path: Path) -> list[str]:
+    """A line of a YAML file as words of a command line."""
+    if value is None:
+        return []
+    if field.type == 'bool' and isinstance(value, bool):
+        return [f'--{name}'] if value else []
+    if one.is_list and isinstance(value, dict):
+        value = [f'{pattern}={number}' for pattern, number in value.items()]
+    if one.is_list and isinstance(value, list):
+        value = ','.join(map(str, value))
+    if isinstance(value, (dict, list)):
+        raise InputError(f'--config {path}: {name} takes one value, not {value!r}')
+    return [f'--{name}={value}']
 
 
 def resume_command(argv: Sequence[str] | None = None) -> str:
@@ -99,240 +254,30 @@ def resume_command(argv: Sequence[str] | None = None) -> str:
     return shlex.join(['python', *(word for word in words if not word.startswith('--resume=')), '--resume'])
 
 
-def milestones(text: str) -> tuple[int, ...]:
-    """`150,225` -> (150, 225); rising, from 1 on."""
-    epochs = tuple(int(word) for word in text.split(',') if word.strip())
-    if list(epochs) != sorted(set(epochs)) or (epochs and epochs[0] < 1):
-        raise ValueError
-    return epochs
+def reference(networks: Mapping[str, Any]) -> str:
+    """The settings as Markdown: a table a group, for docs/settings.md."""
+    lines: list[str] = []
+    for group in GROUPS:
+        title, _, about = str(group.__doc__).partition(': ')
+        lines += [f'## {title.capitalize()}', '', about[0].upper() + about[1:] + '.', '']
+        lines += ['| flag | default | values | meaning |', '| --- | --- | --- | --- |']
+        for name, (field, one) in settings_of(group).items():
+            flags = ', '.join(f'`{flag}`' for flag in (*one.flags, f'--{name}'))
+            text = _listed(networks) if name == 'model' else one.help
+            mark = '' if one.may_change else ' *'
+            lines.append(f'| {flags}{mark} | {_default(field, text)} | {_values(field, one)} | {text} |')
+        lines.append('')
+    return '\n'.join(lines).replace('<', '&lt;').rstrip() + '\n'
 
 
-def gpu(text: str) -> int:
-    """`0` -> 0; several are refused with a word on how to use them."""
-    if ',' in text:
-        raise argparse.ArgumentTypeError(
-            f'{text!r} names several GPUs, but a process uses one: several need a process each, '
-            'as in: mpiexec -n 4 python main.py -g 0 --communicator pure_nccl'
-        )
-    return int(text)
+def _default(field: Field[Any], text: str) -> str:
+    return '' if '(default' in text or field.default is None else str(field.default)
 
 
-LISTS = ('milestones', 'freeze', 'lr_multiplier')  # may be lists in YAML, with commas on the command line
-INT = {'type': int, 'metavar': 'N'}
-NUMBER = {'type': float, 'metavar': 'X'}
-FILE = {'metavar': 'FILE'}
-
-
-def flags(networks: Mapping[str, Any]) -> dict[str, list[tuple[str, dict[str, Any], str]]]:
-    """The table of flags: group -> rows of (names, type, help)."""
-    return {
-        'what to train': [
-            (
-                '--model',
-                {'choices': list(networks), 'metavar': 'NAME'},
-                f'{", ".join(networks)} (default: {next(iter(networks))})',
-            ),
-            (
-                '--dataset',
-                {'choices': list(datasets.DATASETS)},
-                (
-                    'default: cifar10; shapes are drawn, not downloaded; folder is train/<class>/*, test/<class>/*, '
-                    'in memory up to 8 GiB of pixels; never in memory: imagelist (train.txt and val.txt of lines '
-                    '`path label`), shards (folders train and val of tars), recordio (train.rec, val.rec)'
-                ),
-            ),
-            (
-                '--data',
-                {'metavar': 'DIR'},
-                'where the dataset is: its folder or its archive (default: a cache, filled by downloading)',
-            ),
-            ('--limit', INT, 'only the first N images of each class, in training and in the test'),
-            (
-                '--size',
-                {'type': int, 'metavar': 'PX'},
-                (
-                    'training crop, cut from 2 to 10 px more; tested at 6 px more (default: 122; 32: up to 4 more, '
-                    'at 32); with another --preprocess, images from files are also tested at it (default: its own)'
-                ),
-            ),
-            (
-                '--preprocess',
-                {'choices': list(PREPROCESSINGS), 'metavar': 'NAME'},
-                (
-                    f'colours of {", ".join(PREPROCESSINGS)}; of images from files, also how they are cut and '
-                    'augmented; published weights need their own (default: experiment)'
-                ),
-            ),
-            ('--dropout', NUMBER, "ratio of the network's dropout; 0 turns it off (default: the network's own, 0.5)"),
-        ],
-        'how to train': [
-            ('-e --epoch', INT, 'last epoch (default: 300)'),
-            ('--iterations', INT, 'last iteration, instead of --epoch; the schedule then ends with it, too'),
-            ('-b --batch', INT, 'images an update (default: 64)'),
-            ('-lr --lr', NUMBER, "learning rate at the start (default: 0.1, or the network's own)"),
-            (
-                '--lr_batch',
-                INT,
-                '--lr is for a batch of N: multiply it by --batch / N, best with --warmup (default: for any batch)',
-            ),
-            (
-                '--schedule',
-                {'choices': SCHEDULES},
-                'step: a tenth from each milestone on; cosine, poly: down to 0; factor: times --factor (default: step)',
-            ),
-            (
-                '--milestones',
-                {'type': milestones, 'metavar': 'A,B'},
-                'epochs after which the rate drops (default: half and three quarters of --epoch)',
-            ),
-            ('--power', NUMBER, 'of --schedule poly: lr * (1 - progress)^X (default: 1, a straight line)'),
-            ('--factor', NUMBER, 'of --schedule factor (default: 0.94)'),
-            ('--factor_every', INT, 'whole epochs from one multiplication by --factor to the next (default: 1)'),
-            ('--warmup', NUMBER, 'raise the rate from 0 over so many epochs (default: 0)'),
-            ('--optimizer', {'choices': OPTIMIZERS}, 'default: momentum'),
-            ('--momentum', NUMBER, 'default: 0.9'),
-            ('--weight_decay', NUMBER, "on all parameters (default: 1e-4, or the network's own)"),
-            (
-                '--lr_multiplier',
-                {'metavar': 'PATTERN=X,...'},
-                "times X the rate of the parameters that match: 'conv10=10,fire9/*=2' (the last match counts)",
-            ),
-            (
-                '--freeze',
-                {'metavar': 'PATTERN,...'},
-                "links or parameters that stay as they are, batch normalisation in test mode: 'conv1,fire[2-5]/*'",
-            ),
-            (
-                '--smoothing',
-                NUMBER,
-                'of the labels in the training loss: X of each is spread over all classes (default: 0)',
-            ),
-            (
-                '--mixup',
-                {'type': float, 'metavar': 'ALPHA'},
-                'mix images in pairs, shares from Beta(ALPHA, ALPHA) (default: 0, off)',
-            ),
-            (
-                '--cutmix',
-                {'type': float, 'metavar': 'ALPHA'},
-                'paste a box of one image into another; with --mixup, either by chance',
-            ),
-            (
-                '--ema',
-                {'type': float, 'metavar': 'DECAY'},
-                'test and save a moving average of the weights, such as of 0.999 (default: 0, off)',
-            ),
-            ('--seed', INT, 'of weights, order, augmentation and dropout (default: 0)'),
-            (
-                '-s --start_epoch',
-                INT,
-                'first epoch: -s 100 -e 300 runs epochs 100 to 300 at the rates of those epochs (default: 1)',
-            ),
-        ],
-        'where and how to compute': [
-            ('-g --gpu', {'type': gpu, 'metavar': 'ID'}, 'GPU by number; -1 is the CPU (default: -1)'),
-            (
-                '--communicator',
-                {'choices': COMMUNICATORS},
-                'share each batch among the processes of mpiexec: naive on CPUs; pure_nccl on GPUs, from -g on',
-            ),
-            (
-                '--sync_bn --sync-bn',
-                {'action': 'store_true'},
-                'normalise with the statistics of the whole batch, not of the part of each process: slower',
-            ),
-            (
-                '--grad_dtype',
-                {'choices': GRAD_DTYPES},
-                'of the gradients that pure_nccl sends (default: float32)',
-            ),
-            (
-                '--precision',
-                {'choices': PRECISIONS},
-                'fp16, bf16: half-precision maps, float32 weights (default: fp16 by the engine of a GPU, else float32)',
-            ),
-            (
-                '--engine',
-                {'choices': ENGINES},
-                'fused is the fast engine of the device, plain is Chainer alone (default: fused)',
-            ),
-            ('--workers', INT, 'processes that decode images from files; 0 for none (default: as many as cores)'),
-            (
-                '--unreadable',
-                {'choices': UNREADABLE},
-                (
-                    'on an image that cannot be read: stop, or take the next one in training and leave it out '
-                    'in the test (default: fail)'
-                ),
-            ),
-            ('--threads', INT, 'CPU threads (default: OMP_NUM_THREADS, or every core)'),
-            (
-                '-trb --train_batch_divide',
-                INT,
-                'compute a training batch in N parts, to need less memory; still one update a batch (default: 1)',
-            ),
-            ('-teb --test_batch_divide', INT, 'the same for test batches (default: 1)'),
-        ],
-        'what to keep and what to start from': [
-            (
-                '-p --save_path',
-                {'metavar': 'DIR'},
-                'everything is written below it, into results/<run>/ and img/ (default: .)',
-            ),
-            ('--run', {'metavar': 'NAME'}, 'name of the run (default: <model>_<dataset>_<size>px)'),
-            ('--overwrite', {'action': 'store_true'}, 'replace a run of the same name'),
-            (
-                '--resume',
-                {'nargs': '?', 'const': 'auto', 'metavar': 'auto|PATH'},
-                'go on from a checkpoint: PATH, or the last one of this run (auto; starts afresh without one)',
-            ),
-            ('--checkpoint_minutes', NUMBER, 'also save within an epoch, this often; 0 for never (default: 10)'),
-            (
-                '-m --load_model --pretrained',
-                {'metavar': 'FILE|NAME'},
-                'start from the weights in a file of any format, or in a published one by its name',
-            ),
-            (
-                '--reset_classifier --reset-classifier',
-                {'action': 'store_true'},
-                'but not from those of its classifier, which may be of other classes',
-            ),
-            ('-o --load_optimizer', FILE, 'start from the momentum in a checkpoint'),
-            ('-l --load_log', FILE, 'begin the log with the epochs before --start_epoch of an earlier log.jsonl'),
-            (
-                '--log_file',
-                FILE,
-                'also write what is printed to FILE, behind what it holds, with the time of each line',
-            ),
-            (
-                '--config',
-                {'metavar': 'FILE.yaml'},
-                'read flags from lines `flag: value`, by their long names; flags given here win',
-            ),
-        ],
-    }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        if rank_from_environment():
-            time.sleep(SECONDS_FOR_FIRST)  # the first one says what all have to
-        super().error(message)
-
-
-def make_parser(
-    networks: Mapping[str, Any], description: str | None = None, epilog: str | None = None
-) -> argparse.ArgumentParser:
-    """A parser that returns only the flags given, so that the defaults stay in `Config`."""
-    parser = _Parser(
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    for title, rows in flags(networks).items():
-        group = parser.add_argument_group(title)
-        for names, options, help_text in rows:
-            group.add_argument(*names.split(), **options, help=help_text)
-    return parser
+def _values(field: Field[Any], one: Setting) -> str:
+    if one.choices:
+        return ', '.join(one.choices)
+    bounds = ((one.at_least, '≥'), (one.at_most, '≤'), (one.below, '<'))
+    kinds = {'int': 'whole number', 'float': 'number', 'bool': 'given or not'}
+    kind = kinds.get(str(field.type).removesuffix(' | None'), 'text')
+    return ' '.join([kind, *(f'{sign} {bound:g}' for bound, sign in bounds if bound is not None)])

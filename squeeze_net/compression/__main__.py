@@ -18,8 +18,8 @@ from squeeze_net.compression.quantise import INITIALISATIONS
 from squeeze_net.weights.file import Weights
 from squeeze_net.weights.formats.sqz import archive
 from squeeze_net.weights.model import recognise
-from trainer import Config
-from trainer.config import CUT_FROM_FILES, PRECISIONS
+from trainer import Config, cli
+from trainer.config import CUT_FROM_FILES
 from trainer.data import datasets, preprocessing
 from trainer.data.augmentation import Sizes
 from trainer.data.augmentation.sizes import LARGEST, SMALLEST
@@ -29,6 +29,7 @@ from trainer.files import atomic_write, make_place
 from trainer.run.records import read_json, strict_json
 from trainer.training import preprocessing_of_tests
 
+RETRAINING = ('dataset', 'data', 'limit', 'batch', 'gpu', 'precision', 'seed')  # settings shared with main.py
 N_STAGE = 4  # in a report
 EXAMPLES = """\
 python -m squeeze_net.compression compress weights.npz -o small.sqz --data DIR --sparsity 0.8 --bits 5
@@ -137,19 +138,8 @@ def make_config(args: argparse.Namespace, source: Weights) -> Config:
     if size is None:
         assert view is not None
         size = view.crop if args.dataset in CUT_FROM_FILES and name != 'experiment' else size_of(source, view.crop)
-    return Config(
-        model=str(source.metadata.network),
-        dataset=args.dataset,
-        data=args.data,
-        limit=args.limit,
-        size=size,
-        preprocess=name,
-        batch=args.batch,
-        gpu=args.gpu,
-        precision=args.precision,
-        seed=args.seed,
-        epoch=1,
-    )
+    model = str(source.metadata.network)
+    return cli.config_of(args, *RETRAINING, model=model, size=size, preprocess=name, epoch=1)
 
 
 def size_of(source: Weights, crop: int) -> int:
@@ -194,12 +184,7 @@ def decompress(args: argparse.Namespace) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='python -m squeeze_net.compression',
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command_parser('python -m squeeze_net.compression', __doc__, EXAMPLES)
     commands = parser.add_subparsers(dest='command', required=True)
     one = commands.add_parser(
         'compress', help='prune, retrain, quantise, retrain, encode', description=Compression.__doc__
@@ -234,13 +219,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument(
         '--size', type=int, metavar='PX', help='training crop, as for main.py (default: what fits the file)'
     )
-    group.add_argument('--dataset', choices=list(datasets.DATASETS), default='cifar10', help='default: cifar10')
-    group.add_argument('--data', metavar='DIR', help='where it is, as for main.py')
-    group.add_argument('--limit', type=int, metavar='N', help='only the first N images of each class')
-    group.add_argument('-b', '--batch', type=int, default=64, metavar='N', help='default: 64')
-    group.add_argument('-g', '--gpu', type=int, default=-1, metavar='ID', help='-1 is the CPU (default: -1)')
-    group.add_argument('--precision', choices=PRECISIONS, default='auto', help='of retraining')
-    group.add_argument('--seed', type=int, default=0)
+    cli.add_settings(group, *RETRAINING)
     one = commands.add_parser('inspect', help='what is in an archive')
     one.add_argument('archive', type=Path, metavar='FILE.sqz')
     one.add_argument('--json', action='store_true')

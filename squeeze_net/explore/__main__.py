@@ -17,12 +17,11 @@ import trainer
 from squeeze_net.explore.metaparameters import MACROS, Metaparameters, cross, grid
 from squeeze_net.explore.plots import draw, table
 from squeeze_net.explore.sweep import CONDITIONS, POINTS, Sweep, load, read_conditions, read_points, run
-from trainer import Config
-from trainer.config import PRECISIONS
-from trainer.data import datasets
+from trainer import cli
 from trainer.engine.cores import count_cores
 from trainer.files import make_place
 
+TRAINING = ('dataset', 'data', 'limit', 'batch', 'precision', 'gpu')  # settings shared with main.py
 RATIOS, SHARES = (0.125, 0.25, 0.5, 0.75, 1.0), (0.01, 0.25, 0.5, 0.75, 0.99)
 EXAMPLES = """\
 python -m squeeze_net.explore -o runs/explore --size 32 --limit 500 --epoch 6 --data DIR
@@ -41,19 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         if args.processes < 1 or args.seeds < 1:
             raise trainer.InputError('--processes and --seeds have to be 1 or more')
-        config = Config(
-            dataset=args.dataset,
-            data=args.data,
-            limit=args.limit,
-            size=args.size,
-            epoch=args.epoch,
-            batch=args.batch,
-            lr=args.lr,
+        config = cli.config_of(
+            args,
+            *TRAINING,
+            *('size', 'epoch', 'lr'),
             schedule='cosine',
             warmup=min(1.0, args.epoch / 4),
             weight_decay=2e-4,
-            precision=args.precision,
-            gpu=args.gpu,
             threads=None if args.processes == 1 else max(1, count_cores() // args.processes),
             save_path=str(args.output / 'runs'),
         )
@@ -87,12 +80,7 @@ def _fractions(text: str) -> list[float]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='python -m squeeze_net.explore',
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command_parser('python -m squeeze_net.explore', __doc__, EXAMPLES)
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='of the points and their runs')
     parser.add_argument('--images', type=Path, metavar='DIR', help='of the pictures (default: -o)')
     parser.add_argument('--draw_only', action='store_true', help='draw the points that there are')
@@ -112,18 +100,8 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--macro', choices=list(MACROS), default='v1.1', help='stem and pools (default: v1.1)')
     group.add_argument('--batch_norm', action=argparse.BooleanOptionalAction, default=True, help='default: yes')
     group = parser.add_argument_group('the training of each')
-    group.add_argument('--dataset', choices=list(datasets.DATASETS), default='cifar10', help='default: cifar10')
-    group.add_argument('--data', metavar='DIR', help='where it is, as for main.py')
-    group.add_argument('--limit', type=int, metavar='N', help='only the first N images of each class')
-    group.add_argument('--size', type=int, default=48, metavar='PX', help='training crop (default: 48)')
-    group.add_argument('-e', '--epoch', type=int, default=10, metavar='N', help='default: 10')
-    group.add_argument('-b', '--batch', type=int, default=64, metavar='N', help='default: 64')
-    group.add_argument(
-        '-lr', '--lr', type=float, default=0.05, metavar='X', help='at the start of a cosine (default: 0.05)'
-    )
+    cli.add_settings(group, *TRAINING, size=48, epoch=10, lr=0.05)
     group.add_argument('--seeds', type=int, default=1, metavar='N', help='train each point N times (default: 1)')
-    group.add_argument('--precision', choices=PRECISIONS, default='auto', help='default: auto')
-    group.add_argument('-g', '--gpu', type=int, default=-1, metavar='ID', help='-1 is the CPU (default: -1)')
     group.add_argument(
         '--processes', type=int, default=1, metavar='N', help='networks at a time, which share the cores (default: 1)'
     )

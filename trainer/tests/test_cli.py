@@ -1,7 +1,10 @@
+from dataclasses import fields
+
 import pytest
-import yaml
 
 from trainer import Config, InputError, cli
+from trainer.config.setting import settings_of
+from trainer.config.table import GROUPS
 
 
 class Plain:
@@ -88,7 +91,7 @@ def test_config_of_a_run_repeats_it(tmp_path):
         ('batch: many', r"argument -b/--batch: invalid int value: 'many'"),
         ('batch: [1, 2]', r'batch takes one value, not \[1, 2\]'),
         ('model: resnet', r'argument --model: invalid choice'),
-        ('- batch', r'has to hold lines `flag: value`, not a list'),
+        ('- batch', r'is a list; expected lines `flag: value`'),
         ('batch: "', r'cannot be read'),
         ('!!python/object/apply:os.system ["true"]', r'cannot be read'),
     ],
@@ -107,34 +110,60 @@ def test_missing_file_is_named():
 
 
 @pytest.mark.parametrize(
-    'line', ['--milestones 5,3', '--milestones a', '--epochs 3', '-e x', '--model resnet', 'stray']
+    ('line', 'message'),
+    [
+        ('--epochs 3', r'^--epochs: did you mean --epoch\?$'),
+        ('--bach=3', r'^--bach: did you mean --batch\?$'),
+        ('--learning-rate 3', r'^--learning-rate: did you mean'),
+        ('--xyzzy', r'^--xyzzy is not a flag; --help lists them$'),
+        ('stray', r"^'stray' is not expected here"),
+        ('--milestones 5,3', r"'5,3'; expected rising epochs"),
+        ('--milestones a', r"'a'; expected epochs such as 150,225"),
+        ('-e x', r"argument -e/--epoch: invalid int value: 'x'"),
+        ('--model resnet', r"invalid choice: 'resnet'"),
+        ('-g 0,1', r"'0,1' names several GPUs, but a process uses one"),
+        ('-g one', r"'one'; expected the number of a GPU"),
+    ],
 )
-def test_bad_flags_exit_with_2(line, capsys):
-    with pytest.raises(SystemExit) as caught:
+def test_a_wrong_flag_gets_one_sentence(line, message):
+    with pytest.raises(InputError, match=message) as caught:
         parse(*line.split())
-    assert caught.value.code == 2
-    assert line.split()[-1] in capsys.readouterr().err
+    assert '\n' not in str(caught.value)
 
 
-def test_several_gpus_are_refused_with_a_word_on_them(capsys):
+def test_dashes_may_stand_for_underscores():
+    line = '--save-path here --reset-classifier --load-model=some-file.npz --train-batch-divide 2'
+    assert parse(*line.split()) == Config(
+        model='plain', save_path='here', reset_classifier=True, load_model='some-file.npz', train_batch_divide=2
+    )
+
+
+def test_a_setting_is_declared_once_and_every_flag_is_one():
+    grouped = [name for group in GROUPS for name in settings_of(group)]
+    assert sorted(grouped) == sorted(field.name for field in fields(Config)) == sorted(set(grouped))
+    parser = cli.make_parser(NETWORKS)
+    assert {action.dest for action in parser._actions} - {'config', 'help', 'help_all'} == set(grouped)
+
+
+@pytest.mark.parametrize('flag', ['--help', '--help_all'])
+def test_help_fits_80_columns_and_begins_with_the_examples(flag, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '200')
     with pytest.raises(SystemExit) as exit:
-        parse('-g', '0,1')
-    assert exit.value.code == 2
-    assert "'0,1' names several GPUs, but a process uses one" in capsys.readouterr().err
-
-
-def test_every_setting_has_a_flag_and_every_flag_a_setting():
-    rows = [row for group in cli.flags(NETWORKS).values() for row in group]
-    names = {next(name for name in names.split() if name.startswith('--'))[2:] for names, _, _ in rows}
-    assert names - {'config'} == set(yaml.safe_load(yaml.safe_dump(Config().as_dict())))
-
-
-def test_help_fits_a_terminal_and_ends_with_the_examples(capsys):
-    with pytest.raises(SystemExit):
-        cli.parse(NETWORKS, ['--help'], epilog='for example:\n  so  and  so\n')
+        cli.parse(NETWORKS, [flag], 'What it does. ' * 9, 'python so\npython and so\n')
     text = capsys.readouterr().out
-    assert text.endswith('for example:\n  so  and  so\n')
-    assert max(map(len, text.splitlines())) <= 100
+    assert exit.value.code == 0
+    assert text.index('python and so') < text.index('--epoch')
+    assert max(map(len, text.splitlines())) <= 80
+    assert ('--cutmix' in text) == (flag == '--help_all')
+    assert '--resume' in text
+
+
+def test_the_reference_names_every_flag_and_what_a_resumed_run_may_not_change():
+    text = cli.reference(NETWORKS)
+    for name in settings_of(Config):
+        assert f'`--{name}`' in text
+    assert '| `-b`, `--batch` * | 64 | whole number ≥ 1 |' in text
+    assert '| `-g`, `--gpu` | -1 |' in text
 
 
 def test_resume_command_keeps_the_flags():
