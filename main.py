@@ -20,14 +20,13 @@ from trainer.run.log_file import copied_to
 from trainer.run.progress import format_top5
 from trainer.run.records import peers, read_run
 
-EXAMPLES = r"""
+EXAMPLES = """
 # the experiment: CIFAR-10, on the first GPU
 python main.py -p ./ -e 300 -b 64 -g 0
 # your photos, in DIR/train/<class>/ and DIR/test/<class>/
 python main.py --dataset folder --data DIR
 # fine-tuning of published ImageNet weights
-python main.py --config configs/finetune_cifar10.yaml --reset_classifier \
-    --pretrained squeezenet_v1.1_torchvision
+python main.py --config configs/finetune_cifar10.yaml --reset_classifier --pretrained squeezenet_v1.1_torchvision
 # a quick look, without a download
 python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10
 """

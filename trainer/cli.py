@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -61,7 +61,6 @@ def make_parser(
 ) -> Parser:
     """A parser that returns only the flags given, so that the defaults stay in `Config`."""
     parser = command_parser(None, description, examples, argument_default=argparse.SUPPRESS, add_help=False)
-    parser.usage = '%(prog)s [flags]'
     choices = {'model': {'choices': list(networks), 'help': _listed(networks)}}
     for group in GROUPS:
         title, _, about = str(group.__doc__).partition(': ')
@@ -141,6 +140,10 @@ def config_of(args: argparse.Namespace, *names: str, **more: Any) -> Config:
 class Parser(argparse.ArgumentParser):
     """Every command's: one sentence for a mistake, `--some-flag` read as `--some_flag`, help of 80 columns."""
 
+    def __init__(self, **options: Any) -> None:
+        usual: dict[str, Any] = {'formatter_class': _Formatter, 'allow_abbrev': False}
+        super().__init__(**(usual | options))
+
     def parse_args(self, argv: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         known = self._flags()
         words = _split_glued(sys.argv[1:] if argv is None else argv)
@@ -156,6 +159,21 @@ class Parser(argparse.ArgumentParser):
             if isinstance(action, argparse._SubParsersAction):
                 found += [flag for parser in set(action.choices.values()) for flag in parser._flags()]
         return found
+
+    def format_help(self) -> str:
+        if self.usage is None:
+            self.usage = ' '.join(['%(prog)s', *self._usage()])
+        return super().format_help()
+
+    def _usage(self) -> Iterator[str]:
+        """`-o FILE [flags] IMAGE ...`: what a command cannot do without; the flags are listed below."""
+        for action in self._actions:
+            if action.required and action.option_strings:
+                yield f'{action.option_strings[0]} {action.metavar}'
+        yield '[flags]'
+        for action in self._get_positional_actions():
+            name = action.metavar or '{' + ','.join(map(str, action.choices or ())) + '}'
+            yield f'[{name}]' if action.nargs == '?' else f'{name} ...' if action.nargs in ('+', 'A...') else f'{name}'
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
@@ -178,8 +196,14 @@ def command_parser(prog: str | None, description: str | None, examples: str = ''
     paragraphs = (description or '').strip().split('\n\n')
     text = '\n\n'.join(textwrap.fill(paragraph, WIDTH - 1) for paragraph in paragraphs)
     if examples:
-        text += '\n\nExamples:\n' + '\n'.join(f'  {line}' for line in examples.strip().splitlines())
-    return Parser(prog=prog, description=text, formatter_class=_Formatter, allow_abbrev=False, **options)
+        text += '\n\nExamples:\n' + '\n'.join(_wrapped(line) for line in examples.strip().splitlines())
+    return Parser(prog=prog, description=text, **options)
+
+
+def _wrapped(command: str) -> str:
+    """A command of an example, indented, on more lines where one is too narrow."""
+    lines = textwrap.wrap(command, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
+    return '  ' + ' \\\n      '.join(lines)
 
 
 def _split_glued(argv: Iterable[str]) -> list[str]:

@@ -185,9 +185,11 @@ def decompress(args: argparse.Namespace) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = cli.command_parser('python -m squeeze_net.compression', __doc__, EXAMPLES)
-    commands = parser.add_subparsers(dest='command', required=True)
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     one = commands.add_parser(
-        'compress', help='prune, retrain, quantise, retrain, encode', description=Compression.__doc__
+        'compress',
+        help='prune, retrain, quantise, retrain, encode',
+        description='Prune, retrain, quantise, retrain and encode.',
     )
     one.add_argument('source', metavar='MODEL', help='weights of any format, or a published one by its name')
     one.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.sqz')

@@ -20,8 +20,11 @@ from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.data.sources import read_class_list
 
 EXAMPLES = """\
-python -m squeeze_net.weights squeezenet_v1.1.caffemodel                  what is in it
-python -m squeeze_net.weights squeezenet_v1.1.caffemodel squeezenet.onnx  a network that runs anywhere
+# what is in a file
+python -m squeeze_net.weights squeezenet_v1.1.caffemodel
+# into another format: a network that runs anywhere
+python -m squeeze_net.weights squeezenet_v1.1.caffemodel squeezenet.onnx
+# for fine-tuning on 10 classes
 python -m squeeze_net.weights squeezenet1_1.pth start.npz --reset-classifier 10
 """
 
