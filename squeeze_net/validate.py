@@ -6,7 +6,7 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from squeeze_net import classifier
 from squeeze_net.classifier import Classifier, softmax
 from trainer import cli, device
 from trainer.data import datasets, decode
-from trainer.data.augmentation import Sizes, draw_test, warp
 from trainer.data.sources import ImageList
 from trainer.files import atomic_write
 from trainer.report.confusion import format_confusion
@@ -150,19 +149,8 @@ def from_dataset(args: argparse.Namespace, model: Classifier) -> tuple[Any, int,
     """Batches of the test images of --dataset, as a training evaluates them; how many, and where from."""
     view = model.preprocessing
     data = datasets.load(args.dataset, args.data, limit=args.limit, max_side=view.side, preprocess=view.name)
-    if isinstance(data, datasets.Stream):
-        streamed = decode.batches(data.test, view, args.batch, args.workers, args.unreadable)
-        return streamed, len(data.test), f'{data.source}, test'
-    sizes = Sizes(view.crop, view.side, view.side, view.side, view.crop)
-    images, labels = data.test
-
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for start in range(0, len(labels), args.batch):
-            part = slice(start, start + args.batch)
-            draws = draw_test(len(labels[part]), sizes)
-            yield warp(images[part], draws, sizes.test_crop, (sizes.test, sizes.test)), labels[part]
-
-    return batches(), len(labels), f'{data.source}, test'
+    batches = data.test_batches(view, args.batch, args.workers, args.unreadable)
+    return batches, len(data.test.labels), f'{data.source}, test'
 
 
 def as_text(record: dict[str, Any]) -> str:

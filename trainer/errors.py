@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from trainer.engine.errors import EngineWarning
-
 SECONDS_FOR_FIRST = 3.0  # ranks of a busy machine start apart
 RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMIX_RANK', 'PMI_RANK')  # set by mpiexec
 
@@ -22,6 +20,10 @@ class InputError(ValueError):
 
 class TrainingError(RuntimeError):
     """A training that cannot go on (a loss that is not finite, no memory, a full disk); one sentence for the user."""
+
+
+class EngineWarning(UserWarning):
+    """Something is computed by plain Chainer, several times slower than it could be."""
 
 
 def rank_from_environment() -> int:

@@ -21,14 +21,10 @@ from tqdm import tqdm
 
 from trainer import device, engine
 from trainer.config import Config
-from trainer.data import preprocessing
-from trainer.data.augmentation import Sizes, TestView, TrainView
-from trainer.data.augmentation.stream import StreamTestView, StreamTrainView
 from trainer.data.datasets import Data, Stream
-from trainer.data.decode import describe_decoding
 from trainer.data.metadata import Metadata
 from trainer.data.order import EpochIterator
-from trainer.data.preprocessing import Preprocessing
+from trainer.data.pictures import Pictures
 from trainer.data.workers import default_workers
 from trainer.engine.cores import bound_cores, count_cores
 from trainer.errors import InputError, TrainingError
@@ -188,22 +184,20 @@ def build(
     n_train, n_test = len(data.train.labels), len(data.test.labels)
     iterator = EpochIterator(n_train, config.batch, config.seed, epoch=config.start_epoch - 1)
     n_worker = ranks.share_cores(default_workers()) if config.workers is None else config.workers
-    train_view, test_view = make_views(data, config, getattr(model, 'fixed_size', False), n_worker)
+    has_fixed_size = getattr(model, 'fixed_size', False)
+    pictures = data.pictures(config.size, config.preprocess, has_fixed_size, config.seed, n_worker, config.unreadable)
+    pictures.decode_ahead(iterator, ranks.share)
+    if (line := pictures.train.describe_decoding()) is not None:
+        print(line)
     n_epoch = config.count_epochs(n_train)
-    if isinstance(data, Stream):
-        train_view.expect(iterator, ranks)
-        test_view.expect(ranks)
-        print(describe_decoding(n_worker))
     if any(parameter.array is None for parameter in model.params()):  # shapes that the first images decide
         with chainer.using_config('train', False), chainer.no_backprop_mode():
-            model(train_view(iterator.peek().at(range(1)), target)[0])
+            model(pictures.train(iterator.peek().at(range(1)), target)[0])
     multiply_rates(optimizer, config.lr_multiplier)
     if frozen := freeze(model, config.freeze):
         print(f'frozen: {len(frozen)} of {len(list(model.params()))} parameters')
     mixing = Mixing(config.seed, (config.size, config.size), config.mixup, config.cutmix)
-    # The images of a stream do not lie on the GPU, where a captured iteration looks for them.
-    is_streamed = isinstance(data, Stream)
-    is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS and not is_streamed
+    is_captured = engine.is_on_gpu(model) and config.optimizer in device.FLAT_OPTIMIZERS and not data.capture_obstacle
     if is_captured and ranks is not ALONE:
         is_captured = False
         print('iterations are not captured: --communicator averages gradients from Python')
@@ -212,7 +206,7 @@ def build(
     updater = (CapturedUpdater if is_captured else Updater)(
         iterator,
         optimizer,
-        train_view,
+        pictures.train,
         target,
         config.seed,
         divide=config.train_batch_divide,
@@ -236,11 +230,9 @@ def build(
         batch = -(-config.batch // (config.test_batch_divide * ranks.size))
         updater.even_out()
         with updater.average.in_place() if updater.average is not None else nullcontext():
-            evaluation = evaluate(model, test_view, n_test, data.n_class, batch, target, advance, ranks)
-        if isinstance(data, Stream):
-            for line in train_view.news('training', ranks), test_view.news('test', ranks):
-                if line is not None:
-                    tqdm.write(line)
+            evaluation = evaluate(model, pictures.test, n_test, data.n_class, batch, target, advance, ranks)
+        for line in pictures.new_faults(ranks.gather):
+            tqdm.write(line)
         return evaluation
 
     recorder = Recorder(config.run_folder, run_test, schedule, _facts(model, data, config, target), earlier, ranks)
@@ -256,10 +248,8 @@ def build(
         trainer.extend(Plots(recorder, config, baselines))
         if target.xp is np and ranks.local_size == 1:  # the other ranks of a machine would count as other processes
             trainer.extend(ContentionNotice())
-    if isinstance(data, Stream):
-        trainer.extend(Closing([train_view, test_view]))
-    sizes = Sizes.of(config.size, fixed_size=getattr(model, 'fixed_size', False))
-    metadata = Metadata(config.model, data.n_class, preprocessing_of_tests(data, config, sizes), tuple(data.classes))
+    trainer.extend(Closing(pictures))
+    metadata = Metadata(config.model, data.n_class, pictures.preprocessing, tuple(data.classes))
     computed_on = device.describe(target)
     saving = Checkpoint(
         *(config.run_folder, config, recorder, stop, config.checkpoint_minutes, metadata, ranks, computed_on)
@@ -294,14 +284,7 @@ def _identity(model: chainer.Chain, data: Data | Stream, config: Config, target:
     host = chainer.get_device('@numpy')
     flags = {f'--{name}': value for name, value in config.as_dict().items() if name not in ('gpu', 'data', 'log_file')}
     found = {'the version of ' + name: version for name, version in device.versions(target).items()} | flags
-    part: Any
-    for name, part in ('training', data.train), ('test', data.test):
-        if isinstance(data, Stream):
-            names = '\n'.join(Path(part.name(i)).name for i in range(len(part.labels)))
-            what = np.frombuffer(names.encode(), np.uint8)
-        else:
-            what = part.images
-        found[f'{name} images'] = f'{len(part.labels)} of checksum {_checksum([part.labels, what])}'
+    found |= data.checksums()
     return found | {'weights': f'of checksum {_checksum([host.send(p.array) for p in model.params()])}'}
 
 
@@ -322,51 +305,29 @@ def _is_done(updater: Updater, config: Config) -> bool:
 def _choose_precision(data: Data | Stream, config: Config, ranks: Alone = ALONE) -> str:
     """As the device has it; the scaled loss of fp16 is captured, for which images have to lie on the GPU."""
     target = device.open_device(config.gpu)
-    if (isinstance(data, Stream) or ranks is not ALONE) and target.xp is not np:
+    obstacle = data.capture_obstacle
+    if (obstacle or ranks is not ALONE) and target.xp is not np:
         if config.precision == 'fp16':
-            why = f'and {data.name} is read from files' if isinstance(data, Stream) else 'and iterations of one process'
+            why = f'and {obstacle}' if obstacle else 'and iterations of one process'
             raise InputError(f'--precision fp16 needs images in the memory of the GPU, {why}: use bf16 or float32')
         if config.precision == 'auto':
             config = replace(config, precision='float32')
     return device.choose_precision(target, config)
 
 
-def preprocessing_of_tests(data: Data | Stream, config: Config, sizes: Sizes) -> Preprocessing:
-    """What a test makes of an image, and so whoever uses the weights has to."""
-    how = preprocessing.find(config.preprocess)
-    if not isinstance(data, Stream) or how.name == 'experiment':
-        return replace(how, resize='squash', side=sizes.test, crop=sizes.test_crop, filter='bilinear')
-    return how.sized(config.size)
-
-
-def make_views(data: Data | Stream, config: Config, fixed_size: bool, n_worker: int | None = None) -> tuple[Any, Any]:
-    """The converters of training and test; `n_worker` processes decode, or as many as configured."""
-    sizes = Sizes.of(config.size, fixed_size=fixed_size)
-    test = preprocessing_of_tests(data, config, sizes)
-    if not isinstance(data, Stream):
-        return TrainView(data.train, sizes, config.seed, test), TestView(data.test, sizes, test)
-    train = preprocessing.find(config.preprocess).sized(config.size)
-    options: dict[str, Any] = {
-        'workers': config.workers if n_worker is None else n_worker,
-        'unreadable': config.unreadable,
-    }
-    return StreamTrainView(data.train, train, config.seed, **options), StreamTestView(data.test, test, **options)
-
-
 class Closing(Extension):
-    """Ends the processes of views when the training ends, however it does."""
+    """Ends the processes that decode when the training ends, however it does."""
 
     trigger = 1, 'epoch'
 
-    def __init__(self, views: Collection[Any]) -> None:
-        self.views = views
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
 
     def __call__(self, trainer: Any) -> None:
         pass
 
     def finalize(self) -> None:
-        for view in self.views:
-            view.close()
+        self.pictures.close()
 
 
 class Plots(Extension):

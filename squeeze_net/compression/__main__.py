@@ -27,7 +27,6 @@ from trainer.data.datasets import Data, Stream
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.files import atomic_write, make_place
 from trainer.run.records import read_json, strict_json
-from trainer.training import preprocessing_of_tests
 
 RETRAINING = ('dataset', 'data', 'limit', 'batch', 'gpu', 'precision', 'seed')  # settings shared with main.py
 N_STAGE = 4  # in a report
@@ -154,7 +153,7 @@ def has_fixed_size(source: Weights) -> bool:
 
 def with_facts(source: Weights, config: Config, data: Data | Stream) -> Weights:
     """The weights with what the archive says of them: the images that they are tested on, and the classes."""
-    view = preprocessing_of_tests(data, config, Sizes.of(config.size, has_fixed_size(source)))
+    view = data.pictures(config.size, config.preprocess, has_fixed_size(source)).preprocessing
     return Weights(source.tensors, replace(source.metadata, preprocessing=view, classes=tuple(data.classes)))
 
 

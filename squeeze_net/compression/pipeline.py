@@ -30,7 +30,6 @@ from trainer.files import atomic_write
 from trainer.run import checkpoint
 from trainer.run.records import SUMMARY, read_json, strict_json
 from trainer.step.evaluate import evaluate
-from trainer.training import make_views
 
 SCAN = 'scan'  # as --sparsity
 LARGEST_HALF = float(np.finfo(np.float16).max)
@@ -190,7 +189,7 @@ class Compression:
         with config.using_precision():
             target = device.open_device(config.gpu)
             model.to_device(target)
-            _, view = make_views(self.data, config, getattr(model, 'fixed_size', False))
+            view = self.data.pictures(config.size, config.preprocess, getattr(model, 'fixed_size', False)).test
             n_test = len(self.data.test.labels)
             return evaluate(model, view, n_test, self.data.n_class, config.batch, target).accuracy
 

@@ -124,8 +124,6 @@ class Preprocessing:
             (N, 3, H, W) float32.
         """
         if self.mean is None:
-            from trainer.data.augmentation.warp import normalise
-
             return normalise(x.astype(np.float32, copy=False))
         xp = backend.get_array_module(x)
         mean, std = (xp.asarray(values, np.float32)[:, None, None] for values in (self.mean, self.std))
@@ -177,6 +175,28 @@ def find(name: str) -> Preprocessing:
     if name not in PREPROCESSINGS:
         raise InputError(f'{name!r} is no preprocessing; expected one of {", ".join(PREPROCESSINGS)}')
     return PREPROCESSINGS[name]
+
+
+def normalise(x: Any) -> Any:
+    """Give each image mean 0 and standard deviation 1, over all its pixels and channels.
+
+    y[n] = (x[n] - mean(x[n])) / max(std(x[n]), 1 / sqrt(C * H * W))
+
+    Args:
+        x: (N, C, H, W) float32, 0..255.
+    Returns:
+        (N, C, H, W) float32; zeros, but for rounding, where all values of an image are the same.
+    """
+    xp = backend.get_array_module(x)
+    values = x.reshape(len(x), -1)
+    # First the mean, then the squares of what is left: the mean of the squares less the square of the mean
+    # would cancel in float32.  NumPy and CuPy add in a tree, so rounding hardly grows with the length.
+    y = values - values.mean(1, keepdims=True)
+    std = xp.sqrt(xp.square(y).mean(1, keepdims=True))
+    # The flattest picture that is not flat, one grey level off in one value, has about this deviation.  What
+    # is below is rounding, which a smaller divisor would blow up.
+    y /= xp.maximum(std, np.float32(values.shape[1] ** -0.5))
+    return y.reshape(x.shape)
 
 
 def _resize_linear(image: Image, size: tuple[int, int]) -> Image:

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trainer.data.datasets.data import first_of_each_class
+import numpy as np
+
+from trainer.data.augmentation.sizes import Sizes
+from trainer.data.augmentation.stream import StreamTestView, StreamTrainView
+from trainer.data.datasets.data import checksum, first_of_each_class
+from trainer.data.decode import Batches, batches
+from trainer.data.pictures import Pictures
+from trainer.data.preprocessing import Preprocessing, find
 from trainer.data.sources import ClassFolders, ImageList, RecordIO, Shards, Source, Subset
 from trainer.errors import InputError
 
@@ -43,6 +50,42 @@ class Stream:
     @property
     def n_class(self) -> int:
         return len(self.classes)
+
+    @property
+    def capture_obstacle(self) -> str:
+        """Why a GPU cannot capture training iterations on these images: it looks for them in its memory."""
+        return f'{self.name} is read from files'
+
+    def pictures(
+        self,
+        size: int,
+        preprocess: str = 'experiment',
+        fixed_size: bool = False,
+        seed: int = 0,
+        workers: int | None = None,
+        unreadable: str = 'fail',
+    ) -> Pictures:
+        """What a network sees of the images; arguments as for `Data.pictures`.
+
+        Args:
+            workers: processes that decode; 0 for none, None for as many as cores.
+            unreadable: 'fail', or 'skip' to go on without images that cannot be read.
+        """
+        train = find(preprocess).sized(size)
+        sizes = Sizes.of(size, fixed_size)
+        test = sizes.preprocessing(train) if train.name == 'experiment' else train
+        train_view = StreamTrainView(self.train, train, seed, workers=workers, unreadable=unreadable)
+        return Pictures(train_view, StreamTestView(self.test, test, workers, unreadable), test)
+
+    def test_batches(
+        self, view: Preprocessing, batch: int, workers: int | None = None, unreadable: str = 'fail'
+    ) -> Batches:
+        """The test images, as `trainer.datasets.decode.batches` gives them."""
+        return batches(self.test, view, batch, workers, unreadable)
+
+    def checksums(self) -> dict[str, str]:
+        """One line for each split, which is the same where labels and the names of images are."""
+        return {'training images': _checksum(self.train), 'test images': _checksum(self.test)}
 
     def limited(self, n: int) -> Stream:
         """The same with only the first `n` images of every class in both sources."""
@@ -102,6 +145,11 @@ def _read(
         is_jpeg=any(map(_is_jpeg, splits)),
     )
     return data if limit is None else data.limited(limit)
+
+
+def _checksum(source: Source) -> str:
+    names = '\n'.join(Path(source.name(i)).name for i in range(len(source)))
+    return checksum(source.labels, np.frombuffer(names.encode(), np.uint8))
 
 
 def _is_jpeg(source: Source) -> bool:

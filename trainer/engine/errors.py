@@ -1,8 +1,8 @@
 """What an engine says when it cannot serve."""
 
+from trainer.errors import EngineWarning
 
-class EngineWarning(UserWarning):
-    """Something is computed by plain Chainer, several times slower than it could be."""
+__all__ = ['EngineError', 'EngineWarning']
 
 
 class EngineError(RuntimeError):

@@ -1,7 +1,8 @@
-"""What chance decides about each picture of an epoch, as plain arrays: drawn here, applied by `warp`."""
+"""The random choices for each picture of an epoch, as plain arrays: drawn here, applied by `warp`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,22 +32,33 @@ class Draws(NamedTuple):
     flip: Any
 
 
+def draw_square(integers: Callable[[Any], Any], sizes: Sizes) -> tuple[Any, Any, Any, Any]:
+    """The experiment's draw: side and offsets uniform, the kernel bicubic every other time.
+
+    Args:
+        integers: highest -> uniform integers 0 .. highest; of one image, or an array for many.
+        sizes: `crop`, `side_min` and `side_max` count here.
+    Returns:
+        side, top, left and kernel, as in `Draws`.
+    """
+    side = sizes.side_min + integers(sizes.side_max - sizes.side_min)
+    top = integers(side - sizes.crop)
+    left = integers(side - sizes.crop)
+    return side, top, left, _TICKETS[integers(len(_TICKETS) - 1)]
+
+
 def draw_train(rng: np.random.Generator, n: int, sizes: Sizes) -> Draws:
-    """Draw `n` training views: side, offsets and mirroring uniform, the kernel bicubic every other time.
+    """Draw `n` training views: those of `draw_square`, each mirrored half of the time.
 
     One array is drawn after the other, so row i depends on `n`: draw a whole epoch, then `take` rows.
 
     Args:
-        rng: spent by a number of draws that is not specified; give it a generator of its own.
+        rng: advanced by an unspecified number of draws; pass a generator of its own.
         n: images, 0 or more.
         sizes: `crop`, `side_min` and `side_max` count here.
     """
-    side = rng.integers(sizes.side_min, sizes.side_max, n, np.int32, endpoint=True)
-    top = rng.integers(0, side - sizes.crop, dtype=np.int32, endpoint=True)
-    left = rng.integers(0, side - sizes.crop, dtype=np.int32, endpoint=True)
-    kernel = _TICKETS[rng.integers(0, len(_TICKETS), n)]
-    flip = rng.integers(0, 2, n, np.int8).astype(bool)
-    return Draws(side, top, left, kernel, flip)
+    square = draw_square(lambda highest: rng.integers(0, highest, n, np.int32, endpoint=True), sizes)
+    return Draws(*square, flip=rng.integers(0, 2, n, np.int8).astype(bool))
 
 
 def draw_test(n: int, sizes: Sizes) -> Draws:

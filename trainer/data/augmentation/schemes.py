@@ -1,4 +1,4 @@
-"""What training sees of an image of any size: drawn from (seed, epoch, image), then cut by Pillow."""
+"""The training picture of an image of any size: drawn from (seed, epoch, image), then cut by Pillow."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from trainer.data import rng
+from trainer.data.augmentation.draw import draw_square
 from trainer.data.augmentation.kernels import BICUBIC, BILINEAR, NEAREST
 from trainer.data.augmentation.sizes import Sizes
 from trainer.errors import InputError
@@ -28,7 +29,6 @@ SCHEME_OF = {  # of each preprocessing, the training that goes with it
 N_TRIES = 10  # of random-resized-crop
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 _N_UNIFORM = 3 + 2 * N_TRIES
-_TICKETS = (NEAREST, BILINEAR, BICUBIC, BICUBIC)  # as in `trainer.augmentation.draw`
 
 
 class Picture(NamedTuple):
@@ -45,7 +45,7 @@ class Picture(NamedTuple):
 def draw(
     scheme: str, preprocessing: Preprocessing, sizes: Sizes, width: int, height: int, chance: np.ndarray
 ) -> Picture:
-    """What chance makes of an image.
+    """Draw how an image becomes a training picture.
 
     random-crop: the whole image resized as by the preprocessing, a crop anywhere in it.
     five-crop: the same with the crop in one of the corners, or the centre, of the central `side` x `side` px.
@@ -71,9 +71,9 @@ def draw(
     if scheme == 'random-resized-crop':
         return Picture(_random_box(width, height, chance), (crop, crop), 0, 0, BILINEAR, flip)
     if scheme == 'experiment':
-        side = sizes.side_min + int(chance[3] * (sizes.side_max - sizes.side_min + 1))
-        left, top = (int(u * (side - sizes.crop + 1)) for u in chance[1:3])
-        return Picture(whole, (side, side), left, top, _TICKETS[int(chance[4] * len(_TICKETS))], flip)
+        uniform = iter(chance[[3, 2, 1, 4]])  # of the side, top, left and kernel
+        side, top, left, kernel = draw_square(lambda highest: int(next(uniform) * (highest + 1)), sizes)
+        return Picture(whole, (side, side), left, top, int(kernel), flip)
     size = preprocessing.resized_size(width, height)
     if scheme == 'random-crop':
         left, top = (int(u * (length - crop + 1)) for u, length in zip(chance[1:3], size, strict=True))
@@ -110,12 +110,12 @@ class TrainCut:
         scheme: one of SCHEMES.
         seed: of the draws.
     Raises:
-        InputError: a scheme that there is none of.
+        InputError: an unknown scheme.
     """
 
     def __init__(self, preprocessing: Preprocessing, scheme: str, seed: int) -> None:
         if scheme not in SCHEMES:
-            raise InputError(f'{scheme!r} is no scheme of augmentation; expected one of {", ".join(SCHEMES)}')
+            raise InputError(f'{scheme!r} is not a scheme of augmentation; expected one of {", ".join(SCHEMES)}')
         self._preprocessing, self._scheme, self._seed = preprocessing, scheme, seed
         self._sizes = Sizes.of(preprocessing.crop) if scheme == 'experiment' else Sizes.of()
         self.size = preprocessing.crop

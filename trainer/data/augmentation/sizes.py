@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
+from trainer.data.preprocessing import Preprocessing
 from trainer.errors import InputError
 
 SMALLEST, LARGEST = 8, 1024
@@ -40,3 +42,7 @@ class Sizes(NamedTuple):
             raise InputError(f'size {crop} is outside {SMALLEST} .. {LARGEST} px')
         side_min, side_max, test = (32, 36, 32) if crop == 32 else (crop + 2, crop + 10, crop + 6)
         return cls(crop, side_min, side_max, test, crop if fixed_size else test)
+
+    def preprocessing(self, how: Preprocessing) -> Preprocessing:
+        """The test view of these sizes, with the colours of `how`."""
+        return replace(how, resize='squash', side=self.test, crop=self.test_crop, filter='bilinear')

@@ -6,18 +6,18 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import chainer
 import numpy as np
+from chainer.backend import Device
 
 from trainer.data.augmentation.schemes import SCHEME_OF, TrainCut
-from trainer.data.decode import N_BATCHES_AHEAD, CentreCut, Loader, Unreadable
+from trainer.data.decode import N_BATCHES_AHEAD, CentreCut, Loader, Unreadable, describe_decoding
 from trainer.data.order import EpochIterator
+from trainer.data.pictures import Gather, Share, View
 from trainer.data.preprocessing import Preprocessing
 from trainer.data.sources.source import Source
-from trainer.parallel.ranks import ALONE, Alone
 
 
-class _StreamView(chainer.dataset.Converter):
+class _StreamView(View):
     """Has images decoded and cut by processes, some batches ahead where it knows what comes next.
 
     Colours become the network's numbers on the device, a batch at a time.
@@ -26,13 +26,14 @@ class _StreamView(chainer.dataset.Converter):
     def __init__(
         self, source: Source, preprocessing: Preprocessing, cut: Any, workers: int | None, unreadable: str, train: bool
     ) -> None:
-        self._source, self._preprocessing, self._cut = source, preprocessing, cut
+        super().__init__(preprocessing)
+        self._source, self._cut = source, cut
         self._workers, self._policy, self._replaces = workers, unreadable, train
         self._loader: Loader | None = None
         self._lock = threading.Lock()  # the main thread makes and closes what another one reads with
         self._n_batch = 0  # rows of the batches to come, if known
         self._upcoming: Iterator[tuple[int, int]] = iter(())  # (epoch, image) after those asked for
-        self._n_told = 0
+        self._n_reported = 0
         self._is_closed = False
 
     @property
@@ -41,16 +42,18 @@ class _StreamView(chainer.dataset.Converter):
         found = {} if self._loader is None else dict(self._loader.unreadable)
         return [fault for _, fault in sorted(found.items())]
 
-    def news(self, what: str, ranks: Alone = ALONE) -> str | None:
-        """One line about the images that could not be read, by any rank, if there are more than at the last call."""
-        by_index = {fault.index: fault for faults in ranks.gather(self.unreadable) for fault in faults}
+    def describe_decoding(self) -> str:
+        return describe_decoding(self._workers)
+
+    def new_faults(self, name: str, gather: Gather) -> str | None:
+        by_index = {fault.index: fault for faults in gather(self.unreadable) for fault in faults}
         found = [fault for _, fault in sorted(by_index.items())]
-        if len(found) == self._n_told:
+        if len(found) == self._n_reported:
             return None
-        self._n_told = len(found)
+        self._n_reported = len(found)
         first = '; '.join(map(str, found[:3])) + ('; ...' if len(found) > 3 else '')
         fate = 'replaced by the next ones' if self._replaces else 'left out'
-        return f'{len(found):,} of {len(self._source):,} {what} images could not be read and were {fate}: {first}'
+        return f'{len(found):,} of {len(self._source):,} {name} images could not be read and were {fate}: {first}'
 
     def close(self) -> None:
         """End the processes."""
@@ -62,14 +65,10 @@ class _StreamView(chainer.dataset.Converter):
         """What will be asked for after an image; a guess costs time when wrong, nothing else."""
         raise NotImplementedError
 
-    def _look(self, rows: list[tuple[int, int]], device: chainer.backend.Device | None) -> tuple[Any, Any]:
-        device = device or chainer.get_device('@numpy')
+    def _look(self, epoch: np.ndarray, index: np.ndarray, device: Device) -> tuple[Any, Any]:
         with self._lock:
-            pixels, index = self._pixels(rows)
-        with chainer.using_device(device):
-            x = self._preprocessing.colours(device.send(pixels))
-            t = device.send(self._source.labels[index])
-            return x.astype(chainer.get_dtype(map_mixed16=np.float16), copy=False), t
+            pixels, found = self._pixels(list(zip(epoch.tolist(), index.tolist(), strict=True)))
+        return device.send(pixels), device.send(self._source.labels[found])
 
     def _pixels(self, rows: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
         loader = self._loader_for(len(rows))
@@ -133,26 +132,10 @@ class StreamTrainView(_StreamView):
         self._order: EpochIterator | None = None
         self._share = range(0)
 
-    def expect(self, iterator: EpochIterator, ranks: Alone = ALONE) -> None:
-        """Decode ahead what this iterator will ask for, of which this process has a share."""
-        self._share = ranks.share(iterator.batch)
+    def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
+        self._share = share(iterator.batch)
         self._order = EpochIterator(iterator.n, iterator.batch, iterator.seed)  # our own: we are in another thread
         self._n_batch = len(self._share)
-
-    def __call__(self, batch: Any, device: chainer.backend.Device | None = None) -> tuple[Any, Any]:
-        """Look at a batch.
-
-        Args:
-            batch: `epoch` and `index`, (B,) int64: the epochs completed before a row's own, and its image.
-            device: where to; None is the CPU.
-        Returns:
-            x: (B, 3, crop, crop) of `chainer.config.dtype` (float16 for mixed16), the network's numbers.
-            t: (B,), the labels.
-        Raises:
-            InputError: an image that cannot be read.
-            TrainingError: a process that decodes has died.
-        """
-        return self._look(list(zip(batch.epoch.tolist(), batch.index.tolist(), strict=True)), device)
 
     def _after(self, epoch: int, index: int) -> Iterator[tuple[int, int]]:
         if self._order is None:
@@ -185,24 +168,8 @@ class StreamTestView(_StreamView):
         super().__init__(source, preprocessing, CentreCut(preprocessing), workers, unreadable, train=False)
         self._step = 1
 
-    def __call__(self, batch: Any, device: chainer.backend.Device | None = None) -> tuple[Any, Any]:
-        """Look at a batch.
-
-        Args:
-            batch: (B,) int64, the images.
-            device: where to; None is the CPU.
-        Returns:
-            x: (M, 3, crop, crop) of `chainer.config.dtype` (float16 for mixed16); M is B but for what was left out.
-            t: (M,), the labels.
-        Raises:
-            InputError: an image that cannot be read.
-            TrainingError: a process that decodes has died.
-        """
-        return self._look([(0, int(index)) for index in batch], device)
-
-    def expect(self, ranks: Alone) -> None:
-        """Decode ahead the share of this process."""
-        self._step = ranks.size
+    def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
+        self._step = share(len(self._source)).step
 
     def _after(self, epoch: int, index: int) -> Iterator[tuple[int, int]]:
         yield from ((0, image) for image in range(index + self._step, len(self._source), self._step))

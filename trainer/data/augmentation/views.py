@@ -7,23 +7,26 @@ from typing import Any
 
 import chainer
 import numpy as np
+from chainer.backend import Device
 
 from trainer.data import rng
 from trainer.data.augmentation.draw import Draws, draw_test, draw_train, take
 from trainer.data.augmentation.resident import ResidentView
 from trainer.data.augmentation.sizes import Sizes
 from trainer.data.augmentation.warp import warp
+from trainer.data.pictures import View
 from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
 
 
-class _View(chainer.dataset.Converter):
+class _View(View):
     """Keeps a split and its draws on the device of the last call, and warps what is asked for there."""
 
     _EPOCHS_KEPT = 2  # a batch may begin in one epoch and end in the next
 
     def __init__(self, split: tuple[Any, Any], size: int, sides: tuple[int, int], colours: Preprocessing) -> None:
+        super().__init__(colours)
         self._images, self._labels = split
-        self._size, self._sides, self._colours = size, sides, colours
+        self._size, self._sides = size, sides
         self._device = chainer.get_device('@numpy')
         self._drawn: dict[int, Draws] = {}
         self.evaluation: Any = None  # what a GPU has captured of scoring this split, kept by `trainer.captured`
@@ -32,7 +35,7 @@ class _View(chainer.dataset.Converter):
         """One row an image of the split, on the CPU."""
         raise NotImplementedError
 
-    def resident(self, device: chainer.backend.Device, order: Callable[[int], np.ndarray]) -> ResidentView:
+    def resident(self, device: Device, order: Callable[[int], np.ndarray]) -> ResidentView:
         """The same pictures made by the GPU engine's kernels.
 
         Args:
@@ -41,22 +44,19 @@ class _View(chainer.dataset.Converter):
         """
         with chainer.using_device(device):
             self._move(device)
-            return ResidentView((self._images, self._labels), self.draws, order, self._size, self._sides, self._colours)
+            split, colours = (self._images, self._labels), self._preprocessing
+            return ResidentView(split, self.draws, order, self._size, self._sides, colours)
 
-    def _look(self, epochs: Any, index: Any, device: chainer.backend.Device | None) -> tuple[Any, Any]:
-        """Image `index[b]` as epoch `epochs[b]` shows it, and its label."""
-        device = device or chainer.get_device('@numpy')
-        with chainer.using_device(device):
-            self._move(device)
-            index = device.send(np.asarray(index))
-            draws = self._draws_of(np.asarray(epochs), index)
-            x = self._colours.colours(warp(self._images[index], draws, self._size, self._sides))
-            return x.astype(chainer.get_dtype(map_mixed16=np.float16), copy=False), self._labels[index]
+    def _look(self, epoch: np.ndarray, index: np.ndarray, device: Device) -> tuple[Any, Any]:
+        self._move(device)
+        place = device.send(index)
+        draws = self._draws_of(epoch, place)
+        return warp(self._images[place], draws, self._size, self._sides), self._labels[place]
 
     def _draws_of(self, epochs: np.ndarray, index: Any) -> Draws:
         distinct, which = np.unique(epochs, return_inverse=True)
-        if len(distinct) == 1:
-            return take(self._resident_draws(int(distinct[0])), index)
+        if len(distinct) <= 1:
+            return take(self._resident_draws(int(distinct[0]) if len(distinct) else 0), index)
         columns = zip(*(self._resident_draws(int(epoch)) for epoch in distinct), strict=True)
         both = Draws(*(self._device.xp.concatenate(column) for column in columns))
         return take(both, self._device.send(which) * len(self._labels) + index)
@@ -68,7 +68,7 @@ class _View(chainer.dataset.Converter):
             self._drawn[epoch] = Draws(*self._device.send(tuple(self.draws(epoch))))
         return self._drawn[epoch]
 
-    def _move(self, device: chainer.backend.Device) -> None:
+    def _move(self, device: Device) -> None:
         if device != self._device:
             self._images, self._labels = device.send((self._images, self._labels))
             self._device = device
@@ -97,18 +97,6 @@ class TrainView(_View):
         """The draws of one epoch, a row an image of the split, on the CPU."""
         return draw_train(rng.generator(self._seed, epoch, rng.AUGMENTATION), len(self._labels), self._sizes)
 
-    def __call__(self, batch: Any, device: chainer.backend.Device | None = None) -> tuple[Any, Any]:
-        """Look at a batch.
-
-        Args:
-            batch: `epoch` and `index`, (B,) int64: the epochs completed before a row's own, and its image.
-            device: where to; None is the CPU.
-        Returns:
-            x: (B, 3, crop, crop) of `chainer.config.dtype` (float16 for mixed16), normalised.
-            t: (B,), the labels.
-        """
-        return self._look(batch.epoch, batch.index, device)
-
 
 class TestView(_View):
     """Test batches: each image at one size, whole or its centre, the same every time.
@@ -130,15 +118,3 @@ class TestView(_View):
     def draws(self, epoch: int = 0) -> Draws:
         """The one view of each image of the split, on the CPU."""
         return draw_test(len(self._labels), self._sizes)
-
-    def __call__(self, batch: Any, device: chainer.backend.Device | None = None) -> tuple[Any, Any]:
-        """Look at a batch.
-
-        Args:
-            batch: (B,) int64, the images.
-            device: where to; None is the CPU.
-        Returns:
-            x: (B, 3, test_crop, test_crop) of `chainer.config.dtype` (float16 for mixed16), normalised.
-            t: (B,), the labels.
-        """
-        return self._look([0], batch, device)

@@ -1,4 +1,4 @@
-"""Resize, crop, mirror and normalise a batch on its device, as drawn: two matrix products an image."""
+"""Resize, crop and mirror a batch on its device, as drawn: two matrix products an image."""
 
 from __future__ import annotations
 
@@ -50,28 +50,6 @@ def warp(images: Any, draws: Draws, size: int, sides: tuple[int, int] | None = N
     xp.clip(h, 0, _WHITE, out=h)
     y = Wy[:, None] @ h.reshape(N, C, H, size)
     return xp.clip(y, 0, _WHITE, out=y)
-
-
-def normalise(x: Any) -> Any:
-    """Give each image mean 0 and standard deviation 1, over all its pixels and channels.
-
-    y[n] = (x[n] - mean(x[n])) / max(std(x[n]), 1 / sqrt(C * H * W))
-
-    Args:
-        x: (N, C, H, W) float32, 0..255.
-    Returns:
-        (N, C, H, W) float32; zeros, but for rounding, where all values of an image are the same.
-    """
-    xp = backend.get_array_module(x)
-    values = x.reshape(len(x), -1)
-    # First the mean, then the squares of what is left: the mean of the squares less the square of the mean
-    # would cancel in float32.  NumPy and CuPy add in a tree, so rounding hardly grows with the length.
-    y = values - values.mean(1, keepdims=True)
-    std = xp.sqrt(xp.square(y).mean(1, keepdims=True))
-    # The flattest picture that is not flat, one grey level off in one value, has about this deviation.  What
-    # is below is rounding, which a smaller divisor would blow up.
-    y /= xp.maximum(std, np.float32(values.shape[1] ** -0.5))
-    return y.reshape(x.shape)
 
 
 def _check(draws: Draws, size: int, sides: tuple[int, int]) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from trainer.data.augmentation import Sizes, TestView, TrainView, draw_test, warp
+from trainer.data.pictures import Pictures
+from trainer.data.preprocessing import Preprocessing, find
 from trainer.errors import InputError
 
 
@@ -16,6 +21,12 @@ def first_of_each_class(labels: np.ndarray, n: int) -> np.ndarray:
     sorted_labels = labels[order]
     rank = np.arange(len(order)) - np.searchsorted(sorted_labels, sorted_labels)  # among those of its class
     return np.sort(order[rank < n])
+
+
+def checksum(labels: np.ndarray, content: np.ndarray) -> str:
+    """One line: how many images, and a checksum of their labels and of what tells them from others."""
+    total = zlib.crc32(np.ascontiguousarray(content).tobytes(), zlib.crc32(labels.tobytes()))
+    return f'{len(labels)} of checksum {total:08x}'
 
 
 class Split(NamedTuple):
@@ -60,6 +71,57 @@ class Data:
     @property
     def n_class(self) -> int:
         return len(self.classes)
+
+    @property
+    def capture_obstacle(self) -> str | None:
+        """Why a GPU cannot capture training iterations on these images; None: they lie in its memory."""
+        return None
+
+    def pictures(
+        self,
+        size: int,
+        preprocess: str = 'experiment',
+        fixed_size: bool = False,
+        seed: int = 0,
+        workers: int | None = None,
+        unreadable: str = 'fail',
+    ) -> Pictures:
+        """What a network sees of the images.
+
+        Args:
+            size: of the training crop, px.
+            preprocess: a preprocessing by name, which says how pixels become numbers.
+            fixed_size: the network takes images of the training crop's size alone.
+            seed: of the random crops, 0 .. 2**64 - 1.
+            workers, unreadable: for `Stream`s.
+        """
+        sizes = Sizes.of(size, fixed_size)
+        view = sizes.preprocessing(find(preprocess))
+        return Pictures(TrainView(self.train, sizes, seed, view), TestView(self.test, sizes, view), view)
+
+    def test_batches(
+        self, view: Preprocessing, batch: int, workers: int | None = None, unreadable: str = 'fail'
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The test images, as a training evaluates them: pixels (B, 3, crop, crop) float32, labels (B,) int32.
+
+        Args:
+            view: what the network expects.
+            batch: B; the last batch may have fewer.
+            workers, unreadable: for `Stream`s.
+        """
+        images, labels = self.test
+        sizes = Sizes(view.crop, view.side, view.side, view.side, view.crop)
+        for start in range(0, len(labels), batch):
+            part = slice(start, start + batch)
+            draws = draw_test(len(labels[part]), sizes)
+            yield warp(images[part], draws, view.crop, (view.side, view.side)), labels[part]
+
+    def checksums(self) -> dict[str, str]:
+        """One line for each split, which is the same where the images are."""
+        return {
+            'training images': checksum(self.train.labels, self.train.images),
+            'test images': checksum(self.test.labels, self.test.images),
+        }
 
     def limited(self, n: int) -> Data:
         """The same with only the first `n` images of every class in both splits."""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from trainer import InputError
 from trainer.data import preprocessing, rng
-from trainer.data.augmentation import Sizes
+from trainer.data.augmentation import Sizes, draw_train
 from trainer.data.augmentation.schemes import SCHEMES, TrainCut, draw
 from trainer.data.augmentation.specimens import read_dataset
 from trainer.data.augmentation.stream import StreamTestView, StreamTrainView
@@ -22,7 +22,6 @@ from trainer.data.decode import Loader, Unreadable
 from trainer.data.order import EpochIterator
 from trainer.data.preprocessing import Preprocessing
 from trainer.data.sources import ImageList
-from trainer.parallel.ranks import Alone
 
 DATA = (
     Path(os.environ.get('SQUEEZE_NET_DATA', Path(__file__).parents[4].parent / 'shared' / 'data')) / 'imagenet-sample'
@@ -89,6 +88,23 @@ def test_draws_have_the_distribution_they_should():
     np.testing.assert_allclose(kernels / n, [0.25, 0.25, 0.5], atol=0.03)
 
 
+def test_the_experiment_draws_from_files_as_in_memory():
+    """Both spend the same uniform numbers in the same way, each in an order of its own."""
+    sizes = Sizes.of(32)
+    for i in range(200):
+        chance = rng.uniform(7, 1, i, 23)
+        uniform = iter(chance[[3, 2, 1, 4]])
+        one = SimpleNamespace(
+            integers=lambda low, high, size, dtype, endpoint=False, uniform=uniform: np.array(
+                [low + int(next(uniform, 0) * (np.max(high) - low + endpoint))], dtype
+            )
+        )
+        side, top, left, kernel, _ = (column[0] for column in draw_train(one, 1, sizes))
+        picture = draw('experiment', SQUASH, sizes, 400, 300, chance)
+        assert picture.size == (side, side)
+        assert (picture.top, picture.left, picture.kernel) == (top, left, kernel)
+
+
 def test_chance_is_one_images_own():
     one = rng.uniform(3, 4, 5, 8)
     np.testing.assert_array_equal(one, rng.uniform(3, 4, 5, 8))
@@ -124,7 +140,7 @@ def test_a_reduced_decoding_shows_the_same_picture(scheme):
 
 
 def test_unknown_schemes_are_refused():
-    with pytest.raises(InputError, match="'cutmix' is no scheme of augmentation; expected one of random-crop"):
+    with pytest.raises(InputError, match="'cutmix' is not a scheme of augmentation; expected one of random-crop"):
         TrainCut(SQUASH, 'cutmix', 0)
 
 
@@ -135,7 +151,7 @@ def test_batches_do_not_depend_on_workers_or_foresight(source, workers, expects)
         iterator = EpochIterator(13, 4, seed=2)
         view = StreamTrainView(source, SQUASH, 5, workers=workers)
         if expects:
-            view.expect(iterator)
+            view.decode_ahead(iterator, lambda n: range(n))
         batches = [view(iterator.next()) for _ in range(8)]
         view.close()
         return [np.concatenate(column) for column in zip(*batches, strict=True)]
@@ -150,17 +166,15 @@ def test_batches_do_not_depend_on_workers_or_foresight(source, workers, expects)
 
 @pytest.mark.parametrize('rank', range(3))
 def test_a_rank_decodes_its_own_rows_and_no_others(source, rank, monkeypatch):
-    ranks = Alone()
-    ranks.rank, ranks.size = rank, 3
     iterator = EpochIterator(13, 4, seed=2)
-    batches = [iterator.next().at(ranks.share(4)) for _ in range(9)]
+    batches = [iterator.next().at(range(rank, 4, 3)) for _ in range(9)]
     plain = StreamTrainView(source, SQUASH, 5, workers=0)
     expected = [plain(batch)[0] for batch in batches]
     asked = []
     ask = Loader.ask
     monkeypatch.setattr(Loader, 'ask', lambda self, *row: asked.append(row) or ask(self, *row))
     view = StreamTrainView(source, SQUASH, 5, workers=1)
-    view.expect(EpochIterator(13, 4, seed=2), ranks)
+    view.decode_ahead(EpochIterator(13, 4, seed=2), lambda n: range(rank, n, 3))
     for batch, x in zip(batches, expected, strict=True):
         np.testing.assert_array_equal(view(batch)[0], x)
     view.close()
@@ -172,7 +186,7 @@ def test_a_rank_decodes_its_own_rows_and_no_others(source, rank, monkeypatch):
 def test_a_view_that_is_asked_for_something_else_shows_that(source):
     iterator = EpochIterator(13, 4, seed=2)
     view, plain = StreamTrainView(source, SHORT, 5, workers=2), StreamTrainView(source, SHORT, 5, workers=0)
-    view.expect(iterator)
+    view.decode_ahead(iterator, lambda n: range(n))
     iterator.next()
     asked = [iterator.next(), iterator.next().at(range(1, 3)), iterator.next(), iterator.peek(), iterator.next()]
     iterator.epoch, iterator.position = 7, 11  # a resumed run
@@ -206,15 +220,21 @@ def test_the_test_view_is_the_preprocessing(source):
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_unreadable_images(source, workers, tmp_path):
+    def alone(faults):
+        return [faults]
+
     (tmp_path / '4.jpg').write_bytes(b'no image')
     (tmp_path / '5.jpg').unlink()
     test = StreamTestView(source, SQUASH, workers, 'skip')
     assert test(np.arange(4, 6))[0].shape == (0, 3, 32, 32)
     assert len(test(np.arange(6, 10))[0]) == 4
-    assert test.news('test').startswith('2 of 13 test images could not be read and were left out: ')
-    assert test.news('test') is None
-    elsewhere = SimpleNamespace(gather=lambda faults: [faults, [Unreadable(12, 'far.jpg', 'broken')], faults])
-    assert re.fullmatch(r'3 of 13 .*; far.jpg \(broken\)', test.news('test', elsewhere))
+    assert test.new_faults('test', alone).startswith('2 of 13 test images could not be read and were left out: ')
+    assert test.new_faults('test', alone) is None
+
+    def gather(faults):
+        return [faults, [Unreadable(12, 'far.jpg', 'broken')], faults]
+
+    assert re.fullmatch(r'3 of 13 .*; far.jpg \(broken\)', test.new_faults('test', gather))
     train = StreamTrainView(source, SQUASH, 0, 'random-crop', workers, 'skip')
     rows = SimpleNamespace(epoch=np.zeros(3, int), index=np.array([3, 4, 6]))
     x, t = train(rows)

@@ -1,0 +1,100 @@
+"""What the network sees of a data set: one interface, whether its images lie in memory or are streamed from files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import chainer
+import numpy as np
+from chainer.backend import Device
+
+from trainer.data.order import EpochIterator
+from trainer.data.preprocessing import Preprocessing
+
+Share = Callable[[int], range]  # n -> which of n rows, or images, are this process's
+Gather = Callable[[Any], list[Any]]  # a value of each process -> all of them
+
+
+class View(chainer.dataset.Converter):
+    """A converter from the places of images to what the network sees of them.
+
+    Args:
+        preprocessing: how pixels become numbers.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self._preprocessing = preprocessing
+
+    def __call__(self, batch: Any, device: Device | None = None) -> tuple[Any, Any]:
+        """Look at a batch.
+
+        Args:
+            batch: a `Batch` of B rows; or the images alone, (B,) int64, which are then seen as in epoch 0.
+            device: where to; None is the CPU.
+        Returns:
+            x: (M, 3, crop, crop) of `chainer.config.dtype` (float16 for mixed16), the network's numbers. M is B, or
+                less where images that cannot be read were left out.
+            t: (M,) int32, the labels.
+        Raises:
+            InputError: an image that cannot be read.
+            TrainingError: a process that decodes has died.
+        """
+        device = device or chainer.get_device('@numpy')
+        has_epoch = hasattr(batch, 'epoch')
+        index = np.asarray(batch.index if has_epoch else batch, np.int64)
+        epoch = np.asarray(batch.epoch) if has_epoch else np.zeros(len(index), np.int64)
+        with chainer.using_device(device):
+            pixels, t = self._look(epoch, index, device)
+            x = self._preprocessing.colours(pixels)
+            return x.astype(chainer.get_dtype(map_mixed16=np.float16), copy=False), t
+
+    def _look(self, epoch: np.ndarray, index: np.ndarray, device: Device) -> tuple[Any, Any]:
+        """Pixels (M, 3, crop, crop), 0..255, and labels (M,), on the device: image `index[b]` as in `epoch[b]`."""
+        raise NotImplementedError
+
+    def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
+        """Prepare what this process will be asked for, where images are decoded."""
+
+    def describe_decoding(self) -> str | None:
+        """One line: what decodes, and how exactly; None where nothing has to be decoded."""
+        return None
+
+    def new_faults(self, name: str, gather: Gather) -> str | None:
+        """One line about images that could not be read, by any process, if there are more than at the last call."""
+        return None
+
+    def close(self) -> None:
+        """End the processes that decode, if there are any."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The views of a data set.
+
+    Attributes:
+        train: each image is cut anew in every epoch.
+        test: each image is the same every time.
+        preprocessing: of the tests, and so of whoever uses the weights.
+    """
+
+    train: View
+    test: View
+    preprocessing: Preprocessing
+
+    def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
+        """Prepare what `iterator` and the tests will ask this process for."""
+        self.train.decode_ahead(iterator, share)
+        self.test.decode_ahead(iterator, share)
+
+    def new_faults(self, gather: Gather) -> Iterator[str]:
+        """Lines about images that could not be read, if there are more than at the last call."""
+        for name, view in ('training', self.train), ('test', self.test):
+            if (line := view.new_faults(name, gather)) is not None:
+                yield line
+
+    def close(self) -> None:
+        """End the processes that decode, if there are any."""
+        self.train.close()
+        self.test.close()
