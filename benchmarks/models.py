@@ -114,7 +114,7 @@ def measure_times(model: Model, engine: str, rounds: int) -> dict[str, float]:
     batch = BATCH[engine]
     with config.using_precision():
         network = NETWORKS[model.network](model.n_class, model.size)
-        optimizer = make_optimizer(config).setup(network)
+        optimizer = make_optimizer(config.optimizer, config.rate, config.momentum).setup(network)
         optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(config.weight_decay))
         optimizer.lr = 1e-6
         x = rng.standard_normal((batch, 3, model.size, model.size), np.float32)

@@ -12,6 +12,7 @@ from squeeze_net.networks import (
     SqueezeNet,
     SqueezeNetV10,
     SqueezeNetV11,
+    make_network,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     'SqueezeNet',
     'SqueezeNetV10',
     'SqueezeNetV11',
+    'make_network',
 ]

@@ -48,8 +48,8 @@ class Classifier:
         self.device = device.open_device(config.gpu)
         if config.threads is not None:
             engine.set_threads(config.threads)
-        with config.using_precision():
-            self.config = replace(config, precision=device.choose_precision(self.device, config))
+        precision = device.choose_precision(self.device, config.precision, config.engine, config.optimizer)
+        self.config = replace(config, precision=precision)
         model.to_device(self.device)
         self._predict = Predictor(model)
 

@@ -36,7 +36,7 @@ def test_patterns_match_the_network(path):
     config = read(path)
     np.random.seed(0)
     model = NETWORKS[config.model](10, config.size)
-    optimizer = make_optimizer(config).setup(model)
+    optimizer = make_optimizer(config.optimizer, config.rate, config.momentum).setup(model)
     multiply_rates(optimizer, config.lr_multiplier)
     freeze(model, config.freeze)
     if config.lr_multiplier == '*/b=2':

@@ -12,8 +12,8 @@ from trainer.data.order import EpochIterator
 from trainer.device import open_device
 from trainer.step.captured import CapturedUpdater
 from trainer.step.evaluate import evaluate
+from trainer.step.optimizer import make_optimizer
 from trainer.step.updater import Updater
-from trainer.training import make_optimizer
 
 N_ITERATION = 20
 EXPERIMENT = ('squeezenet', 'alexnet', 'vgg_bn')
@@ -28,7 +28,7 @@ def losses(name, gpu, dtype, engine='plain', batch=8):
         device = open_device(gpu)
         model = NETWORKS[name](10, 32)
         model.to_device(device)
-        optimizer = make_optimizer(config).setup(model)
+        optimizer = make_optimizer(config.optimizer, config.rate, config.momentum).setup(model)
         view = TrainView(data.train, Sizes.of(32), seed=0)
         arguments = EpochIterator(160, batch, seed=0), optimizer, view, device, 0
         updater = Updater(*arguments) if engine == 'plain' else CapturedUpdater(*arguments, interval=1)

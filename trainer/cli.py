@@ -19,7 +19,7 @@ import yaml
 from trainer.config import Config
 from trainer.config.setting import Setting, settings_of
 from trainer.config.table import GROUPS
-from trainer.errors import InputError
+from trainer.errors import InputError, typed_command
 
 TYPES: dict[str, tuple[Any, str]] = {'int': (int, 'N'), 'float': (float, 'X'), 'str': (str, 'TEXT')}
 LENGTHS = {'epoch', 'iterations'}  # one replaces the other
@@ -270,7 +270,7 @@ def _as_flags(name: str, value: Any, field: Field[Any], one: Setting, path: Path
 
 def resume_command(argv: Sequence[str] | None = None) -> str:
     """The command line that goes on where this one was interrupted."""
-    words = [word for word in (sys.argv if argv is None else argv) if word != '--overwrite']
+    words = [word for word in (typed_command() if argv is None else argv) if word != '--overwrite']
     if '--resume' in words:
         at = words.index('--resume')
         has_path = at + 1 < len(words) and not words[at + 1].startswith('-')

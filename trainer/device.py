@@ -8,16 +8,16 @@ from typing import Any
 
 import chainer
 import numpy as np
+from chainer.backend import Device
 
 from trainer import engine
-from trainer.config import Config
 from trainer.engine.cuda.runtime import runtime
 from trainer.errors import InputError
 
 FLAT_OPTIMIZERS = ('momentum', 'nesterov')  # whose update is a kernel that knows the scale of the loss
 
 
-def open_device(gpu: int) -> Any:
+def open_device(gpu: int) -> Device:
     """The Chainer device of `-g`: NumPy for -1, else CuPy on that GPU, made current.
 
     Raises:
@@ -48,30 +48,39 @@ def open_device(gpu: int) -> Any:
     return device
 
 
-def choose_precision(device: Any, config: Config) -> str:
+def choose_precision(
+    device: Device, precision: str, engine_name: str, optimizer: str, obstacle: str | None = None
+) -> str:
     """What `--precision` means on a device: auto is fp16 where the GPU's engine computes and updates, else float32.
 
+    Args:
+        device: of `open_device`.
+        precision, engine_name, optimizer: values of `--precision`, `--engine` and `--optimizer`.
+        obstacle: why iterations cannot be captured on a GPU, for which fp16 needs them; None if nothing prevents it.
     Raises:
         InputError: the device or its engine does not compute in it; says which part is missing.
     """
-    precision = config.precision
     is_gpu = device.xp is not np
+    if is_gpu and obstacle is not None and precision in ('auto', 'fp16'):
+        if precision == 'fp16':
+            raise InputError(
+                f'--precision fp16 needs iterations captured on the GPU, but {obstacle}: use bf16 or float32'
+            )
+        precision = 'float32'
     if precision in ('float32', 'float64') or (precision == 'auto' and not is_gpu):
         return 'float32' if precision == 'auto' else precision
     if precision == 'fp16' and not is_gpu:
         raise InputError('--precision fp16 is for GPUs: use bf16 or float32 on a CPU')
-    has_engine = config.engine == 'fused' and engine.is_available(engine.cuda if is_gpu else engine.onednn)
+    has_engine = engine_name == 'fused' and engine.is_available(engine.cuda if is_gpu else engine.onednn)
     if precision == 'auto':
-        return 'fp16' if has_engine and config.optimizer in FLAT_OPTIMIZERS else 'float32'
+        return 'fp16' if has_engine and optimizer in FLAT_OPTIMIZERS else 'float32'
     if not has_engine:
         raise InputError(
             f'--precision {precision} needs the engine of the {"GPU, cuDNN" if is_gpu else "CPU, oneDNN"}; '
             'plain Chainer computes in float32 or float64'
         )
-    if precision == 'fp16' and config.optimizer not in FLAT_OPTIMIZERS:
-        raise InputError(
-            f'--precision fp16 scales the loss, which --optimizer {config.optimizer} does not undo: use bf16'
-        )
+    if precision == 'fp16' and optimizer not in FLAT_OPTIMIZERS:
+        raise InputError(f'--precision fp16 scales the loss, which --optimizer {optimizer} does not undo: use bf16')
     if not is_gpu and not engine.has_bfloat16():
         raise InputError(f'--precision bf16 needs AVX512-BF16; this CPU has {engine.instruction_set()}: use float32')
     return precision
@@ -90,7 +99,7 @@ def describe(device: Any) -> str:
     return f'CPU, {names[0] if names else platform.machine()}, {threads}, {engine.describe()}'
 
 
-def versions(device: Any) -> dict[str, str]:
+def versions(device: Device) -> dict[str, str]:
     """Versions of what computes, by name."""
     found = {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__}
     if device.xp is not np:

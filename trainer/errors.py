@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 SECONDS_FOR_FIRST = 3.0  # ranks of a busy machine start apart
@@ -30,6 +31,19 @@ def rank_from_environment() -> int:
     """Which of the processes of mpiexec this is; 0 without mpiexec."""
     found = [os.environ[name] for name in RANK_VARIABLES if os.environ.get(name, '').isdigit()]
     return int(found[0]) if found else 0
+
+
+def typed_command() -> list[str]:
+    """What was typed after `python`: ['main.py', '-e', '3'], or ['-m', 'squeeze_net', '-e', '3']."""
+    spec = getattr(sys.modules['__main__'], '__spec__', None)
+    module = None if spec is None else spec.parent if spec.name.endswith('.__main__') else spec.name
+    return sys.argv if module is None else ['-m', module, *sys.argv[1:]]
+
+
+def program_name() -> str:
+    """What messages call the program that runs: main.py, or squeeze_net of `python -m squeeze_net`."""
+    words = typed_command()
+    return words[1] if words[0] == '-m' else Path(words[0]).name
 
 
 @contextmanager

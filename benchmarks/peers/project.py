@@ -66,7 +66,7 @@ def make_train_step(model: Any, x: Any, t: Any) -> Callable[[], None]:
 
     batch = len(x)
     config = Config(batch=batch, lr=task.LR, momentum=task.MOMENTUM, weight_decay=task.WEIGHT_DECAY, seed=SEED)
-    optimizer = make_optimizer(config).setup(model)
+    optimizer = make_optimizer(config.optimizer, config.rate, config.momentum).setup(model)
     optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(config.weight_decay))
     iterator = EpochIterator(batch, batch, SEED)
     updater = Updater(iterator, optimizer, lambda rows, target: (x, t), device.open_device(-1), SEED)

@@ -66,7 +66,7 @@ def make_updater(args: Any, target: Any, capture: bool = True) -> CapturedUpdate
     model = NETWORKS['squeezenet'](task.N_CLASS, size)
     model.to_device(target)
     config = Config(lr=task.LR, momentum=task.MOMENTUM)
-    optimizer = make_optimizer(config).setup(model)
+    optimizer = make_optimizer(config.optimizer, config.rate, config.momentum).setup(model)
     optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(task.WEIGHT_DECAY))
     images = task.make_images(args.images)
     view = TrainView(images, Sizes.of(size), seed=0)

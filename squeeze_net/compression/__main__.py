@@ -153,7 +153,7 @@ def has_fixed_size(source: Weights) -> bool:
 
 def with_facts(source: Weights, config: Config, data: Data | Stream) -> Weights:
     """The weights with what the archive says of them: the images that they are tested on, and the classes."""
-    view = data.pictures(config.size, config.preprocess, has_fixed_size(source)).preprocessing
+    view = data.pictures(Sizes.of(config.size, has_fixed_size(source)), config.preprocess).preprocessing
     return Weights(source.tensors, replace(source.metadata, preprocessing=view, classes=tuple(data.classes)))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 import trainer
-from squeeze_net import NETWORKS
+from squeeze_net import NETWORKS, make_network
 from squeeze_net.compression import plots, report
 from squeeze_net.compression.fold import settle
 from squeeze_net.compression.plan import Plan
@@ -25,6 +25,7 @@ from squeeze_net.weights.file import Weights
 from squeeze_net.weights.formats.sqz import archive
 from squeeze_net.weights.model import fill, tensors_of
 from trainer import Config, device
+from trainer.data.augmentation import Sizes
 from trainer.errors import InputError
 from trainer.files import atomic_write
 from trainer.run import checkpoint
@@ -175,11 +176,8 @@ class Compression:
     # ---- what they need ----
 
     def _model(self, found: Weights) -> chainer.Chain:
-        try:
-            with self.config.using_precision():
-                model = NETWORKS[self.network](self.data.n_class, self.config.size)
-        except ValueError as error:  # a size that leaves no map
-            raise InputError(f'--size {self.config.size}: {error}') from None
+        with self.config.using_precision():
+            model = make_network(self.network, self.data.n_class, self.config.size)
         fill(model, found.tensors)
         return model
 
@@ -189,7 +187,8 @@ class Compression:
         with config.using_precision():
             target = device.open_device(config.gpu)
             model.to_device(target)
-            view = self.data.pictures(config.size, config.preprocess, getattr(model, 'fixed_size', False)).test
+            sizes = Sizes.of(config.size, getattr(model, 'fixed_size', False))
+            view = self.data.pictures(sizes, config.preprocess).test
             n_test = len(self.data.test.labels)
             return evaluate(model, view, n_test, self.data.n_class, config.batch, target).accuracy
 

@@ -5,10 +5,13 @@ flags it trains well with where the trainer's defaults do not suit it, and `fixe
 of `size`.
 """
 
+import chainer
+
 from squeeze_net.networks.alexnet import AlexNet
 from squeeze_net.networks.fire import Fire, PreActivationFire
 from squeeze_net.networks.squeezenet import BYPASSES, SqueezeNet, SqueezeNetV10, SqueezeNetV11
 from squeeze_net.networks.vgg import VGGBN
+from trainer.errors import InputError
 
 
 def _variants(name: str, network: type) -> dict[str, type]:
@@ -29,6 +32,25 @@ NETWORKS = {
     **_variants('squeezenet_v1.0', SqueezeNetV10),
     **_variants('squeezenet_v1.1', SqueezeNetV11),
 }
+
+
+def make_network(name: str, n_class: int, size: int, dropout: float | None = None) -> chainer.Chain:
+    """A network by its name in `NETWORKS`.
+
+    Args:
+        n_class: number of classes.
+        size: of the training images, px.
+        dropout: 0..1; None for the network's own.
+    Raises:
+        InputError: the size leaves no map.
+    """
+    options = {} if dropout is None else {'dropout': dropout}
+    try:
+        return NETWORKS[name](n_class, size, **options)
+    except ValueError as error:
+        raise InputError(f'--model {name} --size {size}: {error}') from None
+
+
 BASELINES = ('alexnet', 'vgg_bn')  # what the plots draw dashed beside the others
 
 __all__ = [
@@ -42,4 +64,5 @@ __all__ = [
     'SqueezeNet',
     'SqueezeNetV10',
     'SqueezeNetV11',
+    'make_network',
 ]

@@ -57,10 +57,6 @@ class View(chainer.dataset.Converter):
     def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
         """Prepare what this process will be asked for, where images are decoded."""
 
-    def describe_decoding(self) -> str | None:
-        """One line: what decodes, and how exactly; None where nothing has to be decoded."""
-        return None
-
     def new_faults(self, name: str, gather: Gather) -> str | None:
         """One line about images that could not be read, by any process, if there are more than at the last call."""
         return None
@@ -84,7 +80,7 @@ class Pictures:
     preprocessing: Preprocessing
 
     def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
-        """Prepare what `iterator` and the tests will ask this process for."""
+        """Prepare what `iterator` and the tests will ask this process for; prints a line where images are decoded."""
         self.train.decode_ahead(iterator, share)
         self.test.decode_ahead(iterator, share)
 

@@ -57,13 +57,7 @@ class Stream:
         return f'{self.name} is read from files'
 
     def pictures(
-        self,
-        size: int,
-        preprocess: str = 'experiment',
-        fixed_size: bool = False,
-        seed: int = 0,
-        workers: int | None = None,
-        unreadable: str = 'fail',
+        self, sizes: Sizes, preprocess: str, seed: int = 0, workers: int | None = None, unreadable: str = 'fail'
     ) -> Pictures:
         """What a network sees of the images; arguments as for `Data.pictures`.
 
@@ -71,8 +65,7 @@ class Stream:
             workers: processes that decode; 0 for none, None for as many as cores.
             unreadable: 'fail', or 'skip' to go on without images that cannot be read.
         """
-        train = find(preprocess).sized(size)
-        sizes = Sizes.of(size, fixed_size)
+        train = find(preprocess).sized(sizes.crop)
         test = sizes.preprocessing(train) if train.name == 'experiment' else train
         train_view = StreamTrainView(self.train, train, seed, workers=workers, unreadable=unreadable)
         return Pictures(train_view, StreamTestView(self.test, test, workers, unreadable), test)

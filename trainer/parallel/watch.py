@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainer.errors import program_name
+
 BEAT_S, SILENCE_S = 1.0, 20.0
 ALIVE, GOODBYE = 1, 2  # tags of words
 
@@ -150,8 +152,7 @@ class Watch:
         os._exit(1)
 
     def _say(self, why: str) -> None:
-        name = Path(sys.argv[0]).name
-        os.write(2, f'\n{name}: error: {why}; all others end. Go on with\n    {self.resume}\n'.encode())
+        os.write(2, f'\n{program_name()}: error: {why}; all others end. Go on with\n    {self.resume}\n'.encode())
 
 
 def _leave(number: int, frame: Any) -> None:

@@ -12,16 +12,21 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import chainer
 import numpy as np
 from chainer.serializers import DictionarySerializer, NpzDeserializer
 from chainer.training import Extension
 
 from trainer.config import Config
 from trainer.data.metadata import KEY, Metadata
-from trainer.errors import InputError, TrainingError
+from trainer.errors import InputError
 from trainer.files import atomic_write, link_or_copy
-from trainer.parallel.ranks import ALONE, Alone
+from trainer.parallel import ONE_PROCESS, Ranks
+from trainer.run.recorder import Recorder
+from trainer.run.stop import StopRequest
+from trainer.step.updater import check_finite
 
+LAST, BEST = 'checkpoint_last.npz', 'checkpoint_best.npz'
 MODEL = 'updater/model:main/'
 OPTIMIZER = 'updater/optimizer:main/'
 COMPUTED_ON = 'computed_on'
@@ -34,14 +39,12 @@ class Checkpoint(Extension):
 
     Of an averaged network (`--ema`), the weights are the averaged ones, and a checkpoint holds both.
 
-    Between epochs it saves `checkpoint_last.npz` every `minutes` and when a stop is requested.
+    Between epochs it saves `checkpoint_last.npz` every `--checkpoint_minutes` and when a stop is requested.
 
     Args:
-        folder: of the run.
-        config: goes into the checkpoint, so that a resumed run can be checked against it.
+        config: goes into the checkpoint, so that a resumed run can be checked against it; says where and how often.
         recorder: its entries tell when an epoch has ended and whether it is the best.
         stop: a `StopRequest`.
-        minutes: 0 for none between epochs.
         metadata: go into every file.
         ranks: the first of them writes, by its clock.
         computed_on: one line that names what computes, so that a resumed run can tell where it differs.
@@ -52,19 +55,17 @@ class Checkpoint(Extension):
 
     def __init__(
         self,
-        folder: Path,
         config: Config,
-        recorder: Any,
-        stop: Any,
-        minutes: float,
+        recorder: Recorder,
+        stop: StopRequest,
         metadata: Metadata,
-        ranks: Alone = ALONE,
+        ranks: Ranks = ONE_PROCESS,
         computed_on: str = '',
     ) -> None:
         self.ranks, self.has_to_save = ranks, False
         self.metadata, self.computed_on = metadata, computed_on
-        self.folder, self.config, self.recorder, self.stop = folder, config, recorder, stop
-        self.interval_s = minutes * 60 if minutes > 0 else float('inf')
+        self.folder, self.config, self.recorder, self.stop = config.run_folder, config, recorder, stop
+        self.interval_s = config.checkpoint_minutes * 60 or float('inf')
         self._saved_at = time.monotonic()
         self._saved_epochs = len(recorder.entries)
         self._saved_iteration = -1
@@ -89,38 +90,31 @@ class Checkpoint(Extension):
         return time.monotonic() - self._saved_at > self.interval_s
 
     def finish(self, trainer: Any) -> None:
-        """Save what a stop requested behind the last iteration left unsaved."""
+        """Save what a stop requested after the last iteration left unsaved."""
         if trainer.updater.iteration != self._saved_iteration:
             self._save(trainer)
 
     def _save(self, trainer: Any) -> None:
         check_finite(trainer.updater.get_optimizer('main').target, trainer.updater.iteration)
-        trainer.updater.even_out()
+        trainer.updater.average_statistics()
         if self.ranks.is_first:
-            save(self.folder / 'checkpoint_last.npz', trainer, self.config, self.metadata, self.computed_on)
+            save(self.folder / LAST, trainer, self.config, self.metadata, self.computed_on)
         self._saved_at, self._saved_iteration = time.monotonic(), trainer.updater.iteration
 
     def _keep_epoch(self, trainer: Any) -> None:
         if not self.ranks.is_first:
             return
-        last = self.folder / 'checkpoint_last.npz'
+        last = self.folder / LAST
         average = trainer.updater.average
         with average.in_place() if average is not None else nullcontext():
             save_weights(self.folder / 'weights_last.npz', trainer.updater.get_optimizer('main').target, self.metadata)
         if self.recorder.best is self.recorder.entries[-1]:
             link_or_copy(self.folder / 'weights_last.npz', self.folder / 'weights_best.npz')
             if last.exists():  # not in a run resumed from another one's
-                link_or_copy(last, self.folder / 'checkpoint_best.npz')
+                link_or_copy(last, self.folder / BEST)
 
     def serialize(self, serializer: Any) -> None:
         self._saved_epochs = serializer('saved_epochs', self._saved_epochs)
-
-
-def check_finite(model: Any, iteration: int) -> None:
-    """A checkpoint to go on from must not hold the NaN that the next iteration would stop at."""
-    for name, parameter in model.namedparams():
-        if not parameter.xp.isfinite(parameter.array).all():
-            raise TrainingError(f'{name} is not finite after iteration {iteration}: try a lower --lr, or --warmup 1')
 
 
 def save(path: Path, trainer: Any, config: Config, metadata: Metadata = NO_METADATA, computed_on: str = '') -> None:
@@ -143,12 +137,11 @@ def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def resume(path: Path, trainer: Any, config: Config, file: BinaryIO | None = None, computed_on: str = '') -> str:
+def resume(path: Path, trainer: Any, config: Config, file: BinaryIO | None = None) -> str:
     """Bring a freshly built trainer to the state in a checkpoint.
 
     Args:
         file: what is in it, where another machine has read it.
-        computed_on: one line that names what computes now.
     Returns:
         What has computed so far, if that is known and not the same: the bits will not be those of an unbroken run.
     Raises:
@@ -161,7 +154,7 @@ def resume(path: Path, trainer: Any, config: Config, file: BinaryIO | None = Non
         _check_shapes(arrays, path, MODEL, trainer.updater.get_optimizer('main').target)
         NpzDeserializer(arrays).load(trainer)
         before = str(arrays[COMPUTED_ON]) if COMPUTED_ON in arrays else ''
-        return before if before != computed_on else ''
+        return before if before != trainer.get_extension('Checkpoint').computed_on else ''
 
 
 def load_model(path: Path, model: Any) -> None:
@@ -229,6 +222,12 @@ def _check_shapes(arrays: Any, path: Path, prefix: str, model: Any) -> None:
     if faults:
         shown = '; '.join(faults[:3]) + (f'; and {len(faults) - 3} more' if len(faults) > 3 else '')
         raise InputError(f'{path} does not fit the network: {shown}')
+
+
+def bytes_needed(model: chainer.Chain, config: Config) -> int:
+    """Bytes of the last, the best, and the file being written: checkpoints, with up to two moments, and weights."""
+    n_copy = 3 + 1 + (config.ema > 0)
+    return 3 * n_copy * model.count_params() * config.dtype.itemsize
 
 
 def prepare_folder(folder: Path, n_bytes: int) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from chainer.training import Extension, extension
 
 from trainer.errors import TrainingError
-from trainer.parallel.ranks import ALONE, Alone
-from trainer.run.records import strict_json, write_log, write_summary
+from trainer.parallel import ONE_PROCESS, Ranks
+from trainer.run.records import SUMMARY, strict_json, write_log, write_summary
 from trainer.run.stop import Stopped
+from trainer.step.evaluate import Evaluation
 from trainer.step.schedule import Schedule
 
 SUMS = ('loss', 'accuracy', 'seconds', 'images')
@@ -21,14 +24,14 @@ SUMS = ('loss', 'accuracy', 'seconds', 'images')
 class Recorder(Extension):
     """Sums what the updater reports, and closes each epoch with an evaluation and an entry.
 
-    So it does a last epoch of which `--iterations` leaves but a part; `iteration` in its entry tells.
+    So it does with the part of a last epoch that `--iterations` may leave; `iteration` in its entry tells.
 
     A stop requested during the evaluation leaves the epoch `pending`: its sums are in the checkpoint, and a resumed run
     evaluates before it trains on.
 
     Args:
         folder: of the run.
-        evaluate: (model) -> Evaluation; may raise `Stopped`.
+        evaluate: (updater) -> Evaluation; may raise `Stopped`.
         schedule: gives the learning rate that an epoch began with.
         facts: what `summary.json` holds besides the entries.
         earlier: entries of an earlier run, to begin the log with.
@@ -40,17 +43,17 @@ class Recorder(Extension):
 
     def __init__(
         self,
-        folder: Any,
-        evaluate: Any,
+        folder: Path,
+        evaluate: Callable[[Any], Evaluation],
         schedule: Schedule,
         facts: dict[str, Any],
-        earlier: list[dict],
-        ranks: Alone = ALONE,
+        earlier: Iterable[dict[str, Any]],
+        ranks: Ranks = ONE_PROCESS,
     ) -> None:
         self.folder, self.evaluate, self.schedule, self.facts = folder, evaluate, schedule, facts
         self.ranks = ranks
         self.entries: list[dict[str, Any]] = list(earlier)
-        self.n_earlier = len(earlier)
+        self.n_earlier = len(self.entries)
         self.confusion: list[list[int]] = []  # of the last epoch
         self.pending = False
         self.sums = dict.fromkeys(SUMS, 0.0)
@@ -88,7 +91,7 @@ class Recorder(Extension):
         updater = trainer.updater
         epoch = updater.epoch if updater.is_new_epoch else updater.epoch + 1  # the run may end within one
         try:
-            evaluation = self.evaluate(trainer.updater.get_optimizer('main').target)
+            evaluation = self.evaluate(updater)
         except Stopped:
             return
         if not math.isfinite(evaluation.loss):
@@ -136,6 +139,13 @@ class Recorder(Extension):
                 'finished': finished,
             },
         )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` says, as read back; {} before the first epoch has ended, and but for the first rank."""
+        if not self.own_entries or not self.ranks.is_first:
+            return {}
+        return json.loads((self.folder / SUMMARY).read_text(encoding='utf-8'))
 
     def serialize(self, serializer: Any) -> None:
         state = [self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self._epoch_seconds()]

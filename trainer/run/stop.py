@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to stop in good order."""
+"""When a run ends: after its last iteration, or at SIGINT and SIGTERM, which request to stop in good order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ import sys
 from types import FrameType, TracebackType
 from typing import Any
 
+from trainer.config import Config
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def has_ended(updater: Any, config: Config) -> bool:
+    """Whether all iterations or epochs of a run are done."""
+    if config.iterations is not None:
+        return updater.iteration >= config.iterations
+    assert config.epoch is not None
+    return updater.epoch >= config.epoch
 
 
 class Stopped(Exception):

@@ -23,9 +23,9 @@ from trainer.engine.cuda import loss as losses
 from trainer.engine.cuda import optimizer as optimizers
 from trainer.engine.cuda.optimizer import State
 from trainer.engine.cuda.runtime import runtime
-from trainer.engine.errors import EngineWarning
-from trainer.errors import TrainingError
+from trainer.errors import EngineWarning, InputError, TrainingError
 from trainer.functions.shifts import find_dead_biases
+from trainer.step.optimizer import is_flat
 from trainer.step.schedule import get_rate
 from trainer.step.updater import Updater, mix_part
 
@@ -260,6 +260,10 @@ class CapturedUpdater(Updater):
             return
         self._since, self._resumed_state = state['since'], state['state']
 
+    def finish(self) -> None:
+        super().finish()
+        self.get_optimizer('main').leave_arena()  # the network goes on without us
+
     def _read_device(self) -> dict[str, dict[str, float]]:
         """What a checkpoint has to hold of it: the sums not yet reported and the scale of the loss."""
         if self._view is None:
@@ -279,6 +283,25 @@ class CapturedUpdater(Updater):
         for parameter in optimizer.target.params():
             parameter.update_rule.t += self._n_replayed if parameter.update_rule.enabled else 0
         self._n_replayed = 0
+
+
+def choose_updater(optimizer: Any, obstacle: str | None) -> type[Updater]:
+    """The kind of updater for a model on its device.
+
+    Args:
+        optimizer: set up with the model.
+        obstacle: why iterations cannot be captured, whatever the device; None if nothing prevents it.
+    Raises:
+        InputError: float16, whose loss is scaled on the device, needs iterations that can be captured.
+    """
+    can_capture = engine.is_on_gpu(optimizer.target) and is_flat(optimizer)
+    if can_capture and obstacle is None:
+        return CapturedUpdater
+    if can_capture:
+        print(f'iterations are not captured: {obstacle}')
+    if chainer.config.compute_dtype == np.float16:
+        raise InputError("--precision fp16: the GPU's engine does not take this network; use --precision float32")
+    return Updater
 
 
 class CapturedEvaluation:

@@ -12,7 +12,7 @@ import trainer.functions as F
 from trainer import engine
 from trainer.data.augmentation import TestView
 from trainer.errors import InputError
-from trainer.parallel.ranks import ALONE, Alone
+from trainer.parallel import ONE_PROCESS, Ranks
 from trainer.step.predictor import Predictor
 
 N_TOP = 5
@@ -45,7 +45,7 @@ def evaluate(
     batch: int,
     device: Any,
     progress: Callable[[int], Any] = lambda n_done: None,
-    ranks: Alone = ALONE,
+    ranks: Ranks = ONE_PROCESS,
 ) -> Evaluation:
     """Score images 0 .. n - 1 in test mode, each exactly once, whatever the number of processes.
 

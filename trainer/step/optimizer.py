@@ -10,36 +10,30 @@ import chainer
 import numpy as np
 
 from trainer import engine
-from trainer.config import Config
 from trainer.engine.arena import ALIGNMENT, Arena
+from trainer.step.hooks import GradientHook
 from trainer.step.schedule import multiplier_of
 
 CHUNK = 32768  # elements; all that an update touches of them fits the second-level cache
 PARALLEL_FROM = 2**22  # elements; two threads from there on, as more do not make memory faster
 
 
-def make_optimizer(config: Config) -> chainer.Optimizer:
-    """The optimizer of `--optimizer`, not yet set up."""
-    if config.optimizer == 'adam':
-        return chainer.optimizers.Adam(alpha=config.rate)
-    kind = {'momentum': MomentumSGD, 'nesterov': NesterovAG}[config.optimizer]
-    return kind(lr=config.rate, momentum=config.momentum)
+def make_optimizer(name: str, lr: float, momentum: float = 0.9) -> chainer.Optimizer:
+    """An optimizer, not yet set up.
 
-
-class GradientHook:
-    """An optimizer hook, called before each update, that changes nothing but gradients, in place.
-
-    Others make the update one parameter at a time, as Chainer does it; with these it stays flat. They come before
-    weight decay.
+    Args:
+        name: 'momentum', 'nesterov' or 'adam'.
+        lr: the learning rate.
+        momentum: of the first two.
     """
+    if name == 'adam':
+        return chainer.optimizers.Adam(alpha=lr)
+    return {'momentum': MomentumSGD, 'nesterov': NesterovAG}[name](lr=lr, momentum=momentum)
 
-    name = 'GradientHook'
-    timing = 'pre'
-    call_for_each_param = False
 
-    def __call__(self, optimizer: Any) -> None:
-        """Change the gradients of `optimizer.target`."""
-        raise NotImplementedError
+def is_flat(optimizer: chainer.Optimizer) -> bool:
+    """Whether it is one of those here, whose update is a kernel on a GPU."""
+    return isinstance(optimizer, _FlatUpdate)
 
 
 class _FlatUpdate:

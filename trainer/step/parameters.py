@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -58,6 +59,18 @@ def is_match(path: str, pattern: str) -> bool:
     return any(fnmatchcase('/'.join(parts[:n]), pattern) for n in range(1, len(parts) + 1))
 
 
+def set_shapes(model: chainer.Chain, image: Callable[[], Any]) -> None:
+    """Give parameters their shapes where the first image decides them; statistics stay as they are.
+
+    Args:
+        model: on its device.
+        image: makes a batch of one image, (1, C, H, W).
+    """
+    if any(parameter.array is None for parameter in model.params()):
+        with chainer.using_config('train', False), chainer.no_backprop_mode():
+            model(image())
+
+
 def freeze(model: chainer.Link, text: str | None) -> list[str]:
     """Keep what matches as it is: parameters are not updated, and batch normalisation runs in test mode.
 
@@ -88,6 +101,8 @@ def freeze(model: chainer.Link, text: str | None) -> list[str]:
             own = [id(parameter) for parameter in link.params()]
             if any(is_match(path, pattern) for pattern in patterns) or (own and ids.issuperset(own)):
                 _freeze_statistics(link)
+    if frozen:
+        print(f'frozen: {len(frozen)} of {len(parameters)} parameters')
     return frozen
 
 

@@ -15,8 +15,7 @@ from chainer.training.updaters import StandardUpdater
 import trainer.functions as F
 from trainer.data.order import Batch
 from trainer.errors import TrainingError
-from trainer.parallel.ranks import ALONE, Alone
-from trainer.run.checkpoint import check_finite
+from trainer.parallel import ONE_PROCESS, Ranks
 from trainer.step.average import WeightAverage
 from trainer.step.mixing import Mix, Mixing
 from trainer.step.schedule import get_rate
@@ -60,7 +59,7 @@ class Updater(StandardUpdater):
         mixing: Mixing | None = None,
         average: WeightAverage | None = None,
         last_iteration: int | None = None,
-        ranks: Alone = ALONE,
+        ranks: Ranks = ONE_PROCESS,
     ) -> None:
         super().__init__(iterator, optimizer, converter=converter, device=device, auto_new_epoch=False)
         self.seed, self.divide, self.iteration = seed, divide, iteration
@@ -131,7 +130,7 @@ class Updater(StandardUpdater):
         if self.average is not None:
             self.average.update(getattr(self.get_optimizer('main'), 'arena', None))
 
-    def even_out(self) -> None:
+    def average_statistics(self) -> None:
         """Give all ranks the mean of their statistics, which each has of its own rows; and of their averages."""
         if self.ranks.size == 1:
             return
@@ -141,7 +140,12 @@ class Updater(StandardUpdater):
                 value = getattr(link, name)
                 if isinstance(value, chainer.get_array_types()) and value.dtype.kind == 'f':
                     arrays.append(value)
-        self.ranks.even_out(arrays + ([] if self.average is None else self.average.statistics))
+        self.ranks.average_arrays(arrays + ([] if self.average is None else self.average.statistics))
+
+    def finish(self) -> None:
+        """Leave the network as it was tested and saved: with the averaged weights, if there are any."""
+        if self.average is not None:
+            self.average.apply()
 
     def is_at_end(self) -> bool:
         """Whether an epoch or the run has ended with the last iteration."""
@@ -151,6 +155,17 @@ class Updater(StandardUpdater):
         super().serialize(serializer)
         if self.average is not None:
             self.average.serialize(serializer['average'])
+
+
+def check_finite(model: Any, iteration: int) -> None:
+    """Stop at weights that are not finite.
+
+    Raises:
+        TrainingError: names the parameter and the iteration, after which it was found.
+    """
+    for name, parameter in model.namedparams():
+        if not parameter.xp.isfinite(parameter.array).all():
+            raise TrainingError(f'{name} is not finite after iteration {iteration}: try a lower --lr, or --warmup 1')
 
 
 def _rows(batch: Batch, places: range, mix: Mix | None) -> Batch:

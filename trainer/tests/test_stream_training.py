@@ -15,6 +15,7 @@ import trainer
 from trainer import Config, InputError, training
 from trainer.data.datasets import Stream, folder, load, make_shapes, pack
 from trainer.data.sources import ImageList
+from trainer.parallel import ONE_PROCESS
 from trainer.step.evaluate import evaluate
 
 pytestmark = pytest.mark.usefixtures('no_rendering')
@@ -233,12 +234,17 @@ def test_splits_have_the_same_classes(tmp_path):
 def test_streams_on_a_gpu_compute_in_float32_or_bf16(places, monkeypatch):
     data = load('imagelist', places / 'list')
     monkeypatch.setattr(training.device, 'open_device', lambda gpu: SimpleNamespace(xp='cupy'))
-    monkeypatch.setattr(training.device, 'choose_precision', lambda target, config: config.precision)
-    assert training._choose_precision(data, Config(gpu=0)) == 'float32'
-    assert training._choose_precision(data, Config(gpu=0, precision='bf16')) == 'bf16'
-    with pytest.raises(InputError, match='--precision fp16 needs images in the memory of the GPU, and list is read'):
-        training._choose_precision(data, Config(gpu=0, precision='fp16'))
-    assert training._choose_precision(make_shapes(2, 2), Config(gpu=0)) == 'auto'
+    monkeypatch.setattr(training.device.engine, 'is_available', lambda of=None: True)
+
+    def choose(data, precision='auto'):
+        config = Config(gpu=0, precision=precision)
+        return training._on_device(config, ONE_PROCESS, data.capture_obstacle).precision
+
+    assert choose(data) == 'float32'
+    assert choose(data, 'bf16') == 'bf16'
+    with pytest.raises(InputError, match='--precision fp16 needs iterations captured on the GPU, but list is read'):
+        choose(data, 'fp16')
+    assert choose(make_shapes(2, 2)) == 'fp16'
 
 
 @pytest.mark.gpu

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import trainer
-from trainer import Config, InputError, TrainingError, training
+from trainer import Config, InputError, TrainingError
 from trainer.data.datasets import Data, Split
 from trainer.functions import dropout
+from trainer.parallel import ranks
 from trainer.run import checkpoint, recorder
 
 pytestmark = pytest.mark.usefixtures('no_rendering')
@@ -101,9 +102,9 @@ def stop_at(call, number=signal.SIGTERM, in_training=True):
 @pytest.mark.parametrize(('variable', 'quota_cores', 'expected'), [(None, 2, [2]), (None, 64, []), ('3', 2, [])])
 def test_under_a_cpu_quota_fewer_threads_compute(tmp_path, monkeypatch, variable, quota_cores, expected):
     set_to = []
-    monkeypatch.setattr(training.engine, 'set_threads', set_to.append)
-    monkeypatch.setattr(training, 'bound_cores', lambda: set(range(64)))
-    monkeypatch.setattr(training, 'count_cores', lambda: quota_cores)
+    monkeypatch.setattr(ranks.engine, 'set_threads', set_to.append)
+    monkeypatch.setattr(ranks, 'bound_cores', lambda: set(range(64)))
+    monkeypatch.setattr(ranks, 'count_cores', lambda: quota_cores)
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     if variable is not None:
         monkeypatch.setenv('OMP_NUM_THREADS', variable)

@@ -40,7 +40,7 @@ def train(model, hook, n, precision='float32'):
     """Some updates on noise, with momentum and decay."""
     config = Config(precision=precision, weight_decay=1e-2)
     with config.using_precision():
-        optimizer = make_optimizer(config).setup(model)
+        optimizer = make_optimizer(config.optimizer, config.rate, config.momentum).setup(model)
         optimizer.add_hook(hook)
         optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(1e-2))
         optimizer.lr = 0.01

@@ -42,9 +42,6 @@ class _StreamView(View):
         found = {} if self._loader is None else dict(self._loader.unreadable)
         return [fault for _, fault in sorted(found.items())]
 
-    def describe_decoding(self) -> str:
-        return describe_decoding(self._workers)
-
     def new_faults(self, name: str, gather: Gather) -> str | None:
         by_index = {fault.index: fault for faults in gather(self.unreadable) for fault in faults}
         found = [fault for _, fault in sorted(by_index.items())]
@@ -136,6 +133,7 @@ class StreamTrainView(_StreamView):
         self._share = share(iterator.batch)
         self._order = EpochIterator(iterator.n, iterator.batch, iterator.seed)  # our own: we are in another thread
         self._n_batch = len(self._share)
+        print(describe_decoding(self._workers))
 
     def _after(self, epoch: int, index: int) -> Iterator[tuple[int, int]]:
         if self._order is None:

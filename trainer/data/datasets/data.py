@@ -78,24 +78,16 @@ class Data:
         return None
 
     def pictures(
-        self,
-        size: int,
-        preprocess: str = 'experiment',
-        fixed_size: bool = False,
-        seed: int = 0,
-        workers: int | None = None,
-        unreadable: str = 'fail',
+        self, sizes: Sizes, preprocess: str, seed: int = 0, workers: int | None = None, unreadable: str = 'fail'
     ) -> Pictures:
         """What a network sees of the images.
 
         Args:
-            size: of the training crop, px.
+            sizes: of the pictures.
             preprocess: a preprocessing by name, which says how pixels become numbers.
-            fixed_size: the network takes images of the training crop's size alone.
             seed: of the random crops, 0 .. 2**64 - 1.
             workers, unreadable: for `Stream`s.
         """
-        sizes = Sizes.of(size, fixed_size)
         view = sizes.preprocessing(find(preprocess))
         return Pictures(TrainView(self.train, sizes, seed, view), TestView(self.test, sizes, view), view)
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainer.parallel import ranks
-from trainer.parallel.ranks import ALONE, Ranks
+from trainer.parallel import ONE_PROCESS, mpi_ranks
+from trainer.parallel.mpi_ranks import MpiRanks
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from trainer.parallel.ranks import ALONE, Ranks
 )
 def test_cores_are_shared_unless_mpiexec_has_shared_them(monkeypatch, bound, usable, expected):
     monkeypatch.setattr(os, 'cpu_count', lambda: 8)
-    monkeypatch.setattr(ranks, 'bound_cores', lambda: set(range(bound)))
+    monkeypatch.setattr(mpi_ranks, 'bound_cores', lambda: set(range(bound)))
     communicator = SimpleNamespace(rank=1, size=6, intra_rank=1, intra_size=3, mpi_comm=None)
-    assert Ranks(communicator).share_cores(usable) == expected
-    assert ALONE.share_cores(usable) == usable
+    assert MpiRanks(communicator).share_cores(usable) == expected
+    assert ONE_PROCESS.share_cores(usable) == usable

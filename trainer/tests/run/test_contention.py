@@ -12,7 +12,7 @@ from trainer import training
 from trainer.config import Config
 from trainer.data.datasets import Data, Split
 from trainer.engine.cores import Usage
-from trainer.parallel.ranks import Alone
+from trainer.parallel import Ranks
 from trainer.run.contention import SECONDS_BEFORE_FIRST, SECONDS_BETWEEN, ContentionNotice, describe
 from trainer.run.stop import StopRequest
 
@@ -93,7 +93,7 @@ def test_a_run_prints_it_once_with_its_other_lines_and_resumes_without_a_trace(t
         assert not [name for name in checkpoint.files if 'Contention' in name]
 
 
-class OneOfTwo(Alone):
+class OneOfTwo(Ranks):
     """The first of two ranks, the other here or on another machine."""
 
     size = 2

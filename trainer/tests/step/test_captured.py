@@ -101,7 +101,7 @@ def make(
     np.random.seed(seed)
     model = network()
     model.to_device(target())
-    rule = make_optimizer(Config(optimizer=optimizer, lr=lr)).setup(model)
+    rule = make_optimizer(optimizer, lr).setup(model)
     rule.add_hook(chainer.optimizer_hooks.WeightDecay(1e-3))
     multiply_rates(rule, multipliers)
     freeze(model, frozen)

@@ -8,7 +8,6 @@ from chainer import functions as CF
 import trainer.functions as F
 import trainer.links as L
 from trainer import InputError, engine
-from trainer.config import Config
 from trainer.step.optimizer import MomentumSGD, NesterovAG, make_optimizer
 from trainer.step.parameters import freeze, is_match, multiply_rates, read_multipliers
 
@@ -226,6 +225,6 @@ def test_a_frozen_run_is_saved_and_loaded(tmp_path):
 
 def test_make_optimizer_takes_multipliers():
     model = Net()
-    optimizer = make_optimizer(Config(optimizer='adam', lr=0.1)).setup(model)
+    optimizer = make_optimizer('adam', lr=0.1).setup(model)
     multiply_rates(optimizer, 'conv10=10')
     assert model.conv10.W.update_rule.hyperparam.alpha == 1.0

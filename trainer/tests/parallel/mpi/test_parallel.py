@@ -112,7 +112,7 @@ def test_started_by_mpiexec_without_a_communicator(tmp_path):
         (['-g', 0], '--communicator naive gives GPU memory to MPI, which this one cannot read'),
         (['-trb', 7], '--train_batch_divide 7 cuts the 6 rows of a process into empty parts'),
         (['-b', 'x'], "argument -b/--batch: invalid int value: 'x'"),
-        (['-b', 13, '--sync-bn'], '--sync-bn needs as many rows on all of 2 processes'),
+        (['-b', 13, '--sync-bn'], '--sync-bn needs the same number of rows on all of 2 processes'),
         (['--grad_dtype', 'float16'], 'goes with --communicator pure_nccl alone'),
     ],
 )
@@ -127,7 +127,7 @@ def test_ranks_of_other_flags_or_data_are_named(tmp_path):
     line = ['mpiexec', '-n', '1', *own, ':', '-n', '1', *own, '-lr', '0.2']
     done = subprocess.run(line, capture_output=True, text=True, env=os.environ | ENVIRONMENT, timeout=60)
     assert done.returncode == 2
-    assert re.search(r'rank 1 on \S+ has --lr 0.2, rank 0 on \S+ has 0.05: all ranks have to be alike', done.stderr)
+    assert re.search(r'rank 1 on \S+ has --lr 0.2, rank 0 on \S+ has 0.05: all ranks need the same', done.stderr)
     assert 'Traceback' not in done.stderr
     code, text, _ = run(2, '-p', tmp_path, CREW_DATA=1)
     assert code == 2 and re.search(r'rank 1 on \S+ has training images 120 of checksum', text)

@@ -1,0 +1,63 @@
+"""Train SqueezeNet with BN-ReLU-Conv Fire modules, or one of its baselines, on CIFAR-10.
+
+Records go to results/<run>/, loss and accuracy curves beside the baselines' to img/.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+import trainer
+from squeeze_net import BASELINES, NETWORKS, make_network, weights
+from trainer import cli, parallel
+from trainer.data import datasets
+from trainer.data.augmentation import Sizes
+from trainer.report.results import format_results
+from trainer.run.log_file import copied_to
+
+EXAMPLES = """
+# the experiment: CIFAR-10, on the first GPU
+python main.py -p ./ -e 300 -b 64 -g 0
+# your photos, in DIR/train/<class>/ and DIR/test/<class>/
+python main.py --dataset folder --data DIR
+# fine-tuning of published ImageNet weights
+python main.py --config configs/finetune_cifar10.yaml --reset_classifier --pretrained squeezenet_v1.1_torchvision
+# a quick look, without a download
+python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10
+"""
+
+
+def main() -> int:
+    config = cli.parse(NETWORKS, description=__doc__, examples=EXAMPLES)
+    with parallel.join(config, cli.resume_command()) as ranks, copied_to(config.log_file if ranks.is_first else None):
+        return run(config, ranks)
+
+
+def run(config: trainer.Config, ranks: parallel.Ranks) -> int:
+    trainer.check(config, ranks)
+
+    with ranks.first_on_host_first():
+        max_side = Sizes.of(config.size).side_max
+        source, limit, preprocess = config.data, config.limit, config.preprocess
+        data = datasets.load(config.dataset, source, limit=limit, max_side=max_side, preprocess=preprocess)
+    print(f'{data.source}: {len(data.train.labels):,} training and {len(data.test.labels):,} test images')
+
+    np.random.seed(config.seed)  # Chainer's initializers draw from NumPy's global generator
+    with config.using_precision():
+        model = make_network(config.model, data.n_class, config.size, config.dropout)
+    print(f'{config.model}: {model.count_params():,} parameters')
+
+    outcome = trainer.train(model, data, config, baselines=BASELINES, load_model=weights.loader(config), ranks=ranks)
+
+    if outcome.exit_code:
+        print(f'interrupted; go on with\n    {ranks.command(cli.resume_command())}')
+    elif ranks.is_first:
+        print(format_results(outcome.folder, config, BASELINES))
+    return outcome.exit_code
+
+
+if __name__ == '__main__':
+    with trainer.exit_with_message('squeeze_net'):
+        sys.exit(main())

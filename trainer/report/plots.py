@@ -1,0 +1,47 @@
+"""The plots of a run, drawn while it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from chainer.training import Extension
+
+from trainer.config import Config
+from trainer.report import confusion, curves
+from trainer.run import records
+from trainer.run.recorder import Recorder
+
+SECONDS_BETWEEN_PLOTS = 30
+
+
+class Plots(Extension):
+    """Draws the curves and the confusion matrix of the run, beside its peers, at most every half minute."""
+
+    priority = -60
+    trigger = 1, 'iteration'
+
+    def __init__(self, recorder: Recorder, config: Config, baselines: Collection[str]) -> None:
+        self.recorder, self.config, self.baselines = recorder, config, baselines
+        self._drawn_epochs = len(recorder.entries)
+        self._drawn_at = time.monotonic()
+
+    def __call__(self, trainer: Any) -> None:
+        is_due = time.monotonic() - self._drawn_at > SECONDS_BETWEEN_PLOTS
+        if is_due and len(self.recorder.entries) > self._drawn_epochs:
+            self.draw()
+
+    def draw(self) -> None:
+        if not self.recorder.own_entries:
+            return
+        self._drawn_epochs, self._drawn_at = len(self.recorder.entries), time.monotonic()
+        folder = Path(self.config.save_path) / 'img'
+        folder.mkdir(parents=True, exist_ok=True)
+        run = records.read_run(self.config.run_folder)
+        # The experiment's own network comes first, also when it is the baseline that is being trained.
+        runs = sorted([run, *records.peers(run.path)], key=lambda run: run.model in self.baselines)
+        curves.draw_curves(runs, folder, dashed=self.baselines)
+        if (runs[0].summary or {}).get('confusion'):
+            confusion.draw_confusion(runs[0], folder)

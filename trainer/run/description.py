@@ -1,0 +1,46 @@
+"""What a run is, in the records and among the ranks."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import chainer
+import numpy as np
+from chainer.backend import Device
+
+from trainer import device
+from trainer.config import Config
+from trainer.data.datasets import Data, Stream
+
+OWN_FLAGS = ('gpu', 'data', 'log_file')  # which may differ from rank to rank
+
+
+def facts(model: chainer.Chain, data: Data | Stream, config: Config, target: Device) -> dict[str, Any]:
+    """What `summary.json` holds besides the entries of epochs."""
+    return {
+        'run': config.run_name,
+        'model': config.model,
+        'n_parameters': model.count_params(),
+        'classes': list(data.classes),
+        'dataset': {
+            'name': data.name,
+            'source': data.source,
+            'is_jpeg': data.is_jpeg,
+            'n_train': len(data.train.labels),
+            'n_test': len(data.test.labels),
+        },
+        'device': device.describe(target),
+        'versions': device.versions(target),
+    }
+
+
+def identity(model: chainer.Chain, data: Data | Stream, config: Config, target: Device) -> dict[str, Any]:
+    """What all ranks need to have in common."""
+    versions = {f'the version of {name}': version for name, version in device.versions(target).items()}
+    flags = {f'--{name}': value for name, value in config.as_dict().items() if name not in OWN_FLAGS}
+    host = chainer.get_device('@numpy')
+    checksum = 0
+    for parameter in model.params():
+        checksum = zlib.crc32(np.ascontiguousarray(host.send(parameter.array)).tobytes(), checksum)
+    return versions | flags | data.checksums() | {'weights': f'of checksum {checksum:08x}'}

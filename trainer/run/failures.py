@@ -1,0 +1,36 @@
+"""What ends a training, in one sentence that says how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from trainer.config import Config
+from trainer.errors import TrainingError
+from trainer.parallel import Ranks
+from trainer.run.checkpoint import LAST
+
+
+@contextmanager
+def explained(config: Config, ranks: Ranks) -> Iterator[None]:
+    """Turn errors of memory and of files within into a `TrainingError`; all name the last checkpoint, if any."""
+    last = config.run_folder / LAST
+    try:
+        yield
+    except BrokenPipeError:  # of our output, not of a file
+        raise
+    except (TrainingError, MemoryError, OSError) as error:  # CuPy's lack of memory is a MemoryError, too
+        hint = f'; the last checkpoint is {last}' if last.exists() else ''
+        raise TrainingError(_sentence(error, config, ranks) + hint) from error
+
+
+def _sentence(error: Exception, config: Config, ranks: Ranks) -> str:
+    if isinstance(error, OSError):
+        return f'{error.filename or "a file"} cannot be written ({error.strerror})'
+    if not isinstance(error, MemoryError):
+        return str(error)
+    n_row = config.batch // ranks.size
+    return (
+        f'out of memory at --batch {config.batch} --size {config.size}: compute the batch in parts '
+        f'with -trb {min(2 * config.train_batch_divide, n_row)} (and -teb {min(2 * config.test_batch_divide, n_row)})'
+    )

@@ -1,0 +1,138 @@
+"""Where a run begins: at a checkpoint, at the files of an earlier run, or afresh; and what must not be lost by it."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import chainer
+
+from trainer.config import Config
+from trainer.errors import InputError
+from trainer.parallel import Ranks
+from trainer.run import checkpoint, records
+from trainer.run.stop import has_ended
+from trainer.step.schedule import Schedule
+
+LoadModel = Callable[[str, chainer.Chain], object]
+
+
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        path: the checkpoint to resume from, if any; all that it holds is then not loaded from elsewhere.
+        entries: of the log of an earlier run (`--load_log`), to begin the log with.
+    Raises:
+        InputError: at construction, for a checkpoint that is missing or an earlier run that would be lost.
+    """
+
+    def __init__(self, config: Config, ranks: Ranks) -> None:
+        self.config, self.ranks = config, ranks
+        self.path = ranks.from_first(lambda: find_checkpoint(config))
+        self.entries: list[dict[str, Any]] = []
+
+    def load(self, optimizer: Any, load_model: LoadModel | None = None) -> None:
+        """Load what `--load_model`, `--load_optimizer` and `--load_log` name; nothing where a checkpoint is resumed.
+
+        Args:
+            optimizer: set up with the model.
+            load_model: reads a weights file into a model; by default an .npz.
+        """
+        config = self.config
+        if self.path is not None:
+            return
+        if config.load_model is not None:
+            (load_model or load_npz)(config.load_model, optimizer.target)
+        if config.load_optimizer is not None:
+            checkpoint.load_optimizer(Path(config.load_optimizer), optimizer)
+        if config.load_log is not None:
+            self.entries = read_earlier_log(Path(config.load_log), config.start_epoch)
+
+    def resume(self, trainer: Any) -> None:
+        """Bring the trainer to the state in the checkpoint, if there is one to resume from."""
+        if self.path is None:
+            return
+        file = None if self.ranks.size == 1 else io.BytesIO(self.ranks.from_first(self.path.read_bytes))
+        before = checkpoint.resume(self.path, trainer, self.config, file)
+        recorder = trainer.get_extension('Recorder')
+        check_rates(recorder.own_entries, recorder.schedule, self.config)
+        hint = '; it has ended, and is only drawn again' if has_ended(trainer.updater, self.config) else ''
+        print(f'resumed {self.path} at epoch {trainer.updater.epoch_detail:.2f}{hint}')
+        if before:
+            print(f'it was computed on {before}: from here on, results differ from an unbroken run by rounding')
+
+    def begin(self) -> None:
+        """Remove the files of a run that is replaced, once all is loaded, and write `config.yaml`."""
+        if not self.ranks.is_first:
+            return
+        if self.path is None:
+            for path in earlier_run(self.config.run_folder):
+                path.unlink()
+        self.config.write(self.config.run_folder / records.CONFIG)
+
+
+def load_npz(path: str, model: chainer.Chain) -> None:
+    checkpoint.load_model(Path(path), model)
+
+
+def find_checkpoint(config: Config) -> Path | None:
+    """The checkpoint to resume from, if any.
+
+    Raises:
+        InputError: it does not exist, or an earlier run would be lost.
+    """
+    path = None
+    if config.resume == 'auto':
+        last = config.run_folder / checkpoint.LAST
+        path = last if last.exists() else None
+    elif config.resume is not None:
+        path = Path(config.resume)
+        if not path.is_file():
+            raise InputError(f'--resume {path} is not a file; expected a checkpoint_*.npz, or auto')
+    goes_on = path is not None and path.resolve().parent == config.run_folder.resolve()
+    if earlier_run(config.run_folder) and not goes_on and not config.overwrite:
+        has_checkpoint = (config.run_folder / checkpoint.LAST).exists()
+        hint = 'go on with it by --resume' if has_checkpoint else 'it has no checkpoint to resume'
+        raise InputError(
+            f'{config.run_folder} holds an earlier run ({hint}): replace it by --overwrite, or keep both by --run NAME'
+        )
+    return path
+
+
+def earlier_run(folder: Path) -> list[Path]:
+    """The files of a run that a new one in this folder would replace."""
+    return [path for pattern in ('*.npz', records.LOG, records.SUMMARY) for path in folder.glob(pattern)]
+
+
+def read_earlier_log(path: Path, start_epoch: int) -> list[dict[str, Any]]:
+    """The entries of a `log.jsonl` before `start_epoch`.
+
+    Raises:
+        InputError: there are none, or one lacks a field.
+    """
+    entries = [entry for entry in records.read_log(path) if entry['epoch'] < start_epoch]
+    if not entries:
+        raise InputError(f'--load_log {path} has no epoch before --start_epoch {start_epoch}')
+    for entry in entries:
+        if missing := records.ENTRY_FIELDS.keys() - entry.keys():
+            raise InputError(f'--load_log {path}: epoch {entry["epoch"]} lacks {", ".join(sorted(missing))}')
+    return entries
+
+
+def check_rates(entries: list[dict[str, Any]], schedule: Schedule, config: Config) -> None:
+    """Refuse to resume at other learning rates than the run had: by default they follow from --epoch.
+
+    Raises:
+        InputError: names the first epoch that had another rate, and both.
+    """
+    for entry in entries:
+        rate = schedule(entry['epoch'] - 1)
+        if not math.isclose(rate, entry['lr'], rel_tol=1e-6):
+            raise InputError(
+                f'epoch {entry["epoch"]} of this run had the learning rate {entry["lr"]:g}, not the {rate:g} that '
+                f'{config.length} gives it: resume with the same --epoch, or give the --milestones it had'
+            )
