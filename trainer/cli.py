@@ -19,7 +19,7 @@ import yaml
 from trainer.config import Config
 from trainer.config.setting import Setting, settings_of
 from trainer.config.table import GROUPS
-from trainer.errors import InputError, typed_command
+from trainer.errors import InputError, program_name, typed_command
 
 TYPES: dict[str, tuple[Any, str]] = {'int': (int, 'N'), 'float': (float, 'X'), 'str': (str, 'TEXT')}
 LENGTHS = {'epoch', 'iterations'}  # one replaces the other
@@ -60,7 +60,7 @@ def make_parser(
     networks: Mapping[str, Any], description: str | None = None, examples: str = '', show_all: bool = False
 ) -> Parser:
     """A parser that returns only the flags given, so that the defaults stay in `Config`."""
-    parser = command_parser(None, description, examples, argument_default=argparse.SUPPRESS, add_help=False)
+    parser = command_parser(program_name(), description, examples, argument_default=argparse.SUPPRESS, add_help=False)
     choices = {'model': {'choices': list(networks), 'help': _listed(networks)}}
     for group in GROUPS:
         title, _, about = str(group.__doc__).partition(': ')
