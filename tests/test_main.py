@@ -155,6 +155,13 @@ def test_bad_input_ends_in_one_sentence_and_exit_code_2(tmp_path, flags, message
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_an_installed_copy_runs_as_a_module(tmp_path):
+    argv = [sys.executable, '-m', 'squeeze_net', *QUICK, '-p', str(tmp_path), '--batch', '0']
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.startswith('squeeze_net: error: --batch is 0')
+
+
 def test_an_earlier_run_is_refused_before_data_are_loaded(finished):
     done = run(finished[0], '--data', 'nowhere')
     assert done.returncode == 2

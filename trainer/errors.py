@@ -50,8 +50,8 @@ def program_name() -> str:
 def exit_with_message(command: str) -> Iterator[None]:
     """Turn an error of the block into `COMMAND: error: SENTENCE` on stderr and exit code 2; 1 for TrainingError.
 
-    A file that cannot be read or written is named, too. Ctrl-C exits with 130 and no more than a word. What the engine
-    cannot do is told in one line.
+    A file that cannot be read or written is named, too. Ctrl-C exits with 130 and one word. What the engine
+    cannot do is printed in one line.
     """
     try:
         with warnings.catch_warnings():
@@ -68,10 +68,10 @@ def exit_with_message(command: str) -> Iterator[None]:
             yield
     except (InputError, TrainingError) as error:
         if rank_from_environment():
-            time.sleep(SECONDS_FOR_FIRST)  # the first one says what all have to
+            time.sleep(SECONDS_FOR_FIRST)  # the first one prints what all would
         print(f'{command}: error: {error}', file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except BrokenPipeError:  # whoever read our output has gone
+    except BrokenPipeError:  # the reader of our output has gone
         sys.stdout = None  # nothing to flush at exit
         sys.exit(141)  # as for SIGPIPE
     except OSError as error:

@@ -115,15 +115,18 @@ def build(
         stop: a request to stop, which the trainer looks for after each iteration.
         model, data, config, baselines, load_model, hooks, ranks: as for `train`.
     """
+    # Device
     target = device.open_device(config.gpu)
     ranks.set_threads(config.threads)
     print(f'computing on {ranks.describe(device.describe(target))}')
     ranks.check_batch(config.batch, config.train_batch_divide, config.sync_bn)
     start = Start(config, ranks)
 
+    # Data
     iterator = EpochIterator(len(data.train.labels), config.batch, config.seed, epoch=config.start_epoch - 1)
     pictures = _open_pictures(model, data, config, iterator, ranks)
 
+    # Network and optimizer
     model.to_device(target)
     optimizer = _set_up_optimizer(model, config, hooks, ranks)
     start.load(optimizer, load_model)
@@ -131,8 +134,11 @@ def build(
     multiply_rates(optimizer, config.lr_multiplier)
     freeze(model, config.freeze)
 
+    # Updater
     kind = choose_updater(optimizer, data.capture_obstacle or ranks.capture_obstacle)
     updater = _make_updater(kind, iterator, optimizer, pictures, config, ranks)
+
+    # Extensions
     out = str(config.run_folder) if ranks.is_first else os.curdir  # which Chainer makes
     trainer = Trainer(updater, lambda trainer: stop.requested or has_ended(updater, config), out)
     _extend(trainer, data, pictures, config, stop, start)
@@ -140,6 +146,7 @@ def build(
         trainer.extend(Plots(trainer.get_extension('Recorder'), config, baselines))
         checkpoint.prepare_folder(config.run_folder, checkpoint.bytes_needed(model, config))
 
+    # Where an earlier run left off
     start.resume(trainer)
     if ranks.size > 1:
         ranks.check_alike(description.identity(model, data, config, target))

@@ -1,4 +1,4 @@
-"""What a file of weights says of itself, so that whoever uses them cannot get it wrong: one JSON text."""
+"""What a weights file says of its network and images, so that they are used correctly: one JSON text."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Metadata:
             InputError: anything else.
         """
         if not isinstance(text, str) or len(text) > MAX_TEXT:
-            raise InputError(f'its metadata are no text of at most {MAX_TEXT >> 20} MB')
+            raise InputError(f'its metadata are not a text of at most {MAX_TEXT >> 20} MB')
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InputError(f'its metadata are no JSON ({str(error)[:80]})') from None
+            raise InputError(f'its metadata are not JSON ({str(error)[:80]})') from None
         if not isinstance(values, dict):
             raise InputError(f'its metadata are {text[:60]!r}, expected an object')
         network, n_class, classes = values.get('network'), values.get('n_class'), values.get('classes')
@@ -57,7 +57,7 @@ class Metadata:
             raise InputError(f'its metadata say {str(n_class)[:60]} classes, expected 1 .. {MAX_CLASSES}')
         if classes is not None:
             if not isinstance(classes, list) or not all(isinstance(c, str) and len(c) <= MAX_NAME for c in classes):
-                raise InputError('the classes in its metadata are no list of texts')
+                raise InputError('the classes in its metadata are not a list of texts')
             if n_class is not None and len(classes) != n_class:
                 raise InputError(f'its metadata name {len(classes)} classes, but say {n_class}')
         preprocessing = values.get('preprocessing')

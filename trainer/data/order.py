@@ -39,7 +39,9 @@ class EpochIterator(chainer.dataset.Iterator):
 
     def __init__(self, n: int, batch: int, seed: int, epoch: int = 0) -> None:
         if batch > n:
-            raise InputError(f'a batch of {batch} needs at least as many training images; there are {n}')
+            raise InputError(
+                f'a batch of {batch} needs at least as many training images; there are {n}: use -b {n} or less'
+            )
         self.n, self.batch, self.seed = n, batch, seed
         self.epoch, self.position = epoch, 0
         self.previous_epoch_detail = float(epoch)

@@ -72,7 +72,7 @@ class Pictures:
     Attributes:
         train: each image is cut anew in every epoch.
         test: each image is the same every time.
-        preprocessing: of the tests, and so of whoever uses the weights.
+        preprocessing: of the tests, which the weights are for.
     """
 
     train: View

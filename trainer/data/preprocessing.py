@@ -34,8 +34,8 @@ class Preprocessing:
 
     Attributes:
         name: what it is called, a key of `PREPROCESSINGS`; sizes may differ from those there.
-        resize: 'squash' to side x side px, whatever the shape; 'short' makes the shorter side that long.
-        side: px; of the image resized, of which the central side x side are what is cropped from.
+        resize: 'squash' to side x side px, changing the shape; 'short' makes the shorter side that long.
+        side: px; of the resized image. The crop is taken from its central side x side px.
         crop: px; the input of the network.
         filter: 'bilinear', as Pillow's, which averages when it shrinks; 'linear', as OpenCV's, which does not.
         order: of the network's channels, 'RGB' or 'BGR'.
@@ -148,7 +148,7 @@ class Preprocessing:
         """
         names = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or not {'name', 'resize', 'side', 'crop'} <= values.keys() <= names:
-            raise InputError(f'{str(values)[:80]} is no preprocessing: expected name, resize, side, crop, ...')
+            raise InputError(f'{str(values)[:80]} is not a preprocessing: expected name, resize, side, crop, ...')
         if not isinstance(values['name'], str):
             raise InputError(f'preprocessing: name is {values["name"]!r}, expected a text')
         return cls(**values)
@@ -170,10 +170,10 @@ def find(name: str) -> Preprocessing:
     """A preprocessing by name.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: an unknown name.
     """
     if name not in PREPROCESSINGS:
-        raise InputError(f'{name!r} is no preprocessing; expected one of {", ".join(PREPROCESSINGS)}')
+        raise InputError(f'{name!r} is not a preprocessing; expected one of {", ".join(PREPROCESSINGS)}')
     return PREPROCESSINGS[name]
 
 

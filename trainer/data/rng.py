@@ -22,7 +22,7 @@ def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
 
 
 def uniform(seed: int, epoch: int, index: int, n: int) -> np.ndarray:
-    """What chance has for one image in one epoch, whatever other images there are: (n,) float64 in [0, 1).
+    """Uniform random numbers for one image in one epoch, independent of other images: (n,) float64 in [0, 1).
 
     Args:
         seed, epoch: as for `generator`.

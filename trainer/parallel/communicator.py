@@ -41,7 +41,7 @@ def open_communicator(name: str, gpu: int, grad_dtype: str) -> Any:
 
 
 def _is_cuda_aware() -> bool:
-    """Whether MPI is an Open MPI that reads the memory of GPUs; others would crash without a word."""
+    """Whether MPI is an Open MPI that reads the memory of GPUs; others would crash without a message."""
     if shutil.which('ompi_info') is None:
         return False
     told = subprocess.run(['ompi_info', '--parsable', '--all'], capture_output=True, text=True).stdout

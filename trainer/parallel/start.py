@@ -41,8 +41,8 @@ def join(settings: CommunicatorSettings, resume_command: str = '') -> Iterator[R
     Within the block only the first rank prints. An error on any rank ends all of them, with one message.
 
     Args:
-        settings: a `Config`, or whatever says which communicator.
-        resume_command: what goes on with the run, without mpiexec.
+        settings: a `Config`, or anything with its settings of the communicator.
+        resume_command: which resumes the run, without mpiexec.
     Raises:
         InputError: mpiexec without --communicator, or a communicator that is not available.
     """
@@ -66,7 +66,7 @@ def join(settings: CommunicatorSettings, resume_command: str = '') -> Iterator[R
 
 
 def _start(settings: CommunicatorSettings, n_process: int, resume_command: str) -> tuple[MpiRanks, Watch, str]:
-    """The ranks, their watch, and the command that goes on."""
+    """The ranks, their watch, and the command that resumes the run."""
     try:
         assert settings.communicator is not None
         ranks = MpiRanks(open_communicator(settings.communicator, settings.gpu, settings.grad_dtype))

@@ -1,7 +1,7 @@
 """Ranks that end, stop or fall silent: found within half a minute and named, and all others ended.
 
 mpiexec itself ends all ranks when one is killed; what it cannot see is a rank that is there and does nothing. Each rank
-sends the first one a word every second, and the first one answers, in a thread of their own.
+sends the first one a message every second, and the first one answers, in a thread of their own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from trainer.errors import program_name
 
 BEAT_S, SILENCE_S = 1.0, 20.0
-ALIVE, GOODBYE = 1, 2  # tags of words
+ALIVE, GOODBYE = 1, 2  # tags of messages
 
 
 class Member(NamedTuple):
@@ -44,7 +44,7 @@ class Watch:
 
     Args:
         mpi: communicator of all ranks.
-        resume: the command that goes on with the run.
+        resume: the command that resumes the run.
     """
 
     def __init__(self, mpi: Any, resume: str) -> None:
@@ -78,13 +78,13 @@ class Watch:
         self._wake_by_signal.send(b'\0')
         self._thread.join()
         if error is None:
-            self._mpi.Barrier()  # no word comes any more; those that have come are taken, or MPI complains at the end
-            self._take_words()
+            self._mpi.Barrier()  # the last messages are on their way; MPI complains about those not received
+            self._receive()
 
     def is_explained(self) -> bool:
         """Whether another rank has said goodbye."""
         if self._can_send:
-            self._take_words()
+            self._receive()
         return self._is_explained
 
     def say_goodbye(self) -> None:
@@ -104,11 +104,11 @@ class Watch:
                 self._heard = [now] * self.size
             checked_at = now
             if self._can_send:
-                self._take_words()
-                self._send_words()
+                self._receive()
+                self._send()
                 self._look_for_silence(now)
 
-    def _take_words(self) -> None:
+    def _receive(self) -> None:
         from mpi4py import MPI
 
         status = MPI.Status()
@@ -117,8 +117,8 @@ class Watch:
             self._heard[status.source] = time.monotonic()
             self._is_explained |= status.tag == GOODBYE
 
-    def _send_words(self) -> None:
-        """To the first rank, and from it to all; not to one that has not taken the last word yet."""
+    def _send(self) -> None:
+        """To the first rank, and from it to all; not to one that has not received the last message yet."""
         for rank in range(1, self.size) if self.rank == 0 else (0,):
             if rank not in self._sent or self._sent[rank].Test():
                 self._sent[rank] = self._mpi.Isend(b'\0', rank, ALIVE)
@@ -129,7 +129,7 @@ class Watch:
         silent = [self.crew[rank] for rank in watched if now - self._heard[rank] > min(patience, SILENCE_S + 30)]
         if silent:
             stopped = [member for member in silent if member.host == _host() and member.state == 'T']
-            what = 'is stopped' if stopped else f'has not been heard of for {SILENCE_S:.0f} s'
+            what = 'is stopped' if stopped else f'has not answered for {SILENCE_S:.0f} s'
             self._end_all(f'{(stopped or silent)[0]} {what}')
 
     def _explain_end(self) -> None:

@@ -47,10 +47,10 @@ class Checkpoint(Extension):
         stop: a `StopRequest`.
         metadata: go into every file.
         ranks: the first of them writes, by its clock.
-        computed_on: one line that names what computes, so that a resumed run can tell where it differs.
+        computed_on: one line that names what computes, with which a resumed run compares its own.
     """
 
-    priority = -100  # after everything else: its state has to be complete
+    priority = -100  # after everything else: its state must be complete
     trigger = 1, 'iteration'
 
     def __init__(

@@ -45,7 +45,7 @@ class ContentionNotice(Extension):
         usage = self._contention.measure()
         self._due = now + SECONDS_BETWEEN
         if usage is None:
-            self._due = math.inf  # this system does not tell
+            self._due = math.inf  # this system does not report it
         elif is_slowed(usage):
             tqdm.write(describe(usage, count_cores()))
             self._due = math.inf

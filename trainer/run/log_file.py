@@ -41,9 +41,9 @@ def _note(file: TextIO, line: str) -> None:
 
 @contextmanager
 def copied_to(path: str | None) -> Iterator[None]:
-    """Within, lines printed to stdout and stderr also go to a file, behind what it holds; progress bars do not.
+    """Within, lines printed to stdout and stderr are also appended to a file; progress bars are not.
 
-    An error that ends the block is noted, too. Within another such block, whose file goes on, it does nothing.
+    An error that ends the block is noted, too. Inside another such block it does nothing: that file gets the lines.
 
     Raises:
         InputError: the file cannot be opened for writing.

@@ -102,6 +102,6 @@ def format_entry(entry: dict[str, Any], n_epoch: int) -> str:
 
 
 def format_top5(entry: dict[str, Any]) -> str:
-    """`, top-5 81.23%` behind the accuracy of an entry; nothing of few classes, where it says little."""
+    """`, top-5 81.23%` to follow the accuracy of an entry; empty for few classes, where it says little."""
     top5, n_class = entry.get('test_top5'), len(entry.get('per_class_accuracy') or ())
     return f', top-5 {top5:.2%}' if top5 is not None and n_class > N_CLASS_WITHOUT_TOP5 else ''

@@ -24,7 +24,7 @@ SUMS = ('loss', 'accuracy', 'seconds', 'images')
 class Recorder(Extension):
     """Sums what the updater reports, and closes each epoch with an evaluation and an entry.
 
-    So it does with the part of a last epoch that `--iterations` may leave; `iteration` in its entry tells.
+    The last epoch may be a part of one (`--iterations`), as `iteration` in its entry shows.
 
     A stop requested during the evaluation leaves the epoch `pending`: its sums are in the checkpoint, and a resumed run
     evaluates before it trains on.

@@ -185,7 +185,7 @@ def read_run(path: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        InputError: the folder is no run (it has no config.yaml), or a file in it is malformed or too large;
+        InputError: the folder is not a run (it has no config.yaml), or a file in it is malformed or too large;
             the message names the file, the line where there is one, and the fault.
     """
     path = Path(path)

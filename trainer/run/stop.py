@@ -40,7 +40,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         try:
             self._previous = {number: signal.signal(number, self._remember) for number in SIGNALS}
-        except ValueError:  # not in the main thread: whoever runs us there handles signals
+        except ValueError:  # not in the main thread, whose program handles signals
             self._previous = {}
         return self
 

@@ -25,7 +25,7 @@ class WeightAverage:
     to averaged ones, and this way both come from the same iterations. Whole numbers (the counts of batches) are the
     network's own.
 
-    On a GPU the average is computed behind each iteration, outside the captured graph. What is frozen stays as it is.
+    On a GPU the average is computed after each iteration, outside the captured graph. Frozen parameters stay.
 
     Args:
         model: its parameters have their shapes, and are on their device.

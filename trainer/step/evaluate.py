@@ -47,7 +47,7 @@ def evaluate(
     progress: Callable[[int], Any] = lambda n_done: None,
     ranks: Ranks = ONE_PROCESS,
 ) -> Evaluation:
-    """Score images 0 .. n - 1 in test mode, each exactly once, whatever the number of processes.
+    """Score images 0 .. n - 1 in test mode, each exactly once, by any number of processes.
 
     Args:
         model: maps images to logits (N, n_class).

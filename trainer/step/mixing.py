@@ -65,7 +65,7 @@ class Mixing:
     cutmix: float = 0.0
 
     def draw(self, iteration: int, n: int) -> Mix:
-        """For a batch of n images, after so many iterations (below 2**32)."""
+        """For a batch of n images, after `iteration` updates (below 2**32)."""
         rng = generator(self.seed, iteration, MIXING)
         coin, centre = rng.random(), rng.random(2)
         is_cutmix = self.cutmix > 0 and (self.mixup == 0 or coin < 0.5)

@@ -212,7 +212,7 @@ class _FlatUpdate:
             rest.result()
 
     def _make_rule(self, lr: float) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
-        """One update of (parameters, gradients, momenta) in place at a rate, given room for as many elements."""
+        """One update of (parameters, gradients, momenta) in place at a rate, with scratch space of their size."""
         raise NotImplementedError
 
 

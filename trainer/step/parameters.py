@@ -25,7 +25,7 @@ def read_patterns(text: str | None) -> list[str]:
     """
     patterns = [] if text is None else [word.strip().strip('/') for word in text.split(',')]
     if not all(patterns):
-        raise InputError(f'--freeze is {text!r}, but has to be patterns of paths, such as conv1,fire[2-5]')
+        raise InputError(f'--freeze is {text!r}, but must be patterns of paths, such as conv1,fire[2-5]')
     return patterns
 
 

@@ -1,7 +1,7 @@
 """The learning rate as a pure function of progress, and the extension that sets it.
 
-Progress is counted in completed epochs, with a fraction within an epoch.  Nothing here has a state: whatever epoch a
-run starts or resumes at, it has the rate that this epoch has in an unbroken run.  (Chainer's own `MultistepShift` does
+Progress is counted in completed epochs, with a fraction within an epoch.  Nothing here has a state: at whichever epoch
+a run starts or resumes, it has the rate of that epoch in an unbroken run.  (Chainer's own `MultistepShift` does
 not: it starts from the initial rate again.)
 """
 
@@ -36,7 +36,7 @@ def poly(lr: float, n_epoch: float, power: float) -> Schedule:
 def factor(lr: float, factor: float, every: int) -> Schedule:
     """`lr`, times `factor` after every `every` whole epochs: lr * factor^floor(epoch / every).
 
-    As MXNet's FactorScheduler, which counts updates; its examples give it those of so many epochs.
+    As MXNet's FactorScheduler, which counts updates; its examples give it the updates of `every` epochs.
     """
     return lambda epoch: lr * factor ** (epoch // every)
 

@@ -20,7 +20,7 @@ from trainer.step.average import WeightAverage
 from trainer.step.mixing import Mix, Mixing
 from trainer.step.schedule import get_rate
 
-# The CPU engine's rectifier and maxima make a number of NaN, so that the loss alone does not tell.
+# The CPU engine's rectifier and maxima turn NaN into numbers, so the loss alone does not show it.
 N_ITERATION_BETWEEN_CHECKS = 50
 
 
@@ -183,7 +183,7 @@ def mix_part(mix: Mix, x: Any, t: Any, n_row: int) -> tuple[Any, list[tuple[Any,
 
     Args:
         mix: of the batch.
-        x, t: of the whole batch, or of `n_row` rows of it and, behind them, of their partners.
+        x, t: of the whole batch, or of `n_row` rows of it, followed by their partners.
         n_row: rows to mix.
     Returns:
         (n_row, C, H, W), the mixed images; and both labels of each, with their shares.

@@ -1,10 +1,13 @@
+import sys
 from dataclasses import fields
+from importlib.machinery import ModuleSpec
 
 import pytest
 
 from trainer import Config, InputError, cli
 from trainer.config.setting import settings_of
 from trainer.config.table import GROUPS
+from trainer.errors import program_name
 
 
 class Plain:
@@ -171,3 +174,19 @@ def test_resume_command_keeps_the_flags():
     assert cli.resume_command(argv) == "python main.py -e 3 --run 'a b' --resume"
     for resume in (['--resume', 'x.npz'], ['--resume=x.npz'], ['--resume']):
         assert cli.resume_command(['main.py', *resume, '-g', '0']) == 'python main.py -g 0 --resume'
+
+
+@pytest.mark.parametrize(
+    ('module', 'first', 'name'),
+    [
+        (None, 'main.py', 'main.py'),
+        ('squeeze_net.__main__', '-m squeeze_net', 'squeeze_net'),
+        ('trainer.doctor', '-m trainer.doctor', 'trainer.doctor'),
+    ],
+)
+def test_resume_command_begins_as_typed(module, first, name, monkeypatch):
+    spec = None if module is None else ModuleSpec(module, None)
+    monkeypatch.setattr(sys.modules['__main__'], '__spec__', spec)
+    monkeypatch.setattr(sys, 'argv', ['main.py' if module is None else f'/{module}.py', '-e', '3'])
+    assert cli.resume_command() == f'python {first} -e 3 --resume'
+    assert program_name() == name

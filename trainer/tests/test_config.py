@@ -23,7 +23,7 @@ from trainer import Config, InputError
         ({'ema': 1.0}, r'--ema is 1.0; expected a number below 1'),
         ({'mixup': float('nan')}, r'--mixup is nan'),
         ({'cutmix': -0.1}, r'--cutmix is -0.1'),
-        ({'freeze': 'conv1,,fire2'}, r"--freeze is 'conv1,,fire2', but has to be patterns of paths"),
+        ({'freeze': 'conv1,,fire2'}, r"--freeze is 'conv1,,fire2', but must be patterns of paths"),
         ({'lr_multiplier': 'conv1'}, r"--lr_multiplier has 'conv1', but takes PATTERN=X"),
         (
             {'lr_multiplier': 'a=1,conv1=-2'},

@@ -92,9 +92,9 @@ def _check(args: argparse.Namespace) -> None:
     if not 0 <= args.seed < 2**64:
         raise InputError(f'--seed {args.seed} is outside 0 .. 2**64 - 1')
     if args.output.suffix.lower() != '.png':
-        raise InputError(f'-o {args.output}: a sheet is a PNG file, so its name has to end in .png')
+        raise InputError(f'-o {args.output}: a sheet is a PNG file, so its name must end in .png')
     if not args.output.parent.is_dir():
-        raise InputError(f'-o {args.output}: there is no folder {args.output.parent}')
+        raise InputError(f'-o {args.output}: the folder {args.output.parent} does not exist')
 
 
 def _parser() -> argparse.ArgumentParser:

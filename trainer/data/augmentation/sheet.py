@@ -16,7 +16,7 @@ MARGIN_PX, GAP_PX, GROUP_GAP_PX = 28, 18, 46
 FONT_PX, TITLE_PX, LINE_PX = 15, 22, 21
 CELL_PX = 256  # pictures are magnified to about this
 MIN_COLUMN_PX = 210  # room for the longest caption
-STDS_SHOWN = 3  # black and white are so many standard deviations from the mean
+STDS_SHOWN = 3  # standard deviations from the mean to black and to white
 
 
 class Cell(NamedTuple):

@@ -158,7 +158,7 @@ class StreamTestView(_StreamView):
         unreadable: 'fail', or 'skip' to leave out what cannot be read: batches are then smaller, or empty.
     """
 
-    __test__ = False  # not a test, whatever pytest makes of the name
+    __test__ = False  # pytest: not a test
 
     def __init__(
         self, source: Source, preprocessing: Preprocessing, workers: int | None = None, unreadable: str = 'fail'

@@ -107,7 +107,7 @@ class TestView(_View):
         colours: how pixels become numbers; what it says of sizes does not count.
     """
 
-    __test__ = False  # not a test, whatever pytest makes of the name
+    __test__ = False  # pytest: not a test
 
     def __init__(
         self, split: tuple[Any, Any], sizes: Sizes, colours: Preprocessing = PREPROCESSINGS['experiment']

@@ -51,7 +51,7 @@ def test_what_is_not_known_is_left_out_and_more_does_not_matter():
         ('{"classes": "abc"}', 'no list of texts'),
         ('{"classes": ["a", 1]}', 'no list of texts'),
         ('{"classes": ["a"], "n_class": 2}', 'name 1 classes, but say 2'),
-        ('{"preprocessing": {"name": "caffe"}}', 'is no preprocessing'),
+        ('{"preprocessing": {"name": "caffe"}}', 'is not a preprocessing'),
         (json.dumps({'preprocessing': PREPROCESSINGS['caffe'].as_dict() | {'crop': 1 << 40}}), 'crop'),
         (json.dumps({'preprocessing': PREPROCESSINGS['caffe'].as_dict() | {'std': [0, 0, 0]}}), 'std'),
     ],

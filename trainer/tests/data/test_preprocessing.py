@@ -70,16 +70,16 @@ def test_survives_json(preprocessing):
         ({'mean': [1, 2]}, r'mean is \[1, 2\], expected three numbers'),
         ({'std': [1, 0, 1]}, 'std is'),
         ({'name': 7}, 'name is 7'),
-        ({'shear': 2}, 'is no preprocessing'),
+        ({'shear': 2}, 'is not a preprocessing'),
     ],
 )
 def test_what_a_foreign_file_says_is_checked(change, message):
     with pytest.raises(InputError, match=message):
         Preprocessing.from_dict(PREPROCESSINGS['caffe'].as_dict() | change)
-    with pytest.raises(InputError, match='is no preprocessing'):
+    with pytest.raises(InputError, match='is not a preprocessing'):
         Preprocessing.from_dict(change | {'name': 'caffe'})
 
 
 def test_unknown_name():
-    with pytest.raises(InputError, match="'cafe' is no preprocessing; expected one of experiment, caffe"):
+    with pytest.raises(InputError, match="'cafe' is not a preprocessing; expected one of experiment, caffe"):
         find('cafe')

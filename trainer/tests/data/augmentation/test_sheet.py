@@ -125,7 +125,7 @@ def test_data_set_gives_the_first_images_of_every_class(monkeypatch, n):
         (['IMAGE', '--size', '7'], 'size 7 is outside'),
         (['IMAGE', '--seed', '-1'], '--seed -1 is outside'),
         (['IMAGE', '-o', 'sheet.jpg'], r'-o sheet.jpg: .*\.png'),
-        (['IMAGE', '-o', 'no/such/folder/sheet.png'], 'there is no folder no/such/folder'),
+        (['IMAGE', '-o', 'no/such/folder/sheet.png'], 'the folder no/such/folder does not exist'),
         (['nowhere.jpg'], 'nowhere.jpg: no such file'),
     ],
 )
