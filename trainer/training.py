@@ -74,7 +74,7 @@ def train(
         InputError: settings, files or folders that do not fit, found before the first iteration.
         TrainingError: no memory, a full disk, a loss that is not finite.
     """
-    config = _on_device(config, ranks, data.capture_obstacle or ranks.capture_obstacle)
+    config = _on_device(config, ranks, data.capture_obstacle)
     log_file = config.log_file if ranks.is_first else None
     with copied_to(log_file), StopRequest(is_shared=ranks.size > 1) as stop, config.using_precision():
         with failures.explained(config, ranks):
@@ -159,6 +159,7 @@ def _on_device(config: Config, ranks: Ranks, obstacle: str | None = None) -> Con
     config = replace(config, gpu=ranks.own_gpu(config.gpu))
     with config.using_precision():
         target = device.open_device(config.gpu)
+    obstacle = obstacle or ranks.capture_obstacle
     precision = device.choose_precision(target, config.precision, config.engine, config.optimizer, obstacle)
     return replace(config, precision=precision)
 

@@ -12,6 +12,7 @@ from chainer.backend import Device
 
 from trainer.data.order import EpochIterator
 from trainer.data.preprocessing import Preprocessing
+from trainer.engine.maps import Array
 
 Share = Callable[[int], range]  # n -> which of n rows, or images, are this process's
 Gather = Callable[[Any], list[Any]]  # a value of each process -> all of them
@@ -27,7 +28,7 @@ class View(chainer.dataset.Converter):
     def __init__(self, preprocessing: Preprocessing) -> None:
         self._preprocessing = preprocessing
 
-    def __call__(self, batch: Any, device: Device | None = None) -> tuple[Any, Any]:
+    def __call__(self, batch: Any, device: Device | None = None) -> tuple[Array, Array]:
         """Look at a batch.
 
         Args:
@@ -50,7 +51,7 @@ class View(chainer.dataset.Converter):
             x = self._preprocessing.colours(pixels)
             return x.astype(chainer.get_dtype(map_mixed16=np.float16), copy=False), t
 
-    def _look(self, epoch: np.ndarray, index: np.ndarray, device: Device) -> tuple[Any, Any]:
+    def _look(self, epoch: np.ndarray, index: np.ndarray, device: Device) -> tuple[Array, Array]:
         """Pixels (M, 3, crop, crop), 0..255, and labels (M,), on the device: image `index[b]` as in `epoch[b]`."""
         raise NotImplementedError
 

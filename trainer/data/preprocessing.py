@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from chainer import backend
 
+from trainer.engine.maps import Array
 from trainer.errors import InputError
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Preprocessing:
         """
         return self if crop == self.crop else replace(self, crop=crop, side=round(self.side * crop / self.crop))
 
-    def colours(self, x: Any) -> Any:
+    def colours(self, x: Array) -> Array:
         """The network's numbers of pixels.
 
         Args:
@@ -177,7 +178,7 @@ def find(name: str) -> Preprocessing:
     return PREPROCESSINGS[name]
 
 
-def normalise(x: Any) -> Any:
+def normalise(x: Array) -> Array:
     """Give each image mean 0 and standard deviation 1, over all its pixels and channels.
 
     y[n] = (x[n] - mean(x[n])) / max(std(x[n]), 1 / sqrt(C * H * W))

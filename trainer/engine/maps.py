@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = np.ndarray  # of NumPy or of CuPy, whose arrays have the same interface
 
 
 def pixel_stride(x: Any) -> int:

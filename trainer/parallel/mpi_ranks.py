@@ -12,6 +12,7 @@ import chainer
 import numpy as np
 
 from trainer.engine.cores import bound_cores
+from trainer.engine.maps import Array
 from trainer.errors import InputError
 from trainer.parallel.batch_normalization import synchronize
 from trainer.parallel.ranks import Ranks
@@ -58,7 +59,7 @@ class MpiRanks(Ranks):
     def average_gradients(self, link: chainer.Link) -> None:
         self.communicator.multi_node_mean_grad(link, zero_fill=True)
 
-    def average_arrays(self, arrays: list[Any]) -> None:
+    def average_arrays(self, arrays: list[Array]) -> None:
         if self.size == 1 or not arrays:
             return
         host = chainer.get_device('@numpy')

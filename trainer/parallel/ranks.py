@@ -19,6 +19,7 @@ import numpy as np
 
 from trainer import engine
 from trainer.engine.cores import bound_cores, count_cores
+from trainer.engine.maps import Array
 
 T = TypeVar('T')
 
@@ -84,7 +85,7 @@ class Ranks:
     def average_gradients(self, link: chainer.Link) -> None:
         """Give all ranks the mean of the link's gradients, in place; a gradient that is missing counts as 0."""
 
-    def average_arrays(self, arrays: list[Any]) -> None:
+    def average_arrays(self, arrays: list[Array]) -> None:
         """Give all ranks the mean of floating-point arrays, in place."""
 
     def total(self, values: np.ndarray) -> np.ndarray:

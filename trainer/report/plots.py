@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-from chainer.training import Extension
+from chainer.training import Extension, Trainer
 
 from trainer.config import Config
 from trainer.report import confusion, curves
@@ -28,7 +27,7 @@ class Plots(Extension):
         self._drawn_epochs = len(recorder.entries)
         self._drawn_at = time.monotonic()
 
-    def __call__(self, trainer: Any) -> None:
+    def __call__(self, trainer: Trainer) -> None:
         is_due = time.monotonic() - self._drawn_at > SECONDS_BETWEEN_PLOTS
         if is_due and len(self.recorder.entries) > self._drawn_epochs:
             self.draw()

@@ -14,8 +14,10 @@ from typing import Any, BinaryIO
 
 import chainer
 import numpy as np
+from chainer import AbstractSerializer
 from chainer.serializers import DictionarySerializer, NpzDeserializer
-from chainer.training import Extension
+from chainer.training import Extension, Trainer
+from numpy.lib.npyio import NpzFile
 
 from trainer.config import Config
 from trainer.data.metadata import KEY, Metadata
@@ -70,7 +72,7 @@ class Checkpoint(Extension):
         self._saved_epochs = len(recorder.entries)
         self._saved_iteration = -1
 
-    def initialize(self, trainer: Any) -> None:
+    def initialize(self, trainer: Trainer) -> None:
         """A resumed run may just have closed the epoch that was pending, or have died before it kept its best."""
         self._saved_iteration = trainer.updater.iteration
         if len(self.recorder.entries) > self._saved_epochs:
@@ -78,7 +80,7 @@ class Checkpoint(Extension):
         elif trainer.updater.is_at_end() and self.recorder.own_entries and not self.recorder.pending:
             self._keep_epoch(trainer)
 
-    def __call__(self, trainer: Any) -> None:
+    def __call__(self, trainer: Trainer) -> None:
         is_epoch_end = len(self.recorder.entries) > self._saved_epochs
         if is_epoch_end or self.has_to_save or (self.ranks.size == 1 and self.is_due()) or self.stop.requested:
             self._saved_epochs = len(self.recorder.entries)
@@ -89,19 +91,19 @@ class Checkpoint(Extension):
     def is_due(self) -> bool:
         return time.monotonic() - self._saved_at > self.interval_s
 
-    def finish(self, trainer: Any) -> None:
+    def finish(self, trainer: Trainer) -> None:
         """Save what a stop requested after the last iteration left unsaved."""
         if trainer.updater.iteration != self._saved_iteration:
             self._save(trainer)
 
-    def _save(self, trainer: Any) -> None:
+    def _save(self, trainer: Trainer) -> None:
         check_finite(trainer.updater.get_optimizer('main').target, trainer.updater.iteration)
         trainer.updater.average_statistics()
         if self.ranks.is_first:
             save(self.folder / LAST, trainer, self.config, self.metadata, self.computed_on)
         self._saved_at, self._saved_iteration = time.monotonic(), trainer.updater.iteration
 
-    def _keep_epoch(self, trainer: Any) -> None:
+    def _keep_epoch(self, trainer: Trainer) -> None:
         if not self.ranks.is_first:
             return
         last = self.folder / LAST
@@ -113,11 +115,11 @@ class Checkpoint(Extension):
             if last.exists():  # not in a run resumed from another one's
                 link_or_copy(last, self.folder / BEST)
 
-    def serialize(self, serializer: Any) -> None:
+    def serialize(self, serializer: AbstractSerializer) -> None:
         self._saved_epochs = serializer('saved_epochs', self._saved_epochs)
 
 
-def save(path: Path, trainer: Any, config: Config, metadata: Metadata = NO_METADATA, computed_on: str = '') -> None:
+def save(path: Path, trainer: Trainer, config: Config, metadata: Metadata = NO_METADATA, computed_on: str = '') -> None:
     """Write all that a resumed run needs: weights, statistics, momentum, epoch and position, log, configuration."""
     serializer = DictionarySerializer()
     serializer.save(trainer)
@@ -125,19 +127,19 @@ def save(path: Path, trainer: Any, config: Config, metadata: Metadata = NO_METAD
     _write_npz(path, serializer.target | texts)
 
 
-def save_weights(path: Path, model: Any, metadata: Metadata = NO_METADATA) -> None:
+def save_weights(path: Path, model: chainer.Link, metadata: Metadata = NO_METADATA) -> None:
     """Write the parameters and statistics of a model under Chainer's names, for `chainer.serializers.load_npz`."""
     serializer = DictionarySerializer()
     serializer.save(model)
     _write_npz(path, serializer.target | {KEY: metadata.dumps()})
 
 
-def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
+def _write_npz(path: Path, arrays: dict[str, np.ndarray | str]) -> None:
     with atomic_write(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def resume(path: Path, trainer: Any, config: Config, file: BinaryIO | None = None) -> str:
+def resume(path: Path, trainer: Trainer, config: Config, file: BinaryIO | None = None) -> str:
     """Bring a freshly built trainer to the state in a checkpoint.
 
     Args:
@@ -157,7 +159,7 @@ def resume(path: Path, trainer: Any, config: Config, file: BinaryIO | None = Non
         return before if before != trainer.get_extension('Checkpoint').computed_on else ''
 
 
-def load_model(path: Path, model: Any) -> None:
+def load_model(path: Path, model: chainer.Link) -> None:
     """Load weights and statistics from a weight file or a checkpoint.
 
     Raises:
@@ -182,7 +184,7 @@ def load_optimizer(path: Path, optimizer: Any) -> None:
         NpzDeserializer(arrays, OPTIMIZER).load(optimizer)
 
 
-def _is_zip(file: Any) -> bool:
+def _is_zip(file: Path | BinaryIO) -> bool:
     is_zip = zipfile.is_zipfile(file)
     if not isinstance(file, Path):
         file.seek(0)
@@ -190,7 +192,7 @@ def _is_zip(file: Any) -> bool:
 
 
 @contextmanager
-def _open_npz(path: Path, file: BinaryIO | None = None) -> Iterator[Any]:
+def _open_npz(path: Path, file: BinaryIO | None = None) -> Iterator[NpzFile]:
     try:
         if (file is not None or path.exists()) and not _is_zip(file or path):  # np.load would try other formats
             raise InputError(f'{path} is not an .npz, or is cut short; expected weights or a checkpoint')
@@ -206,7 +208,7 @@ def _open_npz(path: Path, file: BinaryIO | None = None) -> Iterator[Any]:
         raise InputError(f'{path} cannot be read as an .npz ({" ".join(str(error).split())[:200]})') from None
 
 
-def _check_shapes(arrays: Any, path: Path, prefix: str, model: Any) -> None:
+def _check_shapes(arrays: Any, path: Path, prefix: str, model: chainer.Link) -> None:
     """Compare names and shapes before anything is loaded: NumPy would broadcast a mismatch silently."""
     serializer = DictionarySerializer()
     serializer.save(model)

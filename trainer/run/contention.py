@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from chainer.training import Extension
+from chainer.training import Extension, Trainer
 from tqdm import tqdm
 
 from trainer.engine.cores import Contention, Usage, count_cores
@@ -35,7 +35,7 @@ class ContentionNotice(Extension):
         self._contention: Any = None
         self._due = 0.0
 
-    def __call__(self, trainer: Any) -> None:
+    def __call__(self, trainer: Trainer) -> None:
         now = self._clock()
         if now < self._due:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from chainer.training import Extension
+from chainer.training import Extension, Trainer
 
 from trainer.data.pictures import Pictures
 from trainer.parallel import Ranks
@@ -28,7 +28,7 @@ class Agreement(Extension):
     def __init__(self, ranks: Ranks, stop: StopRequest, checkpoint: Checkpoint) -> None:
         self.ranks, self.stop, self.checkpoint = ranks, stop, checkpoint
 
-    def __call__(self, trainer: Any) -> None:
+    def __call__(self, trainer: Trainer) -> None:
         seen = trainer.observation
         own = [seen['train/loss'], seen['train/accuracy'], self.stop.heard or 0, self.checkpoint.is_due()]
         table = np.array(self.ranks.gather([float(value) for value in own]))
@@ -45,7 +45,7 @@ class Closing(Extension):
     def __init__(self, pictures: Pictures) -> None:
         self.pictures = pictures
 
-    def __call__(self, trainer: Any) -> None:
+    def __call__(self, trainer: Trainer) -> None:
         pass
 
     def finalize(self) -> None:

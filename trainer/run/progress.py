@@ -6,7 +6,8 @@ import math
 import sys
 from typing import Any
 
-from chainer.training import Extension
+from chainer import AbstractSerializer
+from chainer.training import Extension, Trainer
 from tqdm import tqdm
 
 N_CLASS_WITHOUT_TOP5 = 10
@@ -32,7 +33,7 @@ class Progress(Extension):
         self.run: Any = None
         self.epoch: Any = None
 
-    def initialize(self, trainer: Any) -> None:
+    def initialize(self, trainer: Trainer) -> None:
         options: dict[str, Any] = {
             'unit': ' images',
             'leave': False,
@@ -52,13 +53,13 @@ class Progress(Extension):
         self._begin_epoch(trainer)
         self._show_entries(trainer)  # a resumed run may just have closed the epoch that was pending
 
-    def _begin_epoch(self, trainer: Any) -> None:
+    def _begin_epoch(self, trainer: Trainer) -> None:
         position = trainer.updater.epoch_detail
         self.epoch.reset(total=self.n)
         self.epoch.set_description(f'epoch {int(position) + 1}/{self.n_epoch}')
         self.epoch.update(round((position - int(position)) * self.n))
 
-    def __call__(self, trainer: Any) -> None:
+    def __call__(self, trainer: Trainer) -> None:
         n = len(trainer.updater.batch.index)
         self.run.update(n)
         self.epoch.update(n)
@@ -66,14 +67,14 @@ class Progress(Extension):
             self._begin_epoch(trainer)
         self._show_entries(trainer)
 
-    def _show_entries(self, trainer: Any) -> None:
+    def _show_entries(self, trainer: Trainer) -> None:
         for entry in trainer.get_extension('Recorder').entries:
             if entry['epoch'] > self.shown_epoch:
                 tqdm.write(format_entry(entry, self.n_epoch))
                 sys.stdout.flush()
                 self.shown_epoch = entry['epoch']
 
-    def serialize(self, serializer: Any) -> None:
+    def serialize(self, serializer: AbstractSerializer) -> None:
         self.shown_epoch = serializer('shown_epoch', self.shown_epoch)
 
     def begin_test(self, n: int) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from chainer.training import Extension, extension
+from chainer import AbstractSerializer
+from chainer.training import Extension, Trainer, extension
 
 from trainer.errors import TrainingError
 from trainer.parallel import ONE_PROCESS, Ranks
@@ -17,7 +18,9 @@ from trainer.run.records import SUMMARY, strict_json, write_log, write_summary
 from trainer.run.stop import Stopped
 from trainer.step.evaluate import Evaluation
 from trainer.step.schedule import Schedule
+from trainer.step.updater import Updater
 
+Entry = dict[str, Any]  # of `log.jsonl`, or of `summary.json`
 SUMS = ('loss', 'accuracy', 'seconds', 'images')
 
 
@@ -44,15 +47,15 @@ class Recorder(Extension):
     def __init__(
         self,
         folder: Path,
-        evaluate: Callable[[Any], Evaluation],
+        evaluate: Callable[[Updater], Evaluation],
         schedule: Schedule,
-        facts: dict[str, Any],
-        earlier: Iterable[dict[str, Any]],
+        facts: Entry,
+        earlier: Iterable[Entry],
         ranks: Ranks = ONE_PROCESS,
     ) -> None:
         self.folder, self.evaluate, self.schedule, self.facts = folder, evaluate, schedule, facts
         self.ranks = ranks
-        self.entries: list[dict[str, Any]] = list(earlier)
+        self.entries: list[Entry] = list(earlier)
         self.n_earlier = len(self.entries)
         self.confusion: list[list[int]] = []  # of the last epoch
         self.pending = False
@@ -61,21 +64,21 @@ class Recorder(Extension):
         self._resumed_at = time.monotonic()
 
     @property
-    def own_entries(self) -> list[dict[str, Any]]:
+    def own_entries(self) -> list[Entry]:
         """Those of this run."""
         return self.entries[self.n_earlier :]
 
     @property
-    def best(self) -> dict[str, Any]:
+    def best(self) -> Entry:
         """This run's entry of the highest test accuracy, the first of equal ones."""
         return max(self.own_entries, key=lambda entry: entry['test_accuracy'] or 0.0)
 
-    def initialize(self, trainer: Any) -> None:
+    def initialize(self, trainer: Trainer) -> None:
         self._resumed_at = time.monotonic()
         if self.pending:
             self._close_epoch(trainer)
 
-    def __call__(self, trainer: Any) -> None:
+    def __call__(self, trainer: Trainer) -> None:
         seen = trainer.observation
         if 'train/images' in seen:  # not every updater reports every iteration
             n = seen['train/images']
@@ -86,7 +89,7 @@ class Recorder(Extension):
         if trainer.updater.is_at_end():
             self._close_epoch(trainer)
 
-    def _close_epoch(self, trainer: Any) -> None:
+    def _close_epoch(self, trainer: Trainer) -> None:
         self.pending = True
         updater = trainer.updater
         epoch = updater.epoch if updater.is_new_epoch else updater.epoch + 1  # the run may end within one
@@ -141,13 +144,13 @@ class Recorder(Extension):
         )
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Entry:
         """What `summary.json` says, as read back; {} before the first epoch has ended, and but for the first rank."""
         if not self.own_entries or not self.ranks.is_first:
             return {}
         return json.loads((self.folder / SUMMARY).read_text(encoding='utf-8'))
 
-    def serialize(self, serializer: Any) -> None:
+    def serialize(self, serializer: AbstractSerializer) -> None:
         state = [self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self._epoch_seconds()]
         state = json.loads(serializer('state', strict_json(state)))
         self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self.elapsed_s = state

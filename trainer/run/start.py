@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import chainer
+from chainer.training import Trainer
 
 from trainer.config import Config
 from trainer.errors import InputError
@@ -52,7 +53,7 @@ class Start:
         if config.load_log is not None:
             self.entries = read_earlier_log(Path(config.load_log), config.start_epoch)
 
-    def resume(self, trainer: Any) -> None:
+    def resume(self, trainer: Trainer) -> None:
         """Bring the trainer to the state in the checkpoint, if there is one to resume from."""
         if self.path is None:
             return

@@ -8,11 +8,12 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from trainer.config import Config
+from trainer.step.updater import Updater
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def has_ended(updater: Any, config: Config) -> bool:
+def has_ended(updater: Updater, config: Config) -> bool:
     """Whether all iterations or epochs of a run are done."""
     if config.iterations is not None:
         return updater.iteration >= config.iterations

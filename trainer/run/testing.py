@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
 
 from tqdm import tqdm
 
@@ -13,6 +12,7 @@ from trainer.data.pictures import Pictures
 from trainer.run.progress import Progress
 from trainer.run.stop import StopRequest
 from trainer.step.evaluate import Evaluation, evaluate
+from trainer.step.updater import Updater
 
 
 class EpochTest:
@@ -33,7 +33,7 @@ class EpochTest:
         self.n, self.n_class = len(data.test.labels), data.n_class
         self.batch, self.divide = config.batch, config.test_batch_divide
 
-    def __call__(self, updater: Any) -> Evaluation:
+    def __call__(self, updater: Updater) -> Evaluation:
         ranks, average, model = updater.ranks, updater.average, updater.get_optimizer('main').target
         self.stop.check()  # on all ranks, as those without test images would not reach the check below
         self.progress.begin_test(self.n)

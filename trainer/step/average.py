@@ -8,8 +8,10 @@ from typing import Any
 
 import chainer
 import numpy as np
+from chainer import AbstractSerializer
 
 from trainer.engine.arena import Arena
+from trainer.engine.maps import Array
 
 CHUNK = 32768  # elements; of a CPU's second-level cache
 
@@ -37,7 +39,7 @@ class WeightAverage:
     def __init__(self, model: chainer.Link, decay: float) -> None:
         self.model, self.decay = model, decay
         self.t = 0
-        self._flat: list[Any] = []  # the memory of the averages: of the arena, of what lies in none
+        self._flat: list[Array] = []  # the memory of the averages: of the arena, of what lies in none
         sources = self._sources()
         self._lay_out(sources, None, values=sources)
 
@@ -59,14 +61,14 @@ class WeightAverage:
             _approach(self._flat[-1], xp.concatenate([sources[path].ravel() for path in self._rest]), weight)
 
     @property
-    def statistics(self) -> list[Any]:
+    def statistics(self) -> list[Array]:
         """The averages of statistics; those of parameters are alike on all ranks."""
         parameters = {path.strip('/') for path, _ in self.model.namedparams()}
         return [value for path, value in self._values.items() if path not in parameters]
 
-    def _sources(self) -> dict[str, Any]:
+    def _sources(self) -> dict[str, Array]:
         """Path -> array, of all parameters and statistics that are floating point."""
-        found = {path.strip('/'): parameter.array for path, parameter in self.model.namedparams()}
+        found: dict[str, Any] = {path.strip('/'): parameter.array for path, parameter in self.model.namedparams()}
         for path, link in self.model.namedlinks():
             for name in sorted(link._persistent):  # Chainer lists them nowhere else
                 array = getattr(link, name)
@@ -74,9 +76,9 @@ class WeightAverage:
                     found[f'{path}/{name}'.strip('/')] = array
         return found
 
-    def _lay_out(self, sources: dict[str, Any], arena: Arena | None, values: dict[str, Any]) -> None:
+    def _lay_out(self, sources: dict[str, Array], arena: Arena | None, values: dict[str, Array]) -> None:
         """Put the averages, `values`, side by side: of an arena's parameters as they lie there, then the others."""
-        places: dict[int, Any] = {}
+        places: dict[int, Array] = {}
         self._flat = []
         if arena is not None:
             flat = arena.zeros(len(arena.data), arena.data.dtype)
@@ -109,7 +111,7 @@ class WeightAverage:
         """Give the network the averaged weights and statistics."""
         self._write(self._values)
 
-    def _write(self, values: dict[str, Any]) -> None:
+    def _write(self, values: dict[str, Array]) -> None:
         for path, array in self._sources().items():
             array[...] = values[path]
         if self._arena is not None and self._arena.copies is not None:
@@ -117,7 +119,7 @@ class WeightAverage:
 
             refresh(self._arena.data, self._arena.copies)
 
-    def serialize(self, serializer: Any) -> None:
+    def serialize(self, serializer: AbstractSerializer) -> None:
         self.t = serializer('t', self.t)
         if isinstance(serializer, chainer.Serializer):
             for path, value in self._values.items():
@@ -128,7 +130,7 @@ class WeightAverage:
             value[...] = xp.asarray(serializer(path, None).astype(value.dtype))
 
 
-def _approach(average: Any, values: Any, weight: float) -> None:
+def _approach(average: Array, values: Array, weight: float) -> None:
     """average += weight * (values - average), flat arrays."""
     if not isinstance(average, np.ndarray):
         average += (values - average) * average.dtype.type(weight)

@@ -14,6 +14,7 @@ from typing import Any
 
 import chainer
 import numpy as np
+from chainer import AbstractSerializer
 from chainer.utils.type_check import InvalidType
 
 import trainer.functions as F
@@ -245,7 +246,7 @@ class CapturedUpdater(Updater):
             }
         )
 
-    def serialize(self, serializer: Any) -> None:
+    def serialize(self, serializer: AbstractSerializer) -> None:
         self._count_replayed()
         if not isinstance(serializer, chainer.Serializer):  # what was captured knows nothing of what is loaded
             self.get_optimizer('main').leave_arena()

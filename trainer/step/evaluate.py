@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import chainer
 import numpy as np
+from chainer.backend import Device
 
 import trainer.functions as F
 from trainer import engine
 from trainer.data.augmentation import TestView
+from trainer.engine.maps import Array
 from trainer.errors import InputError
 from trainer.parallel import ONE_PROCESS, Ranks
 from trainer.step.predictor import Predictor
@@ -39,11 +41,11 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     model: chainer.Chain,
-    view: Any,
+    view: Callable[[np.ndarray, Device], tuple[Array, Array]],
     n: int,
     n_class: int,
     batch: int,
-    device: Any,
+    device: Device,
     progress: Callable[[int], Any] = lambda n_done: None,
     ranks: Ranks = ONE_PROCESS,
 ) -> Evaluation:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from trainer.data.rng import MIXING, generator
+from trainer.engine.maps import Array
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Mix:
     share: float
     box: tuple[int, int, int, int] | None
 
-    def apply(self, x: Any, other: Any) -> Any:
+    def apply(self, x: Array, other: Array) -> Array:
         """Mix images with their partners'.
 
         mixup: share * x + (1 - share) * other;  CutMix: x, but `other` inside the box.

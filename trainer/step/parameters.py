@@ -10,6 +10,7 @@ from typing import Any
 
 import chainer
 
+from trainer.engine.maps import Array
 from trainer.errors import InputError
 from trainer.links import BatchNormalization
 from trainer.step.schedule import scale_rate
@@ -59,7 +60,7 @@ def is_match(path: str, pattern: str) -> bool:
     return any(fnmatchcase('/'.join(parts[:n]), pattern) for n in range(1, len(parts) + 1))
 
 
-def set_shapes(model: chainer.Chain, image: Callable[[], Any]) -> None:
+def set_shapes(model: chainer.Chain, image: Callable[[], Array]) -> None:
     """Give parameters their shapes where the first image decides them; statistics stay as they are.
 
     Args:
@@ -113,7 +114,7 @@ def _freeze_parameter(parameter: Any) -> None:
     parameter._requires_grad = parameter.node._requires_grad = False
 
 
-def _freeze_statistics(link: Any) -> None:
+def _freeze_statistics(link: chainer.Link) -> None:
     if isinstance(link, BatchNormalization):
         link.is_fixed = True
     elif InTestMode.name not in link.local_link_hooks:
@@ -125,11 +126,11 @@ class InTestMode(chainer.LinkHook):
 
     name = 'InTestMode'
 
-    def forward_preprocess(self, args: Any) -> None:
+    def forward_preprocess(self, args: object) -> None:
         self.before = chainer.config.train
         chainer.config.train = False
 
-    def forward_postprocess(self, args: Any) -> None:
+    def forward_postprocess(self, args: object) -> None:
         chainer.config.train = self.before
 
 

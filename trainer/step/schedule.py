@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from chainer.training import Extension, extension
+import chainer
+from chainer.training import Extension, Trainer, extension
 
 Schedule = Callable[[float], float]
 
@@ -64,10 +65,10 @@ class SetLearningRate(Extension):
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
 
-    def initialize(self, trainer: Any) -> None:
+    def initialize(self, trainer: Trainer) -> None:
         self(trainer)
 
-    def __call__(self, trainer: Any) -> None:
+    def __call__(self, trainer: Trainer) -> None:
         optimizer = trainer.updater.get_optimizer('main')
         setattr(optimizer, _rate_name(optimizer), self.schedule(trainer.updater.epoch_detail))
         scale_rate(optimizer)
@@ -77,7 +78,7 @@ def get_rate(optimizer: Any) -> float:
     return getattr(optimizer, _rate_name(optimizer))
 
 
-def multiplier_of(parameter: Any) -> float:
+def multiplier_of(parameter: chainer.Parameter) -> float:
     """What `--lr_multiplier` makes of the rate of a parameter."""
     return getattr(parameter.update_rule, 'lr_multiplier', 1.0)
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import chainer
 import numpy as np
+from chainer import AbstractSerializer
+from chainer.backend import Device
 from chainer.training.updaters import StandardUpdater
 
 import trainer.functions as F
-from trainer.data.order import Batch
+from trainer.data.order import Batch, EpochIterator
+from trainer.engine.maps import Array
 from trainer.errors import TrainingError
 from trainer.parallel import ONE_PROCESS, Ranks
 from trainer.step.average import WeightAverage
 from trainer.step.mixing import Mix, Mixing
 from trainer.step.schedule import get_rate
+
+Converter = Callable[[Any, Device], tuple[Array, Array]]
 
 # The CPU engine's rectifier and maxima turn NaN into numbers, so the loss alone does not show it.
 N_ITERATION_BETWEEN_CHECKS = 50
@@ -48,10 +54,10 @@ class Updater(StandardUpdater):
 
     def __init__(
         self,
-        iterator: Any,
-        optimizer: Any,
-        converter: Any,
-        device: Any,
+        iterator: EpochIterator,
+        optimizer: chainer.Optimizer,
+        converter: Converter,
+        device: Device,
         seed: int,
         divide: int = 1,
         iteration: int = 0,
@@ -103,7 +109,7 @@ class Updater(StandardUpdater):
         report = {'train/loss': loss, 'train/accuracy': accuracy, 'train/seconds': seconds, 'train/images': n}
         chainer.report(report)
 
-    def _add_gradient(self, x: Any, t: Any, part: range, n: int, mix: Mix | None) -> tuple[float, float]:
+    def _add_gradient(self, x: Array, t: Array, part: range, n: int, mix: Mix | None) -> tuple[float, float]:
         """Accumulate the gradient of one part; its local variables free the part's activations on return."""
         # The mean over the ranks is the mean over the batch, also where some have a row more than others.
         labels, share = [(t, 1.0)], len(part) / n * self.ranks.size
@@ -116,7 +122,7 @@ class Updater(StandardUpdater):
         loss.backward()
         return float(loss.array), share * sum(float(F.accuracy(y, t).array) * part for t, part in labels)
 
-    def loss_of(self, y: Any, labels: list[tuple[Any, float]]) -> Any:
+    def loss_of(self, y: chainer.Variable, labels: list[tuple[Array, float]]) -> Any:
         """The mean loss of logits (N, n_class), given labels (N,) and the share of each."""
         losses = [F.softmax_cross_entropy(y, t, smoothing=self.smoothing) for t, _ in labels]
         if len(losses) == 1:
@@ -151,7 +157,7 @@ class Updater(StandardUpdater):
         """Whether an epoch or the run has ended with the last iteration."""
         return self.is_new_epoch or self.iteration == self.last_iteration
 
-    def serialize(self, serializer: Any) -> None:
+    def serialize(self, serializer: AbstractSerializer) -> None:
         super().serialize(serializer)
         if self.average is not None:
             self.average.serialize(serializer['average'])
@@ -178,7 +184,7 @@ def _rows(batch: Batch, places: range, mix: Mix | None) -> Batch:
     return Batch(epoch, index)
 
 
-def mix_part(mix: Mix, x: Any, t: Any, n_row: int) -> tuple[Any, list[tuple[Any, float]]]:
+def mix_part(mix: Mix, x: Array, t: Array, n_row: int) -> tuple[Array, list[tuple[Array, float]]]:
     """Mix rows of a batch with their partners.
 
     Args:
@@ -207,17 +213,17 @@ class Parts:
         device: where to compute.
     """
 
-    def __init__(self, converter: Any, device: Any) -> None:
+    def __init__(self, converter: Converter, device: Device) -> None:
         self.converter, self.device = converter, device
         self._pool = ThreadPoolExecutor(1, 'augmentation') if device is not None and device.xp is np else None
-        self._next: tuple[Batch, Future[Any]] | None = None
+        self._next: tuple[Batch, Future[tuple[Array, Array]]] | None = None
 
     def prepare(self, part: Batch) -> None:
         if self._pool is not None:
             dtype = chainer.config.dtype  # Chainer's configuration is a thread's own
             self._next = part, self._pool.submit(self._convert, part, dtype)
 
-    def take(self, part: Batch) -> tuple[Any, Any]:
+    def take(self, part: Batch) -> tuple[Array, Array]:
         if self._next is not None:
             expected, future = self._next
             self._next = None
@@ -226,6 +232,6 @@ class Parts:
                 return converted
         return self._convert(part, chainer.config.dtype)
 
-    def _convert(self, part: Batch, dtype: Any) -> tuple[Any, Any]:
+    def _convert(self, part: Batch, dtype: np.dtype) -> tuple[Array, Array]:
         with chainer.using_config('dtype', dtype):
             return self.converter(part, self.device)

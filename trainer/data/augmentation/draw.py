@@ -9,6 +9,7 @@ import numpy as np
 
 from trainer.data.augmentation.kernels import BICUBIC, BILINEAR, NEAREST
 from trainer.data.augmentation.sizes import Sizes
+from trainer.engine.maps import Array
 
 # One of four equally likely tickets: nearest 25 %, bilinear 25 %, bicubic 50 %.
 _TICKETS = np.array([NEAREST, BILINEAR, BICUBIC, BICUBIC], np.int8)
@@ -25,11 +26,11 @@ class Draws(NamedTuple):
         flip: (N,) bool; True mirrors the crop left to right.
     """
 
-    side: Any
-    top: Any
-    left: Any
-    kernel: Any
-    flip: Any
+    side: Array
+    top: Array
+    left: Array
+    kernel: Array
+    flip: Array
 
 
 def draw_square(integers: Callable[[Any], Any], sizes: Sizes) -> tuple[Any, Any, Any, Any]:
@@ -73,6 +74,6 @@ def draw_test(n: int, sizes: Sizes) -> Draws:
     )
 
 
-def take(draws: Draws, index: Any) -> Draws:
+def take(draws: Draws, index: Array | slice) -> Draws:
     """The rows `index` (an integer or boolean array, or a slice) of every array."""
     return Draws(*(column[index] for column in draws))

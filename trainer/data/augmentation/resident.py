@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from trainer.data.augmentation.draw import Draws, take
 from trainer.data.augmentation.warp import matrix_of, weight_table
 from trainer.data.preprocessing import Preprocessing
+from trainer.engine.maps import Array
 
 
 class ResidentView:
@@ -28,7 +28,7 @@ class ResidentView:
 
     def __init__(
         self,
-        split: tuple[Any, Any],
+        split: tuple[Array, Array],
         draws: Callable[[int], Draws],
         order: Callable[[int], np.ndarray],
         size: int,
@@ -58,7 +58,7 @@ class ResidentView:
         columns = order, matrix_of(draws, self._sides), draws.top, draws.left, draws.flip
         return np.stack([column.astype(np.int32) for column in columns], axis=1)
 
-    def batch(self, n: int, position: Any, dtype: Any) -> tuple[Any, Any]:
+    def batch(self, n: int, position: Array, dtype: np.dtype) -> tuple[Array, Array]:
         """Rows from `position`, (1,) int64 on the device, on, as kernels read them when they run.
 
         Returns:

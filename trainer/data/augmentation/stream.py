@@ -15,6 +15,7 @@ from trainer.data.order import EpochIterator
 from trainer.data.pictures import Gather, Share, View
 from trainer.data.preprocessing import Preprocessing
 from trainer.data.sources.source import Source
+from trainer.engine.maps import Array
 
 
 class _StreamView(View):
@@ -62,7 +63,7 @@ class _StreamView(View):
         """What will be asked for after an image; a guess costs time when wrong, nothing else."""
         raise NotImplementedError
 
-    def _look(self, epoch: np.ndarray, index: np.ndarray, device: Device) -> tuple[Any, Any]:
+    def _look(self, epoch: np.ndarray, index: np.ndarray, device: Device) -> tuple[Array, Array]:
         with self._lock:
             pixels, found = self._pixels(list(zip(epoch.tolist(), index.tolist(), strict=True)))
         return device.send(pixels), device.send(self._source.labels[found])

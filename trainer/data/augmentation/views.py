@@ -16,6 +16,7 @@ from trainer.data.augmentation.sizes import Sizes
 from trainer.data.augmentation.warp import warp
 from trainer.data.pictures import View
 from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
+from trainer.engine.maps import Array
 
 
 class _View(View):
@@ -23,7 +24,7 @@ class _View(View):
 
     _EPOCHS_KEPT = 2  # a batch may begin in one epoch and end in the next
 
-    def __init__(self, split: tuple[Any, Any], size: int, sides: tuple[int, int], colours: Preprocessing) -> None:
+    def __init__(self, split: tuple[Array, Array], size: int, sides: tuple[int, int], colours: Preprocessing) -> None:
         super().__init__(colours)
         self._images, self._labels = split
         self._size, self._sides = size, sides
@@ -47,13 +48,13 @@ class _View(View):
             split, colours = (self._images, self._labels), self._preprocessing
             return ResidentView(split, self.draws, order, self._size, self._sides, colours)
 
-    def _look(self, epoch: np.ndarray, index: np.ndarray, device: Device) -> tuple[Any, Any]:
+    def _look(self, epoch: np.ndarray, index: np.ndarray, device: Device) -> tuple[Array, Array]:
         self._move(device)
         place = device.send(index)
         draws = self._draws_of(epoch, place)
         return warp(self._images[place], draws, self._size, self._sides), self._labels[place]
 
-    def _draws_of(self, epochs: np.ndarray, index: Any) -> Draws:
+    def _draws_of(self, epochs: np.ndarray, index: Array) -> Draws:
         distinct, which = np.unique(epochs, return_inverse=True)
         if len(distinct) <= 1:
             return take(self._resident_draws(int(distinct[0]) if len(distinct) else 0), index)
@@ -88,7 +89,7 @@ class TrainView(_View):
     """
 
     def __init__(
-        self, split: tuple[Any, Any], sizes: Sizes, seed: int, colours: Preprocessing = PREPROCESSINGS['experiment']
+        self, split: tuple[Array, Array], sizes: Sizes, seed: int, colours: Preprocessing = PREPROCESSINGS['experiment']
     ) -> None:
         super().__init__(split, sizes.crop, (sizes.side_min, sizes.side_max), colours)
         self._sizes, self._seed = sizes, seed
@@ -110,7 +111,7 @@ class TestView(_View):
     __test__ = False  # pytest: not a test
 
     def __init__(
-        self, split: tuple[Any, Any], sizes: Sizes, colours: Preprocessing = PREPROCESSINGS['experiment']
+        self, split: tuple[Array, Array], sizes: Sizes, colours: Preprocessing = PREPROCESSINGS['experiment']
     ) -> None:
         super().__init__(split, sizes.test_crop, (sizes.test, sizes.test), colours)
         self._sizes = sizes

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 from chainer import backend
 
 from trainer.data.augmentation.draw import Draws
 from trainer.data.augmentation.kernels import KERNEL_NAMES, resize_weights
+from trainer.engine.maps import Array
 
 _WHITE = 255
 
 
-def warp(images: Any, draws: Draws, size: int, sides: tuple[int, int] | None = None) -> Any:
+def warp(images: Array, draws: Draws, size: int, sides: tuple[int, int] | None = None) -> Array:
     """Resize each image to its side, cut its crop out, and mirror it where drawn.
 
     y[n, c] = clip(Wy_n @ clip(x[n, c] @ Wx_n^T))
@@ -64,13 +64,13 @@ def _check(draws: Draws, size: int, sides: tuple[int, int]) -> None:
         )
 
 
-def _rows(table: Any, draws: Draws, sides: tuple[int, int], pixel: Any) -> Any:
+def _rows(table: Array, draws: Draws, sides: tuple[int, int], pixel: Array) -> Array:
     """Rows `pixel` (N, size) of each image's own matrix in a table of `_weights`: (N, size, length)."""
     return table[matrix_of(draws, sides)[:, None] * sides[1] + pixel]
 
 
 @functools.lru_cache(maxsize=16)
-def _weights(length: int, sides: tuple[int, int], device: backend.Device) -> Any:
+def _weights(length: int, sides: tuple[int, int], device: backend.Device) -> Array:
     """The matrices of every kernel and side, stacked: (kernels * sides * highest, length) float32.
 
     Each is filled up with zeros to the height of the highest.  From 32 px to 124..132 px they take 0.5 MB.
@@ -88,7 +88,7 @@ def weight_table(length: int, sides: tuple[int, int]) -> np.ndarray:
     return table.reshape(-1, highest, length)
 
 
-def matrix_of(draws: Draws, sides: tuple[int, int]) -> Any:
+def matrix_of(draws: Draws, sides: tuple[int, int]) -> Array:
     """Which of a `weight_table` each image is resized with, (N,) int32."""
     lowest, highest = sides
     return draws.kernel.astype(np.int32) * (highest - lowest + 1) + draws.side - lowest
