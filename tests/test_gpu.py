@@ -13,7 +13,7 @@ from trainer.device import open_device
 from trainer.step.captured import CapturedUpdater
 from trainer.step.evaluate import evaluate
 from trainer.step.optimizer import make_optimizer
-from trainer.step.updater import Updater
+from trainer.step.updater import Updater, UpdateSettings
 
 N_ITERATION = 20
 EXPERIMENT = ('squeezenet', 'alexnet', 'vgg_bn')
@@ -30,7 +30,7 @@ def losses(name, gpu, dtype, engine='plain', batch=8):
         model.to_device(device)
         optimizer = make_optimizer(config.optimizer, config.rate, config.momentum).setup(model)
         view = TrainView(data.train, Sizes.of(32), seed=0)
-        arguments = EpochIterator(160, batch, seed=0), optimizer, view, device, 0
+        arguments = EpochIterator(160, batch, seed=0), optimizer, view, device, UpdateSettings(0)
         updater = Updater(*arguments) if engine == 'plain' else CapturedUpdater(*arguments, interval=1)
         found = []
         for _ in range(N_ITERATION):

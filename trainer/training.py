@@ -39,7 +39,7 @@ from trainer.step.mixing import Mixing
 from trainer.step.optimizer import make_optimizer
 from trainer.step.parameters import freeze, multiply_rates, set_shapes
 from trainer.step.schedule import SetLearningRate
-from trainer.step.updater import Updater
+from trainer.step.updater import Updater, UpdateSettings
 
 
 class Outcome(NamedTuple):
@@ -198,20 +198,16 @@ def _make_updater(
     model = optimizer.target
     assert model is not None
     mixing = Mixing(config.seed, (config.size, config.size), config.mixup, config.cutmix)
-    return kind(
-        iterator,
-        optimizer,
-        pictures.train,
-        model.device,
-        config.seed,
+    settings = UpdateSettings(
+        seed=config.seed,
         divide=config.train_batch_divide,
-        iteration=(config.start_epoch - 1) * iterator.n // config.batch,
         smoothing=config.smoothing,
         mixing=mixing if config.mixup or config.cutmix else None,
         average=WeightAverage(model, config.ema) if config.ema else None,
+        iteration=(config.start_epoch - 1) * iterator.n // config.batch,
         last_iteration=config.iterations,
-        ranks=ranks,
     )
+    return kind(iterator, optimizer, pictures.train, model.device, settings, ranks)
 
 
 def _extend(

@@ -20,7 +20,7 @@ from trainer.data.order import EpochIterator
 from trainer.engine.onednn import library as onednn
 from trainer.step.optimizer import make_optimizer
 from trainer.step.predictor import Predictor
-from trainer.step.updater import Updater
+from trainer.step.updater import Updater, UpdateSettings
 
 SEED = 0
 N_CHECKED = 16  # images whose logits are compared
@@ -69,7 +69,7 @@ def make_train_step(model: Any, x: Any, t: Any) -> Callable[[], None]:
     optimizer = make_optimizer(config.optimizer, config.rate, config.momentum).setup(model)
     optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(config.weight_decay))
     iterator = EpochIterator(batch, batch, SEED)
-    updater = Updater(iterator, optimizer, lambda rows, target: (x, t), device.open_device(-1), SEED)
+    updater = Updater(iterator, optimizer, lambda rows, target: (x, t), device.open_device(-1), UpdateSettings(SEED))
     reporter = chainer.Reporter()
     reporter.add_observer('main', model)
 

@@ -26,6 +26,7 @@ from trainer.data.order import EpochIterator
 from trainer.engine.cuda import runtime as runtimes
 from trainer.step.captured import CapturedUpdater
 from trainer.step.optimizer import make_optimizer
+from trainer.step.updater import UpdateSettings
 
 settings = ExitStack()  # for the life of the process
 
@@ -71,7 +72,7 @@ def make_updater(args: Any, target: Any, capture: bool = True) -> CapturedUpdate
     images = task.make_images(args.images)
     view = TrainView(images, Sizes.of(size), seed=0)
     iterator = EpochIterator(args.images, args.batch, seed=0)
-    return CapturedUpdater(iterator, optimizer, view, target, 0, capture=capture, interval=10**9)
+    return CapturedUpdater(iterator, optimizer, view, target, UpdateSettings(0), capture=capture, interval=10**9)
 
 
 def used_mib(updater: Any) -> float:

@@ -51,9 +51,8 @@ class CapturedUpdater(Updater):
     overflow is skipped and the scale halved (Micikevicius et al., "Mixed precision training", 2018, section 3.2).
 
     Args:
-        iterator, optimizer, converter, device, seed, divide, iteration, smoothing, mixing, average, last_iteration:
-            as for `Updater`; the converter is a `TrainView`, the optimizer one of `trainer.optimizer`'s. `mixing`,
-            which draws on the host, is not captured.
+        iterator, optimizer, converter, device, settings: as for `Updater`; the converter is a `TrainView`, the
+            optimizer one of `trainer.optimizer`'s. `mixing`, which draws on the host, is not captured.
         capture: False computes as Python each time.
         interval: iterations from one report to the next.
     """

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +31,29 @@ Converter = Callable[[Any, Device], tuple[Array, Array]]
 N_ITERATION_BETWEEN_CHECKS = 50
 
 
+@dataclass(frozen=True)
+class UpdateSettings:
+    """How a batch becomes an update.
+
+    Attributes:
+        seed: of the dropout masks.
+        divide: parts of a batch, over which the gradient is accumulated.
+        smoothing: of the labels, 0..1; it is part of the loss that is reported.
+        mixing: of images and labels, or None.
+        average: of the weights, or None.
+        iteration: updates to count as made at the start.
+        last_iteration: after which the run ends, if that is known beforehand.
+    """
+
+    seed: int
+    divide: int = 1
+    smoothing: float = 0.0
+    mixing: Mixing | None = None
+    average: WeightAverage | None = None
+    iteration: int = 0
+    last_iteration: int | None = None
+
+
 class Updater(StandardUpdater):
     """Softmax cross entropy, its gradient accumulated over `divide` parts of the batch, then one update.
 
@@ -42,13 +66,7 @@ class Updater(StandardUpdater):
         optimizer: of a chain that maps images to logits.
         converter: (batch, device) -> (x, t).
         device: where to compute.
-        seed: of the dropout masks.
-        divide: number of parts.
-        iteration: updates to count as made at the start.
-        smoothing: of the labels, 0..1; it is part of the loss that is reported.
-        mixing: of images and labels, or None.
-        average: of the weights, or None.
-        last_iteration: after which the run ends, if that is known beforehand.
+        settings: how a batch becomes an update.
         ranks: the processes that share each batch.
     """
 
@@ -58,19 +76,13 @@ class Updater(StandardUpdater):
         optimizer: chainer.Optimizer,
         converter: Converter,
         device: Device,
-        seed: int,
-        divide: int = 1,
-        iteration: int = 0,
-        smoothing: float = 0.0,
-        mixing: Mixing | None = None,
-        average: WeightAverage | None = None,
-        last_iteration: int | None = None,
+        settings: UpdateSettings,
         ranks: Ranks = ONE_PROCESS,
     ) -> None:
         super().__init__(iterator, optimizer, converter=converter, device=device, auto_new_epoch=False)
-        self.seed, self.divide, self.iteration = seed, divide, iteration
-        self.smoothing, self.mixing, self.average, self.last_iteration = smoothing, mixing, average, last_iteration
-        self.ranks = ranks
+        self.seed, self.divide, self.smoothing = settings.seed, settings.divide, settings.smoothing
+        self.mixing, self.average, self.ranks = settings.mixing, settings.average, ranks
+        self.iteration, self.last_iteration = settings.iteration, settings.last_iteration
         self.batch = Batch(np.empty(0, np.int64), np.empty(0, np.int64))  # the last one
         self._parts = Parts(converter, device)
 

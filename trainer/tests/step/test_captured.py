@@ -3,6 +3,7 @@
 import json
 import warnings
 from contextlib import nullcontext
+from dataclasses import fields
 
 import chainer
 import numpy as np
@@ -32,7 +33,7 @@ from trainer.step.evaluate import evaluate
 from trainer.step.mixing import Mixing
 from trainer.step.optimizer import make_optimizer
 from trainer.step.parameters import freeze, multiply_rates
-from trainer.step.updater import Updater
+from trainer.step.updater import Updater, UpdateSettings
 
 needs_compiler = pytest.mark.skipif(not on_cpu.has_compiler(), reason='no g++ to compile the kernels for the CPU')
 N_IMAGE, N_CLASS = 30, 4
@@ -105,8 +106,10 @@ def make(
     rule.add_hook(chainer.optimizer_hooks.WeightDecay(1e-3))
     multiply_rates(rule, multipliers)
     freeze(model, frozen)
+    names = {field.name for field in fields(UpdateSettings)} & options.keys()
+    settings = {name: options.pop(name) for name in names}
     if ema:
-        options['average'] = WeightAverage(model, ema)
+        settings['average'] = WeightAverage(model, ema)
     if updater is CapturedUpdater:
         options.setdefault('interval', 1)
     made = updater(
@@ -114,7 +117,7 @@ def make(
         rule,
         TrainView(data(), SIZES, seed),
         target(),
-        seed,
+        UpdateSettings(seed, **settings),
         **options,
     )
     made.settings = {'compute_dtype': dtype}

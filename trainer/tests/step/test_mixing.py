@@ -10,7 +10,7 @@ import trainer.functions as F
 from trainer.data.order import EpochIterator
 from trainer.step.mixing import Mixing
 from trainer.step.optimizer import MomentumSGD
-from trainer.step.updater import Updater, mix_part
+from trainer.step.updater import Updater, UpdateSettings, mix_part
 
 IMAGES = np.random.default_rng(0).standard_normal((20, 3, 6, 8)).astype(np.float32)
 LABELS = (np.arange(20) % 4).astype(np.int32)
@@ -78,10 +78,7 @@ def run(n=3, divide=1, smoothing=0.0, mixing=None):
         MomentumSGD(lr=0.1, momentum=0.9).setup(model),
         lambda batch, device: (IMAGES[batch.index], LABELS[batch.index]),
         chainer.get_device('@numpy'),
-        5,
-        divide=divide,
-        smoothing=smoothing,
-        mixing=mixing,
+        UpdateSettings(5, divide=divide, smoothing=smoothing, mixing=mixing),
     )
     seen = []
     for _ in range(n):
