@@ -9,36 +9,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import chainer
-import numpy as np
 from chainer.training import Trainer
 
 from trainer import device
 from trainer.config import Config
 from trainer.data.augmentation import Sizes
 from trainer.data.datasets import Data, Stream
-from trainer.data.metadata import Metadata
 from trainer.data.order import EpochIterator
 from trainer.data.pictures import Pictures
 from trainer.data.workers import default_workers
 from trainer.parallel import ONE_PROCESS, Ranks
 from trainer.report.plots import Plots
 from trainer.run import checkpoint, description, failures
-from trainer.run.checkpoint import Checkpoint
-from trainer.run.contention import ContentionNotice
-from trainer.run.extensions import Agreement, Closing
+from trainer.run.extensions import extend
 from trainer.run.log_file import copied_to
-from trainer.run.progress import Progress
-from trainer.run.recorder import Recorder
 from trainer.run.start import LoadModel, Start, find_checkpoint
 from trainer.run.stop import StopRequest, has_ended
-from trainer.run.testing import EpochTest
 from trainer.step.average import WeightAverage
 from trainer.step.captured import choose_updater
 from trainer.step.hooks import GradientHook, MeanGradient
 from trainer.step.mixing import Mixing
 from trainer.step.optimizer import make_optimizer
 from trainer.step.parameters import freeze, multiply_rates, set_shapes
-from trainer.step.schedule import SetLearningRate
 from trainer.step.updater import Updater, UpdateSettings
 
 
@@ -141,7 +133,7 @@ def build(
     # Extensions
     out = str(config.run_folder) if ranks.is_first else os.curdir  # which Chainer makes
     trainer = Trainer(updater, lambda trainer: stop.requested or has_ended(updater, config), out)
-    _extend(trainer, data, pictures, config, stop, start)
+    extend(trainer, data, pictures, config, stop, start)
     if ranks.is_first:
         trainer.extend(Plots(trainer.get_extension('Recorder'), config, baselines))
         checkpoint.prepare_folder(config.run_folder, checkpoint.bytes_needed(model, config))
@@ -208,27 +200,3 @@ def _make_updater(
         last_iteration=config.iterations,
     )
     return kind(iterator, optimizer, pictures.train, model.device, settings, ranks)
-
-
-def _extend(
-    trainer: Trainer, data: Data | Stream, pictures: Pictures, config: Config, stop: StopRequest, start: Start
-) -> None:
-    """Have the rates set, epochs tested and recorded, progress shown, and checkpoints saved."""
-    updater, ranks, target = trainer.updater, trainer.updater.ranks, trainer.updater.device
-    model, computed_on = updater.get_optimizer('main').target, device.describe(target)
-    n_epoch = config.count_epochs(len(data.train.labels))
-    schedule = config.make_schedule(n_epoch)
-    progress = Progress(len(data.train.labels), n_epoch, shown_epoch=config.start_epoch - 1)
-    test = EpochTest(data, pictures, config, progress, stop)
-    facts = description.facts(model, data, config, target)
-    recorder = Recorder(config.run_folder, test, schedule, facts, start.entries, ranks)
-    metadata = Metadata(config.model, data.n_class, pictures.preprocessing, tuple(data.classes))
-    saving = Checkpoint(config, recorder, stop, metadata, ranks, computed_on)
-    for extension in SetLearningRate(schedule), recorder, saving, Closing(pictures):
-        trainer.extend(extension)
-    if ranks.size > 1:
-        trainer.extend(Agreement(ranks, stop, saving))
-    if ranks.is_first:
-        trainer.extend(progress)
-        if target.xp is np and ranks.local_size == 1:  # other ranks of the machine would count as other processes
-            trainer.extend(ContentionNotice())

@@ -1,4 +1,4 @@
-"""Extensions of the training loop that belong to no other file: what ranks agree on, and how decoding ends."""
+"""The extensions of a run: rates set, epochs tested and recorded, progress shown, checkpoints saved."""
 
 from __future__ import annotations
 
@@ -7,10 +7,53 @@ from typing import Any
 import numpy as np
 from chainer.training import Extension, Trainer
 
+from trainer import device
+from trainer.config import Config
+from trainer.data.datasets import Data, Stream
+from trainer.data.metadata import Metadata
 from trainer.data.pictures import Pictures
 from trainer.parallel import Ranks
+from trainer.run import description
 from trainer.run.checkpoint import Checkpoint
+from trainer.run.contention import ContentionNotice
+from trainer.run.progress import Progress
+from trainer.run.recorder import Recorder
+from trainer.run.start import Start
 from trainer.run.stop import StopRequest
+from trainer.run.testing import EpochTest
+from trainer.step.schedule import SetLearningRate
+
+
+def extend(
+    trainer: Trainer, data: Data | Stream, pictures: Pictures, config: Config, stop: StopRequest, start: Start
+) -> None:
+    """Give a trainer the extensions of its run, all but the plots.
+
+    Args:
+        trainer: new; its updater has the network, its optimizer, device and ranks.
+        data, pictures: what is tested.
+        config: the settings.
+        stop: a request to stop, which ends a test and is followed by a checkpoint.
+        start: says which entries the log begins with.
+    """
+    updater, ranks, target = trainer.updater, trainer.updater.ranks, trainer.updater.device
+    model, computed_on = updater.get_optimizer('main').target, device.describe(target)
+    n_epoch = config.count_epochs(len(data.train.labels))
+    schedule = config.make_schedule(n_epoch)
+    progress = Progress(len(data.train.labels), n_epoch, shown_epoch=config.start_epoch - 1)
+    test = EpochTest(data, pictures, config, progress, stop)
+    facts = description.facts(model, data, config, target)
+    recorder = Recorder(config.run_folder, test, schedule, facts, start.entries, ranks)
+    metadata = Metadata(config.model, data.n_class, pictures.preprocessing, tuple(data.classes))
+    saving = Checkpoint(config, recorder, stop, metadata, ranks, computed_on)
+    for extension in SetLearningRate(schedule), recorder, saving, Closing(pictures):
+        trainer.extend(extension)
+    if ranks.size > 1:
+        trainer.extend(Agreement(ranks, stop, saving))
+    if ranks.is_first:
+        trainer.extend(progress)
+        if target.xp is np and ranks.local_size == 1:  # other ranks of the machine would count as other processes
+            trainer.extend(ContentionNotice())
 
 
 class Agreement(Extension):

@@ -13,6 +13,7 @@ from trainer.config import Config
 from trainer.data.datasets import Data, Split
 from trainer.engine.cores import Usage
 from trainer.parallel import Ranks
+from trainer.run import extensions
 from trainer.run.contention import SECONDS_BEFORE_FIRST, SECONDS_BETWEEN, ContentionNotice, describe
 from trainer.run.stop import StopRequest
 
@@ -83,7 +84,7 @@ DATA = Data('black', SPLIT, SPLIT, ('a', 'b'), 'made for a test', is_jpeg=False)
 
 def test_a_run_prints_it_once_with_its_other_lines_and_resumes_without_a_trace(tmp_path, monkeypatch, capsys):
     slowed = SimpleNamespace(measure=lambda: SLOWED)
-    monkeypatch.setattr(training, 'ContentionNotice', lambda: ContentionNotice(lambda: slowed, count(0, 10).__next__))
+    monkeypatch.setattr(extensions, 'ContentionNotice', lambda: ContentionNotice(lambda: slowed, count(0, 10).__next__))
     log_file = tmp_path / 'lines'
     flags = {'size': 32, 'batch': 2, 'save_path': str(tmp_path), 'run': 'r', 'log_file': str(log_file)}
     trainer.train(Net(), DATA, Config(epoch=2, **flags))
