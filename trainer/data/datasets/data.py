@@ -60,6 +60,8 @@ class Data:
     source: str
     is_jpeg: bool
 
+    capture_obstacle = None  # to training iterations on these images: they lie in the memory of the GPU
+
     def __post_init__(self) -> None:
         for split_name, split in ('train', self.train), ('test', self.test):
             if fault := _fault(split, len(self.classes)):
@@ -71,11 +73,6 @@ class Data:
     @property
     def n_class(self) -> int:
         return len(self.classes)
-
-    @property
-    def capture_obstacle(self) -> str | None:
-        """Why a GPU cannot capture training iterations on these images; None: they lie in its memory."""
-        return None
 
     def pictures(
         self, sizes: Sizes, preprocess: str, seed: int = 0, workers: int | None = None, unreadable: str = 'fail'
@@ -110,10 +107,8 @@ class Data:
 
     def checksums(self) -> dict[str, str]:
         """One line for each split, which is the same where the images are."""
-        return {
-            'training images': checksum(self.train.labels, self.train.images),
-            'test images': checksum(self.test.labels, self.test.images),
-        }
+        splits = {'training images': self.train, 'test images': self.test}
+        return {name: checksum(split.labels, split.images) for name, split in splits.items()}
 
     def limited(self, n: int) -> Data:
         """The same with only the first `n` images of every class in both splits."""
