@@ -9,7 +9,7 @@ PIP = $(RUN) -m pip --disable-pip-version-check --quiet
 FIRST_LOOK = --dataset shapes --size 32 --limit 200 --schedule cosine \
   --overwrite --save_path runs/first_look
 
-.PHONY: help run install format lint test captest gputest fuzz smoke clean
+.PHONY: help run install format lint test journeys captest gputest fuzz smoke clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ lint: $(VENV)/.tools  ## style and types
 
 test: $(VENV)/.tools  ## the tests that need no GPU
 	$(PYTEST)
+
+journeys: $(VENV)/.tools  ## every command of the documents and of --help, run as printed on little data
+	$(PYTEST) -m '' tests/journeys
 
 ENGINE_TESTS = trainer/tests/engine trainer/tests/functions trainer/tests/links trainer/tests/step/test_predictor.py \
   trainer/tests/test_device.py tests/squeeze_net/test_engine.py

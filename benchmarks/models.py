@@ -1,4 +1,4 @@
-"""What each network costs and how well it does, for the README's table of models; writes JSON.
+"""What each network costs and how well it does, for the table of docs/weights.md; writes JSON.
 
 python benchmarks/models.py --data ../shared/data --cifar10 DIR [--out results/bench/models.json]
 python benchmarks/models.py --table [results/bench/models.json]
@@ -204,7 +204,7 @@ def model_table(record: dict[str, Any]) -> str:
         n = IMAGES[row['dataset']]
         recipe = row['recipe']
         if recipe and recipe != PUBLISHED:
-            recipe = f'[{recipe}](configs/{recipe}.yaml)'
+            recipe = f'[{recipe}](../configs/{recipe}.yaml)'
         cells = [
             row['title'],
             f'{row["dataset"]}, {row["size"]}',

@@ -1,4 +1,4 @@
-"""Print the README's table of speeds from the records of train_step.py.
+"""Print the table of docs/speed.md from the records of train_step.py.
 
 python benchmarks/speed_table.py
 """

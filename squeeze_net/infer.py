@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 python -m squeeze_net.infer cat.jpg --weights squeezenet_v1.1.caffemodel
-python -m squeeze_net.infer photos/ more/dog.png -w results/squeezenet_jpeg/weights_best.npz --format csv
+python -m squeeze_net.infer photos/ more/dog.png -w results/squeezenet_v1.1_finetuned/weights_best.npz --format csv
 python -m squeeze_net.infer val.txt -w squeezenet_v1.0.caffemodel --top 1 --format jsonl
 python -m squeeze_net.infer cat.jpg -w squeezenet_v1.1.caffemodel --draw drawn/
 """
@@ -223,5 +223,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
+    # By its own name: the decoding processes cannot import `Photos` from `__main__`.
+    from squeeze_net.infer import main as run
+
     with trainer.exit_with_message('python -m squeeze_net.infer'):
-        sys.exit(main())
+        sys.exit(run())

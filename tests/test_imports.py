@@ -1,57 +1,107 @@
-"""Who may import whom: main -> squeeze_net -> trainer; functions and links -> nothing else of ours."""
+"""Who may import whom: every arrow of the layout, in `trainer/` and in `squeeze_net/`; no arrow up, no circle."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [
-    path for folder in ('squeeze_net', 'trainer') for path in (ROOT / folder).rglob('*.py') if 'tests' not in path.parts
+# From the top down. A room imports from its own row's modules (where marked), and from every row below.
+TRAINER = [
+    {'__init__'},
+    {'training', 'cli', 'doctor'},
+    {'report'},
+    {'run'},
+    {'config'},
+    {'step'},
+    {'parallel'},
+    {'data'},
+    {'links'},
+    {'functions'},
+    {'device'},
+    {'engine'},
+    {'errors', 'files', 'compat', 'moved'},
 ]
-LAZY = (
-    'matplotlib',
-    'PIL',
-    'cupy',
-    'chainermn',
-    'mpi4py',
-)  # imported where used, so that `import trainer` works without them
+SQUEEZE_NET = [
+    {'__main__'},
+    {'infer', 'validate', 'summary', 'compression', 'explore', 'deploy'},
+    {'classifier'},
+    {'weights'},
+    {'__init__'},
+    {'networks'},
+]
+LAZY = ('matplotlib', 'PIL', 'cupy', 'chainermn', 'mpi4py')  # imported where used: `import trainer` works without them
+
+
+def module_name(path):
+    return '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
+
+
+PATHS = [path for folder in ('squeeze_net', 'trainer') for path in (ROOT / folder).rglob('*.py')]
+PATHS = [ROOT / 'main.py', *(path for path in PATHS if 'tests' not in path.parts)]
+MODULES = {module_name(path): path for path in PATHS}
 
 
 def imports(path, top_level_only=False):
-    tree = ast.parse(path.read_text())
+    """The modules that a file imports: `from a import b` is a.b where that is a module, else a."""
+    tree = ast.parse(path.read_text(encoding='utf-8'))
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f'{path} imports relatively'
-            if node.module == 'trainer':
-                yield from (f'trainer.{alias.name}' for alias in node.names)
-            else:
-                yield node.module
+            names = [f'{node.module}.{alias.name}' for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in names)
 
 
-@pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_arrows(path):
-    module = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
-    for name in imports(path):
-        if module.startswith('trainer'):
-            assert name.split('.')[0] not in ('squeeze_net', 'main'), f'{module} imports {name}'
-        if module.startswith('trainer.functions'):
-            assert not name.startswith('trainer') or name.startswith(('trainer.functions', 'trainer.engine')), (
-                f'{module} imports {name}'
-            )
-        if module.startswith('trainer.links'):
-            assert not name.startswith('trainer') or name.startswith(('trainer.functions', 'trainer.links')), (
-                f'{module} imports {name}'
-            )
-        if module.startswith('squeeze_net'):
-            assert name.split('.')[0] != 'main'
-        assert name.split('.')[0] != 'chainermn' or module.startswith('trainer.parallel.'), f'{module} imports {name}'
-    for name in imports(path, top_level_only=True):
-        assert name.split('.')[0] not in LAZY, f'{module} imports {name} at its top'
+def row_of(name):
+    """The row of a module in its package's table; fails for one that has no place."""
+    package, _, rest = name.partition('.')
+    room = rest.partition('.')[0] or '__init__'
+    rows = {'trainer': TRAINER, 'squeeze_net': SQUEEZE_NET}[package]
+    found = [i for i, row in enumerate(rows) if room in row]
+    assert found, f'{name} has no place: add {room!r} to a row of {package.upper()} in tests/test_imports.py'
+    return found[0], room
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_every_arrow_points_down(name):
+    package = name.partition('.')[0]
+    for imported in imports(MODULES[name]):
+        target = imported.partition('.')[0]
+        if package == 'main':
+            continue
+        assert target != 'main' and not (package == 'trainer' and target == 'squeeze_net'), f'{name} imports {imported}'
+        if target != package or imported == 'trainer':  # `trainer` itself only makes Chainer ready
+            assert not (package == 'trainer' == imported), f'{name} imports the package that holds it'
+            continue
+        (own_row, own_room), (row, room) = row_of(name), row_of(imported)
+        assert row > own_row or room == own_room, f'{name} imports {imported}, which stands above or beside it'
+
+
+def test_networks_use_functions_links_and_errors_alone():
+    allowed = ('trainer.functions', 'trainer.links', 'trainer.errors', 'squeeze_net.networks')
+    for name, path in MODULES.items():
+        if name.startswith('squeeze_net.networks'):
+            for imported in imports(path):
+                assert imported.split('.')[0] not in ('trainer', 'squeeze_net') or imported.startswith(allowed), (
+                    f'{name} imports {imported}'
+                )
+
+
+def test_there_is_no_circle():
+    graph = {name: {one for one in imports(path) if one in MODULES and one != name} for name, path in MODULES.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_heavy_packages_are_imported_where_used(name):
+    assert [one for one in imports(MODULES[name], top_level_only=True) if one.split('.')[0] in LAZY] == []
+    if any(one.split('.')[0] == 'chainermn' for one in imports(MODULES[name])):
+        assert name.startswith('trainer.parallel')
 
 
 def test_one_process_does_not_load_mpi():

@@ -1,4 +1,4 @@
-"""The committed results are what the README says they are."""
+"""The committed results are what the documents say they are."""
 
 import importlib.util
 import json
@@ -27,21 +27,49 @@ def test_records_agree_with_each_other_and_with_the_code(run):
         checkpoint.load_model(weights, NETWORKS[run.model](10, run.config['size']))
 
 
-def test_table_of_the_readme_is_the_generated_one():
-    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    (found,) = re.findall(r'<!-- results -->\n(.*?)<!-- /results -->', readme, re.DOTALL)
+def between_markers(page, marker):
+    (found,) = re.findall(
+        f'<!-- {marker} -->\n(.*?)<!-- /{marker} -->', (ROOT / page).read_text(encoding='utf-8'), re.DOTALL
+    )
+    return found
+
+
+def test_table_of_results_is_the_generated_one():
+    found = between_markers('docs/results.md', 'results')
     assert found.strip() == table(sorted(RUNS, key=lambda run: run.model in BASELINES)).strip()
 
 
 @pytest.mark.parametrize(
-    ('marker', 'script', 'function', 'records'),
-    [('speed', 'speed_table', 'speed_table', []), ('models', 'models', 'model_table', ['models'])],
+    ('page', 'marker', 'script', 'function', 'records'),
+    [
+        ('docs/speed.md', 'speed', 'speed_table', 'speed_table', []),
+        ('docs/weights.md', 'models', 'models', 'model_table', ['models']),
+    ],
 )
-def test_tables_of_the_readme_are_those_of_the_records(marker, script, function, records):
+def test_tables_of_the_documents_are_those_of_the_records(page, marker, script, function, records):
     records = [json.loads((ROOT / f'results/bench/{name}.json').read_text(encoding='utf-8')) for name in records]
-    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    (found,) = re.findall(f'<!-- {marker} -->\n(.*?)<!-- /{marker} -->', readme, re.DOTALL)
+    found = between_markers(page, marker)
     spec = importlib.util.spec_from_file_location(f'benchmark_{script}', ROOT / f'benchmarks/{script}.py')
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)  # where dataclasses look for it
     spec.loader.exec_module(module)
     assert found.strip() == getattr(module, function)(*records).strip()
+
+
+def test_figures_of_the_readme_are_those_of_the_records():
+    """Its short table of runs, and how many times as fast as PyTorch it trains."""
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    runs = {run.name: run for run in RUNS}
+    for name, title in {
+        'squeezenet_jpeg': 'SqueezeNet, pre-activation',
+        'alexnet_jpeg': 'AlexNet',
+        'squeezenet_v1.1_finetuned': 'SqueezeNet v1.1, from ImageNet weights',
+    }.items():
+        summary = runs[name].summary
+        (row,) = re.findall(rf'^\| {re.escape(title)} \| (.*) \|$', readme, re.MULTILINE)
+        n_parameters, epochs, accuracy = row.split(' | ')
+        assert n_parameters == f'{summary["n_parameters"]:,}'
+        assert epochs.split()[0] == str(summary['last']['epoch'])
+        assert accuracy == f'{summary["last"]["test_accuracy"]:.2%}'.replace('%', ' %')
+    record = json.loads((ROOT / 'results/bench/train_step_avx512.json').read_text(encoding='utf-8'))
+    ratio = record['networks']['squeezenet']['times_as_fast']['project']['torch_eager']['train_64']['median_of_rounds']
+    assert f'trains {ratio:.2f} times as fast as PyTorch' in readme

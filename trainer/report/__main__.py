@@ -151,7 +151,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '  python -m trainer.report results/mine                        one run, pictures in img/\n'
         '  python -m trainer.report results/mine results/old -o /tmp    two runs side by side\n'
         '  python -m trainer.report results --baseline MODEL            every run below results/, the MODELs dashed\n'
-        '  python -m trainer.report results --readme README.md          and the table into README.md, between\n'
+        '  python -m trainer.report results --readme docs/results.md    and the table into this page, between\n'
         f'                                                               the lines {BEGIN} and {END}',
     )
     parser.add_argument('runs', type=Path, nargs='+', metavar='RUN', help='folder of a run, or folder that holds runs')

@@ -156,4 +156,4 @@ def test_command_refuses_what_holds_no_run(tmp_path):
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit, match='0'):
         report.main(['--help'])
-    assert '--readme README.md' in capsys.readouterr().out
+    assert '--readme docs/results.md' in capsys.readouterr().out
