@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from squeeze_net import NETWORKS
+from trainer import cli
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'trainer/README.md', 'benchmarks/GPU.md')
@@ -45,15 +48,24 @@ def test_readme_is_short():
 
 def test_every_flag_in_the_text_exists():
     """Commands are run by journeys; flags in sentences and tables are looked up."""
-    shown = subprocess.run([sys.executable, 'main.py', '--help'], cwd=ROOT, capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, 'main.py', '--help_all'], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     known = set(re.findall(r'(?<![\w./])--?[a-zA-Z][\w-]*', shown.stdout))
     sources = [*ROOT.glob('squeeze_net/**/*.py'), *ROOT.glob('trainer/**/*.py'), *ROOT.glob('benchmarks/**/*.py')]
     known |= {flag for path in sources for flag in re.findall(r"'(--?[a-z][\w-]*)'", read(path))}
+    known |= {flag.replace('_', '-') for flag in known}
     known |= {'--host', '--mca', '--no-build-isolation', '--json', '-m', '-n', '-o'}  # of mpiexec, pip, Python
     for page in [page for page in PAGES if page.name != 'CHANGELOG.md']:  # it has old ones, too
         for code in re.findall(r'`([^`\n]+)`', read(page)):
             for flag in re.findall(r'(?<![\w./])--?[a-zA-Z][\w-]*', code):
                 assert flag in known, f'{page.name}: {code}'
+
+
+def test_the_settings_page_is_made_from_the_table():
+    page = read(ROOT / 'docs/settings.md')
+    between = page.split('<!-- settings -->')[1].split('<!-- /settings -->')[0]
+    assert between.strip() == cli.reference(NETWORKS).strip(), 'run `make docs`'
 
 
 def test_every_module_of_the_layout_exists():

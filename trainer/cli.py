@@ -283,13 +283,14 @@ def reference(networks: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for group in GROUPS:
         title, _, about = str(group.__doc__).partition(': ')
-        lines += [f'## {title.capitalize()}', '', about[0].upper() + about[1:] + '.', '']
-        lines += ['| flag | default | values | meaning |', '| --- | --- | --- | --- |']
+        lines += [f'## {title.capitalize()}: {about}', '']
+        lines += ['| flag | default | values | meaning | in a resumed run |', '| --- | --- | --- | --- | --- |']
         for name, (field, one) in settings_of(group).items():
             flags = ', '.join(f'`{flag}`' for flag in (*one.flags, f'--{name}'))
             text = _listed(networks) if name == 'model' else one.help
-            mark = '' if one.may_change else ' *'
-            lines.append(f'| {flags}{mark} | {_default(field, text)} | {_values(field, one)} | {text} |')
+            resumed = 'may change' if one.may_change else 'the same'
+            row = (flags, _default(field, text), _values(field, one), text.replace('*', '\\*'), resumed)
+            lines.append(f'| {" | ".join(row)} |')
         lines.append('')
     return '\n'.join(lines).replace('<', '&lt;').rstrip() + '\n'
 

@@ -165,7 +165,7 @@ def test_the_reference_names_every_flag_and_what_a_resumed_run_may_not_change():
     text = cli.reference(NETWORKS)
     for name in settings_of(Config):
         assert f'`--{name}`' in text
-    assert '| `-b`, `--batch` * | 64 | whole number ≥ 1 |' in text
+    assert '| `-b`, `--batch` | 64 | whole number ≥ 1 | images per update | the same |' in text
     assert '| `-g`, `--gpu` | -1 |' in text
 
 
