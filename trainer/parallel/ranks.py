@@ -217,8 +217,8 @@ class SynchronizedBatchNormalization(BatchNormalization):
         from chainermn.functions.batch_normalization import MultiNodeBNImplSelector, get_communication_backend
 
         import trainer.functions as F
-        from trainer.functions.cast import to_float32
         from trainer.functions.concat import joined
+        from trainer.functions.node import to_float32
 
         backend = get_communication_backend(self.communicator)
         is_moving = not chainer.config.in_recomputing
