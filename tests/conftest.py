@@ -25,6 +25,8 @@ if uses_standin:
 import trainer  # noqa: E402, F401
 
 if uses_standin:
-    from trainer.engine.cuda import on_cpu, runtime
+    from cuda_on_cpu import CPURuntime
 
-    runtime._current = on_cpu.CPURuntime(sys.modules['cupy'])
+    from trainer.engine.cuda import runtime
+
+    runtime._current = CPURuntime(sys.modules['cupy'])

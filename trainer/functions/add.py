@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import chainer
 
 from trainer import engine
-from trainer.functions.cast import to_float32
 from trainer.functions.concat import SideBySide, joined
-from trainer.functions.node import Arrays, EngineFunction, Places, apply
+from trainer.functions.node import EngineFunction, Input, Output, Variables, apply, to_float32
+from trainer.functions.places import Arrays, Places
 
 
-def add(x: Any, other: Any) -> Any:
-    """x + other, of one shape; as `chainer.functions.add` of two.
+def add(x: Input, other: Input) -> Output:
+    """x + other, as `chainer.functions.add` of two.
 
     Args:
-        x, other: floating point; if both are side by side, and alike, so is the sum.
+        x, other: floating point, of one shape and precision; if both are side by side, and alike, so is the sum.
+    Raises:
+        InvalidType: they are not of one shape and precision (Chainer's own check).
     """
     if isinstance(x, SideBySide) and isinstance(other, SideBySide) and x.shape == other.shape:
         sizes = [part.shape[1] for part in x]
@@ -33,13 +33,13 @@ class Add(EngineFunction):
 
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs(())
-        x, other = map(self.ops.convert.as_map, inputs)
+        x, other = self.ops.convert.as_map(inputs[0]), inputs[1]
         return (self.ops.elementwise.add(x, other, self.ops.memory.empty_map(x.shape, x.dtype)),)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys
         return (gy,) * len(indexes)
 
-    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
+    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
         (gy,) = gys
         return (gy,) * len(indexes)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import chainer
 import numpy as np
 
 from trainer import engine
-from trainer.functions.cast import to_float32
-from trainer.functions.node import Arrays, EngineFunction, Places, apply
+from trainer.engine.maps import Array, DType, Shape, channel_slices
+from trainer.functions.node import EngineFunction, Input, Output, Variables, apply, array_of, to_float32
+from trainer.functions.places import Arrays, Places
 
 
-def concat(xs: Any, axis: int = 1) -> chainer.Variable:
-    """As `chainer.functions.concat`; `side_by_side` does without the copy."""
+def concat(xs: Sequence[Input], axis: int = 1) -> chainer.Variable:
+    """One array of several, one after the other along `axis`; as `chainer.functions.concat`.
+
+    Args:
+        xs: alike but for their size along `axis`; `SideBySide` counts as its parts.
+        axis: 1 for the channels. `side_by_side` does without the copy there.
+    Raises:
+        InvalidType: they are not alike (Chainer's own check).
+    """
     xs = [part for x in xs for part in parts(x)] if axis == 1 else [joined(x) for x in xs]
     shapes = {(x.ndim, x.shape[:1], x.shape[2:], x.dtype) for x in xs}
     if axis != 1 or xs[0].ndim != 4 or len(shapes) > 1 or not engine.serves(*xs):
@@ -27,7 +34,7 @@ class Concat(EngineFunction):
 
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs(())
-        self.slices = channels(inputs)
+        self.slices = channel_slices(inputs)
         n, _, h, w = inputs[0].shape
         y = self.ops.memory.empty_map((n, self.slices[-1].stop, h, w), inputs[0].dtype)
         for x, part in zip(inputs, self.slices, strict=True):
@@ -38,7 +45,7 @@ class Concat(EngineFunction):
         (gy,) = gys
         return tuple(gy[:, self.slices[i]] for i in indexes)  # views: no copy
 
-    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
+    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
         (gy,) = gys
         return tuple(gy[:, self.slices[i]] for i in indexes)
 
@@ -51,7 +58,7 @@ class SideBySide(tuple):
     """
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         n, _, h, w = self[0].shape
         return n, sum(part.shape[1] for part in self), h, w
 
@@ -60,46 +67,40 @@ class SideBySide(tuple):
         return 4
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> DType:
         return self[0].dtype
 
     @property
-    def array(self) -> Any:
-        return self.joined().array
+    def array(self) -> Array:
+        return array_of(self.joined())
 
     def joined(self) -> chainer.Variable:
         return concat(self)
 
 
-def side_by_side(maps: Sequence[Any]) -> Any:
+def side_by_side(maps: Sequence[Input]) -> Output:
     """`SideBySide` where the engine serves; elsewhere the concatenation itself, a variable."""
     alike = {(x.ndim, x.shape[:1], x.shape[2:], x.dtype) for x in maps}
     return SideBySide(maps) if len(alike) == 1 and maps[0].ndim == 4 and engine.serves(*maps) else concat(maps)
 
 
-def parts(x: Any) -> tuple[Any, ...]:
+def parts(x: Input) -> tuple[Input, ...]:
     """The maps that make up x: itself, or those side by side."""
     return tuple(x) if isinstance(x, SideBySide) else (x,)
 
 
-def joined(x: Any) -> Any:
+def joined(x: Input) -> Input:
     """A map, whatever it was."""
     return x.joined() if isinstance(x, SideBySide) else x
 
 
-def put_together(outputs: Any, like: Any) -> Any:
+def put_together(outputs: Output, like: Input) -> Output:
     """Outputs of a function of the parts of `like`: side by side as it is, unless they are one already."""
     return SideBySide(outputs) if isinstance(like, SideBySide) and isinstance(outputs, tuple) else outputs
 
 
-def split(x: Any, sizes: Sequence[int]) -> tuple[Any, ...]:
-    """x as maps of so many channels each; without a copy if it consists of those."""
+def split(x: Input, sizes: Sequence[int]) -> tuple[Output, ...]:
+    """x as maps of these numbers of channels; without a copy if it consists of those."""
     if isinstance(x, SideBySide) and [part.shape[1] for part in x] == list(sizes):
         return tuple(x)
     return tuple(chainer.functions.split_axis(to_float32(joined(x)), np.cumsum(sizes[:-1]).tolist(), axis=1))
-
-
-def channels(maps: Sequence[Any]) -> list[slice]:
-    """Which channels of the whole each map holds."""
-    ends = np.cumsum([x.shape[1] for x in maps]).tolist()
-    return [slice(end - x.shape[1], end) for end, x in zip(ends, maps, strict=True)]

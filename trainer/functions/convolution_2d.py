@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import chainer
 import numpy as np
 from chainer.utils.conv import get_conv_outsize
 
 from trainer import engine
-from trainer.functions.cast import to_compute_dtype, to_float32
-from trainer.functions.concat import channels, joined, parts
-from trainer.functions.node import Arrays, EngineFunction, Places, apply, pair
+from trainer.engine.backend import Convolution
+from trainer.engine.maps import Array, Pair, channel_slices
+from trainer.functions.concat import joined, parts
+from trainer.functions.node import EngineFunction, Input, Variables, apply, pair, to_compute_dtype, to_float32
+from trainer.functions.places import Arrays, Places
+
+Size: TypeAlias = int | Sequence[int]  # px, one number or (vertical, horizontal)
 
 
 def convolution_2d(
-    x: Any,
-    W: Any,
-    b: Any = None,
-    stride: Any = 1,
-    pad: Any = 0,
+    x: Input,
+    W: Input,
+    b: Input | None = None,
+    stride: Size = 1,
+    pad: Size = 0,
     cover_all: bool = False,
     *,
-    dilate: Any = 1,
+    dilate: Size = 1,
     groups: int = 1,
-    add: Any = None,
+    add: Input | None = None,
     **options: Any,
 ) -> chainer.Variable:
-    """As `chainer.functions.convolution_2d`; with `add`, the sum with it in the same pass over memory.
+    """y[n, o, i, j] = b[o] + sum over c, u, v of W[o, c, u, v] x[n, c, i s + u d - p, j s + v d - p] [+ add].
+
+    As `chainer.functions.convolution_2d`; `add` is added in the same pass over memory.
 
     Args:
         x: (N, C, H, W) floating point, or `SideBySide`.
-        W: (out, C / groups, kh, kw).
-        b: (out,) or None; left out if an updater has put its id into `chainer.config.dead_biases`.
-        stride, pad, dilate: px, one number or (vertical, horizontal).
+        W: (out, C / groups, kh, kw) float32.
+        b: (out,) float32, or None; left out if an updater has put its id into `chainer.config.dead_biases`.
+        stride, pad, dilate: s, p and d, px, one number or (vertical, horizontal).
         cover_all: count a last window that reaches over the edge.
-        groups: C and out are split into so many groups that do not see each other.
+        groups: C and out are split into this number of groups that do not see each other.
         add: of the shape of the output, or None.
+        options: of Chainer's function, which then computes.
     Returns:
-        (N, out, H', W') with H' = (H + 2 pad - dilate (kh - 1) - 1) // stride + 1.
+        (N, out, H', W') with H' = (H + 2 pad - dilate (kh - 1) - 1) // stride + 1, in the precision of x or
+        `chainer.config.compute_dtype`.
+    Raises:
+        InvalidType, AssertionError: shapes or precisions do not fit (Chainer's own check).
     """
     if id(b) in chainer.config.dead_biases:
         b = None
@@ -46,17 +57,15 @@ def convolution_2d(
     if add is not None:
         optional.append(joined(add))
 
-    def in_chainer(*inputs: Any) -> chainer.Variable:
+    def in_chainer(*inputs: Input) -> chainer.Variable:
         """Of x or its parts, W, perhaps b, perhaps what is added."""
-        *xs, W = (to_float32(v) for v in inputs[: len(inputs) - len(optional)])
-        rest = [to_float32(v) for v in inputs[len(inputs) - len(optional) :]]
-        x = xs[0] if len(xs) == 1 else chainer.functions.concat(xs)
-        y = chainer.functions.convolution_2d(
-            *(x, W, None if b is None else rest.pop(0), stride, pad, cover_all),
-            dilate=dilate,
-            groups=groups,
-            **options,
-        )
+        inputs = tuple(map(to_float32, inputs))
+        n_part = len(inputs) - 1 - len(optional)
+        W, *rest = inputs[n_part:]
+        x = inputs[0] if n_part == 1 else chainer.functions.concat(inputs[:n_part])
+        bias = None if b is None else rest.pop(0)
+        window = {'stride': stride, 'pad': pad, 'cover_all': cover_all, 'dilate': dilate, 'groups': groups}
+        y = chainer.functions.convolution_2d(x, W, bias, **window, **options)
         return y + rest[0] if rest else y
 
     window = Window(pair(stride), pair(pad), pair(dilate), groups)
@@ -68,28 +77,27 @@ def convolution_2d(
     inputs = *xs, W, *(v if v is b else to_compute_dtype(v) for v in optional)
     if len({v.dtype for v in (*xs, *(inputs[-1:] if add is not None else ()))}) > 1:
         return in_chainer(*inputs)
-    return apply(
-        Convolution2D(in_chainer, window, len(xs), b is not None, add is not None), inputs, lambda: in_chainer(*inputs)
-    )
+    node = Convolution2D(in_chainer, window, len(xs), b is not None, add is not None)
+    return apply(node, inputs, lambda: in_chainer(*inputs))
 
 
 class Window(NamedTuple):
-    """How a kernel moves over a map."""
+    """How a kernel moves over a map, px."""
 
-    stride: tuple[int, int]
-    pad: tuple[int, int]
-    dilate: tuple[int, int]
+    stride: Pair
+    pad: Pair
+    dilate: Pair
     groups: int
 
-    def size_over(self, x: Any, W: Any) -> tuple[int, ...]:
-        """Height and width of what comes out."""
+    def size_over(self, x: Input, W: Input) -> tuple[int, ...]:
+        """Height and width of the output."""
         return tuple(
             get_conv_outsize(length, k, s, p, d=d)
             for length, k, s, p, d in zip(x.shape[2:], W.shape[2:], self.stride, self.pad, self.dilate, strict=True)
         )
 
 
-def _is_well_formed(x: Any, W: Any, b: Any, add: Any, window: Window) -> bool:
+def _is_well_formed(x: Input, W: Input, b: Input | None, add: Input | None, window: Window) -> bool:
     """Otherwise Chainer says what is wrong."""
     if not (
         x.ndim == W.ndim == 4
@@ -106,10 +114,13 @@ def _is_well_formed(x: Any, W: Any, b: Any, add: Any, window: Window) -> bool:
 class Convolution2D(EngineFunction):
     """The parts of x, W, perhaps b, perhaps what is added -> y.
 
-    A convolution of maps side by side is the sum of their convolutions, each with its own columns of W.
+    A convolution of maps side by side is the sum of their convolutions, each with its own columns W[:, i:j] of the
+    weights; no concatenation is made, neither of the maps nor of their gradients.
     """
 
-    def __init__(self, in_chainer: Any, window: Window, n_part: int, has_bias: bool, has_add: bool) -> None:
+    def __init__(
+        self, in_chainer: Callable[..., chainer.Variable], window: Window, n_part: int, has_bias: bool, has_add: bool
+    ) -> None:
         super().__init__()
         self.in_chainer, self.window, self.n_part = in_chainer, window, n_part
         self.has_bias, self.has_add = has_bias, has_add
@@ -120,49 +131,45 @@ class Convolution2D(EngineFunction):
     def forward(self, inputs: Arrays) -> Arrays:
         # What is added has no part in the gradients; retained, it would only stay in memory.
         self.retain_inputs(tuple(range(len(inputs) - self.has_add)))
-        convolution, as_dense_map = self.ops.convolution, self.ops.convert.as_dense_map
-        self.xs = [as_dense_map(x) for x in inputs[: self.n_part]]
+        convolution = self.ops.convolution
+        self.xs = [self.ops.convert.as_dense_map(x) for x in inputs[: self.n_part]]
         W = convolution.as_weights(inputs[self.n_part])
         b = inputs[self.n_part + 1] if self.has_bias else None
-        add = as_dense_map(inputs[-1]) if self.has_add else None
-        self.columns = channels(self.xs) if self.n_part > 1 else [slice(None)]
-        y = None
-        for x, columns in zip(self.xs, self.columns, strict=True):
-            part = W[:, columns]
-            conv = convolution.describe(x, part, *self.window)
-            if y is None or not convolution.ADDS_IN_PLACE:
-                y = self.ops.memory.empty_map(conv.y_shape, x.dtype)
-            convolution.forward(conv, x, part, b, y, add)
-            b, add = None, y  # the next part adds to what is there
+        add = inputs[-1] if self.has_add else None
+        self.columns = channel_slices(self.xs) if self.n_part > 1 else [slice(None)]
+        self.convs = [
+            Convolution(x.shape, W[:, columns].shape, *self.window)
+            for x, columns in zip(self.xs, self.columns, strict=True)
+        ]
+        y = self.ops.memory.empty_map(self.convs[0].y_shape, self.xs[0].dtype)
+        for conv, x, columns in zip(self.convs, self.xs, self.columns, strict=True):
+            y = convolution.forward(conv, x, W[:, columns], b, y, add)
+            b, add = None, y  # the next part is added to what is there
         return (y,)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
-        convolution, empty_map = self.ops.convolution, self.ops.memory.empty_map
+        convolution = self.ops.convolution
         gy = self.ops.convert.as_dense_map(gys[0])
-        i_weight = self.n_part
+        i_weight, i_bias = self.n_part, self.n_part + 1
         W = convolution.as_weights(self.inputs[i_weight].data)
-        gradients: list[Any] = [None] * len(self.inputs)
+        gradients: list[Array | None] = [None] * len(self.inputs)
         if self.has_add:
             gradients[-1] = gy
-        wants_weights = i_weight in indexes or (self.has_bias and i_weight + 1 in indexes)
-        gW = places.empty_like(i_weight, W) if wants_weights else None
-        gb = (
-            places.empty_like(i_weight + 1, self.inputs[i_weight + 1].data) if wants_weights and self.has_bias else None
-        )
-        gradients[i_weight] = gW
-        if gb is not None:
-            gradients[i_weight + 1] = gb
-        for i, (x, columns) in enumerate(zip(self.xs, self.columns, strict=True)):
-            part = W[:, columns]
-            conv = convolution.describe(x, part, *self.window)
+        gW = gb = None
+        if i_weight in indexes or (self.has_bias and i_bias in indexes):
+            gradients[i_weight] = gW = places.empty_like(i_weight, W)
+            if self.has_bias:
+                gradients[i_bias] = gb = places.empty_like(i_bias, self.inputs[i_bias].data)
+        for i, (conv, x, columns) in enumerate(zip(self.convs, self.xs, self.columns, strict=True)):
             if i in indexes:
-                gradients[i] = convolution.backward_data(conv, part, gy, empty_map(x.shape, x.dtype))
+                gx = self.ops.memory.empty_map(x.shape, x.dtype)
+                gradients[i] = convolution.backward_data(conv, W[:, columns], gy, gx)
             if gW is not None:
                 convolution.backward_weights(conv, x, gy, gW[:, columns], gb)
-                gb = None
-        return tuple(gradients[i] for i in indexes)
+                gb = None  # of all parts it is the same, and made once
+        return tuple(gradients[i] for i in indexes)  # type: ignore[misc]
 
-    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
+    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
         if not self.has_add:
             return super().differentiable_gradients(indexes, gys)
         (gy,) = gys

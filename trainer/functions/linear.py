@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import chainer
 import numpy as np
 
 from trainer import engine
-from trainer.functions.cast import to_compute_dtype, to_float32
+from trainer.engine.maps import Array
 from trainer.functions.concat import joined
-from trainer.functions.node import Arrays, EngineFunction, Places, apply
+from trainer.functions.node import EngineFunction, Input, apply, to_compute_dtype, to_float32
+from trainer.functions.places import Arrays, Places
 
 
-def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> chainer.Variable:
-    """As `chainer.functions.linear`: y = x W^T + b.
+def linear(x: Input, W: Input, b: Input | None = None, n_batch_axes: int = 1) -> chainer.Variable:
+    """y = x W^T + b, as `chainer.functions.linear`.
 
     Args:
         x: (N, ...) floating point, (N, inputs) once the rest is flattened.
-        W: (outputs, inputs).
-        b: (outputs,) or None.
+        W: (outputs, inputs) float32.
+        b: (outputs,) float32, or None.
         n_batch_axes: leading dimensions of x that count as N.
+    Returns:
+        (N, outputs), in the precision of x or `chainer.config.compute_dtype`.
+    Raises:
+        InvalidType: shapes or precisions do not fit (Chainer's own check).
     """
     x = joined(x)
-    inputs: Any = (x, W) if b is None else (x, W, b)
+    inputs: tuple[Input, ...] = (x, W) if b is None else (x, W, b)
     n_in = int(np.prod(x.shape[1:]))
     if (
         n_batch_axes != 1
@@ -56,12 +59,11 @@ class Linear(EngineFunction):
         (gy,) = gys
         fully_connected, as_rows = self.ops.linear, self.ops.convert.as_rows
         gy, W = as_rows(gy), as_rows(self.inputs[1].data)
-        gradients: list[Any] = [None, None, None]
+        gradients: list[Array | None] = [None, None, None]
         if 0 in indexes:
             gradients[0] = fully_connected.backward_data(W, gy).reshape(self.inputs[0].shape)
         if 1 in indexes or 2 in indexes:
-            gradients[1] = places.empty_like(1, W)
-            if 2 in indexes:
-                gradients[2] = places.empty_like(2, self.inputs[2].data)
-            fully_connected.backward_weights(self.x, gy, gradients[1], gradients[2])
-        return tuple(gradients[i] for i in indexes)
+            gradients[1] = gW = places.empty_like(1, W)
+            gradients[2] = gb = places.empty_like(2, self.inputs[2].data) if 2 in indexes else None
+            fully_connected.backward_weights(self.x, gy, gW, gb)
+        return tuple(gradients[i] for i in indexes)  # type: ignore[misc]

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import chainer
 
 from trainer import engine
-from trainer.functions.cast import to_float32
+from trainer.engine.backend import ResponseWindow
 from trainer.functions.concat import joined
-from trainer.functions.node import Arrays, EngineFunction, Places, apply
+from trainer.functions.node import EngineFunction, Input, apply, to_float32
+from trainer.functions.places import Arrays, Places
 
 
 def local_response_normalization(
-    x: Any, n: int = 5, k: float = 2, alpha: float = 1e-4, beta: float = 0.75
+    x: Input, n: int = 5, k: float = 2, alpha: float = 1e-4, beta: float = 0.75
 ) -> chainer.Variable:
-    """As `chainer.functions.local_response_normalization`: x / (k + alpha * sum of x^2 over n channels) ** beta.
+    """y = x / (k + alpha * sum of x^2 over n channels) ** beta, as `chainer.functions.local_response_normalization`.
 
     Args:
-        x: (N, C, H, W) floating point.
-        n: channels of the window, odd.
+        x: (N, C, H, W) floating point, or `SideBySide`.
+        n: channels of the window, odd; its middle is the channel of x.
+    Returns:
+        Of the shape and precision of x.
 
     Source: Krizhevsky et al., "ImageNet classification with deep convolutional neural networks" (2012), section 3.3.
     """
 
-    def in_chainer(x: Any) -> chainer.Variable:
+    def in_chainer(x: Input) -> chainer.Variable:
         return chainer.functions.local_response_normalization(to_float32(x), n, k, alpha, beta)
 
     x = joined(x)
-    if x.ndim != 4 or not engine.serves(x):
-        return in_chainer(x)
-    normalization = engine.of(x).normalization
-    window = normalization.ResponseWindow(n, k, alpha, beta)
-    if not normalization.is_right(window, x):
+    window, backend = ResponseWindow(n, k, alpha, beta), engine.of(x)
+    if x.ndim != 4 or not engine.serves(x) or not (backend and backend.response_normalization.is_supported(window, x)):
         return in_chainer(x)
     return apply(LocalResponseNormalization(window), (x,), lambda: in_chainer(x))
 
@@ -40,7 +38,7 @@ def local_response_normalization(
 class LocalResponseNormalization(EngineFunction):
     """x -> y."""
 
-    def __init__(self, window: Any) -> None:
+    def __init__(self, window: ResponseWindow) -> None:
         super().__init__()
         self.window = window
 
@@ -50,13 +48,11 @@ class LocalResponseNormalization(EngineFunction):
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs((0,))
         (x,) = inputs
-        y, self.workspace = self.ops.normalization.local_response_normalization(
-            x, self.window, chainer.config.enable_backprop
-        )
+        y, self.workspace = self.ops.response_normalization.forward(x, self.window, chainer.config.enable_backprop)
         return (y,)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys
         x = self.inputs[0].data
-        gx = self.ops.normalization.local_response_normalization_backward(x, self.workspace, gy, self.window)
+        gx = self.ops.response_normalization.backward(x, self.workspace, gy, self.window)
         return (gx,)

@@ -8,19 +8,23 @@ import chainer
 import numpy as np
 
 from trainer import engine
-from trainer.functions.cast import to_float32
-from trainer.functions.node import Arrays, EngineFunction, Places, apply
+from trainer.engine.maps import Array
+from trainer.functions.node import EngineFunction, Input, Output, apply, array_of, to_float32
+from trainer.functions.places import Arrays, Places
 
 
-def softmax_cross_entropy(x: Any, t: Any, *, smoothing: float = 0.0, **options: Any) -> Any:
-    """As `chainer.functions.softmax_cross_entropy`, of smoothed labels if asked; computed in float32 at least.
+def softmax_cross_entropy(x: Input, t: Input, *, smoothing: float = 0.0, **options: Any) -> Output:
+    """The mean of -sum_c target_c log softmax(x)_c, as `chainer.functions.softmax_cross_entropy`.
 
     The target of class c is (1 - smoothing) * [c = t] + smoothing / classes.
 
     Args:
-        x: (N, classes) logits.
+        x: (N, classes) logits, floating point.
         t: (N,) int32 classes; -1 does not count.
         smoothing: 0..1; with it, no other option.
+        options: of Chainer's function.
+    Returns:
+        (), float32 at least.
     Raises:
         ValueError: smoothing together with another option.
 
@@ -29,22 +33,22 @@ def softmax_cross_entropy(x: Any, t: Any, *, smoothing: float = 0.0, **options: 
     if smoothing and options:
         raise ValueError(f'smoothing={smoothing} goes with no other option, not with {", ".join(options)}')
 
-    def in_chainer() -> Any:
+    def in_chainer() -> chainer.Variable:
         return _in_chainer(to_float32(x), t, smoothing, options)
 
     if options or x.ndim != 2 or t.dtype != np.int32 or t.shape != x.shape[:1] or not engine.serves(x):
         return in_chainer()
-    if not hasattr(engine.of(x), 'loss'):
-        return in_chainer()  # the CPU has nothing to gain from an own one
-    labels = t.array if isinstance(t, chainer.Variable) else t
-    return apply(SoftmaxCrossEntropy(labels, smoothing), (x,), in_chainer)
+    backend = engine.of(x)
+    if backend is None or backend.loss is None:
+        return in_chainer()
+    return apply(SoftmaxCrossEntropy(array_of(t), smoothing), (x,), in_chainer)
 
 
-def _in_chainer(x: Any, t: Any, smoothing: float, options: Any) -> Any:
+def _in_chainer(x: Input, t: Input, smoothing: float, options: dict[str, Any]) -> chainer.Variable:
     loss = chainer.functions.softmax_cross_entropy(x, t, **options)
     if not smoothing:
         return loss
-    labels: Any = t.array if isinstance(t, chainer.Variable) else t
+    labels = array_of(t)
     counts = (labels >= 0).astype(loss.dtype)
     weights = counts / max(counts.sum(), 1) / x.shape[1]  # (N,)
     all_classes = chainer.functions.sum(chainer.functions.log_softmax(x) * weights[:, None])
@@ -54,7 +58,7 @@ def _in_chainer(x: Any, t: Any, smoothing: float, options: Any) -> Any:
 class SoftmaxCrossEntropy(EngineFunction):
     """x -> the mean loss, float32."""
 
-    def __init__(self, t: Any, smoothing: float = 0.0) -> None:
+    def __init__(self, t: Array, smoothing: float = 0.0) -> None:
         super().__init__()
         self.t, self.smoothing = t, smoothing
 
@@ -63,15 +67,25 @@ class SoftmaxCrossEntropy(EngineFunction):
 
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs((0,))
-        loss, self.kept = self.ops.loss.softmax_cross_entropy(inputs[0], self.t, self.smoothing)
+        assert self.ops.loss is not None
+        loss, self.saved = self.ops.loss.softmax_cross_entropy(inputs[0], self.t, self.smoothing)
         return (loss,)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
         (gy,) = gys
         x = self.inputs[0].data
-        return (self.ops.loss.softmax_cross_entropy_backward(x, self.t, self.kept, gy, self.smoothing),)
+        assert self.ops.loss is not None
+        return (self.ops.loss.softmax_cross_entropy_backward(x, self.t, self.saved, gy, self.smoothing),)
 
 
-def accuracy(y: Any, t: Any, ignore_label: int | None = None) -> Any:
-    """As `chainer.functions.accuracy`: the fraction of rows whose largest logit stands at their class."""
+def accuracy(y: Input, t: Input, ignore_label: int | None = None) -> Output:
+    """The fraction of rows whose largest logit is that of their class, as `chainer.functions.accuracy`.
+
+    Args:
+        y: (N, classes) logits, floating point.
+        t: (N,) int32 classes.
+        ignore_label: rows of this class do not count.
+    Returns:
+        (), float32 at least.
+    """
     return chainer.functions.accuracy(to_float32(y), t, ignore_label)

@@ -1,19 +1,25 @@
-"""The base of the engine's functions in Chainer's graph."""
+"""The engine's functions in Chainer's graph: their base class, and the change of precision, which it needs itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import chainer
 import numpy as np
+from ml_dtypes import bfloat16
 
 from trainer import engine
-from trainer.engine import arena
+from trainer.engine.backend import Backend
 from trainer.engine.errors import EngineError
+from trainer.engine.maps import Array, DType, Pair
+from trainer.functions.places import Arrays, Places
 
-Arrays = tuple[Any, ...]  # of NumPy arrays, or None
+FLOAT16, FLOAT32, BFLOAT16 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(bfloat16)
+Input: TypeAlias = Any  # of a public function: a variable, an array of NumPy or CuPy, or `SideBySide`
+Output: TypeAlias = Any  # a variable, or `SideBySide` where the input is
+Variables: TypeAlias = tuple[Any, ...]  # of Chainer, whose annotations lack operators; a gradient may be None
 
 
 class EngineFunction(chainer.FunctionNode):
@@ -23,19 +29,18 @@ class EngineFunction(chainer.FunctionNode):
     either `reference` or `differentiable_gradients`.
     """
 
-    inputs: Any
-    ops: Any
+    inputs: Any  # variable nodes
+    ops: Backend
 
     def apply(self, inputs: Any) -> Any:
-        self.ops = engine.of(inputs[0])
+        self.ops = cast(Backend, engine.of(inputs[0]))  # None only for a `Cast` on a device that has none
         # Of what needs no gradient, Chainer would still keep the graph, and with it the maps in memory.
         is_needed = any(isinstance(x, chainer.Variable) and x.requires_grad for x in inputs)
         with nullcontext() if is_needed else chainer.no_backprop_mode():
             outputs = super().apply(inputs)
-        calls = getattr(chainer.config, 'traced_calls', None)
+        calls = chainer.config.traced_calls
         if calls is not None:
-            arrays = [x.array if isinstance(x, chainer.Variable) else x for x in inputs]
-            calls.append((self, arrays, [y.array for y in outputs]))
+            calls.append((self, [array_of(x) for x in inputs], [y.array for y in outputs]))
         return outputs
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
@@ -43,12 +48,12 @@ class EngineFunction(chainer.FunctionNode):
         raise NotImplementedError
 
     def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
-        """The outputs in Chainer's own terms; all inputs have to be retained for it."""
+        """The outputs in Chainer's own terms; all inputs must be retained for it."""
         raise NotImplementedError
 
     def backward_accumulate(
-        self, target_input_indexes: tuple[int, ...], grad_outputs: Any, grad_inputs: Any
-    ) -> tuple[chainer.Variable | None, ...]:
+        self, target_input_indexes: tuple[int, ...], grad_outputs: Variables, grad_inputs: Variables
+    ) -> Variables:
         """Chainer's hook for functions that add to the gradients that their inputs have so far."""
         if not chainer.config.enable_backprop:  # else a gradient is asked for that can itself be differentiated
             earlier = {
@@ -56,7 +61,7 @@ class EngineFunction(chainer.FunctionNode):
             }
             places = Places(self.ops, self.inputs, earlier)
             try:
-                gys = tuple(None if gy is None else gy.array for gy in grad_outputs)
+                gys: Any = tuple(None if gy is None else gy.array for gy in grad_outputs)
                 gradients = self.compute_gradients(target_input_indexes, gys, places)
             except EngineError as error:
                 engine.refuse(error, f'the gradient of {self.label}')
@@ -69,10 +74,8 @@ class EngineFunction(chainer.FunctionNode):
             for new, old in zip(gradients, grad_inputs, strict=True)
         )
 
-    def _gradients_by_chainer(self, indexes: tuple[int, ...], gys: Any) -> tuple[chainer.Variable | None, ...]:
+    def _gradients_by_chainer(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
         """Computed in float32 at least, which is what Chainer's functions take."""
-        from trainer.functions.cast import to_dtype, to_float32
-
         gys = tuple(None if gy is None else to_float32(gy) for gy in gys)
         gradients = self.differentiable_gradients(indexes, gys)
         return tuple(
@@ -81,13 +84,9 @@ class EngineFunction(chainer.FunctionNode):
 
     def differentiable_inputs(self) -> tuple[chainer.Variable, ...]:
         """The retained inputs, in float32 at least."""
-        from trainer.functions.cast import to_float32
-
         return tuple(map(to_float32, self.get_retained_inputs()))
 
-    def differentiable_gradients(
-        self, indexes: tuple[int, ...], gys: tuple[chainer.Variable | None, ...]
-    ) -> tuple[chainer.Variable | None, ...]:
+    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
         """The gradients of the inputs `indexes` as variables of a graph; of none of them in bfloat16."""
         inputs = self.differentiable_inputs()
         with chainer.using_config('engine', 'plain'), chainer.using_config('enable_backprop', True):
@@ -100,60 +99,14 @@ class EngineFunction(chainer.FunctionNode):
             return tuple(gradients)
 
 
+Call: TypeAlias = tuple[EngineFunction, list[np.ndarray], list[np.ndarray]]
+
+
 @contextmanager
-def tracing() -> Iterator[list[tuple[EngineFunction, list[np.ndarray], list[np.ndarray]]]]:
+def tracing() -> Iterator[list[Call]]:
     """Notes down the engine's functions called within: (function, input arrays, output arrays)."""
     with chainer.using_config('traced_calls', []):
         yield chainer.config.traced_calls
-
-
-class Places:
-    """Where gradients go: into the arena of the optimizer if the input is a parameter that lies in one.
-
-    Args:
-        ops: the engine.
-        nodes: the function's inputs.
-        earlier: gradient so far of each input that wants one, or None.
-    """
-
-    def __init__(self, ops: Any, nodes: Any, earlier: dict[int, Any]) -> None:
-        self._ops, self._nodes, self._earlier = ops, nodes, earlier
-
-    def take_earlier(self, i: int) -> Any:
-        """The gradient so far of input `i`, or None, for a function that adds it to its own as it computes that."""
-        earlier, self._earlier[i] = self._earlier.get(i), None
-        return earlier
-
-    def empty_like(self, i: int, parameter: np.ndarray) -> np.ndarray:
-        """Where to write the gradient of input `i`, a float32 parameter."""
-        variable = self._nodes[i].get_variable_or_none()
-        # A gradient that the variable holds is not this backward pass's to overwrite (`chainer.grad`).
-        if self._earlier.get(i) is None and (variable is None or variable.grad_var is None):
-            place = arena.place_of(parameter)
-            if place is not None:
-                return place
-        return self._ops.memory.empty_like_parameter(parameter)
-
-    def add_earlier(self, i: int, gradient: Any, gys: Arrays) -> Any:
-        """The sum with the gradient that input `i` had before, in place where the memory is nobody else's."""
-        earlier = self._earlier[i]
-        if earlier is None or gradient is None:
-            return earlier if gradient is None else gradient
-        if earlier.dtype != gradient.dtype:
-            return earlier + gradient
-        elementwise = self._ops.elementwise
-        if _is_in_an_arena(self._nodes[i], earlier):  # where the optimizer reads it
-            return elementwise.accumulate(gradient, earlier)
-        # The earlier one may be another input's, too, and so may a new one that is only passed on, as by a sum.
-        may_share_memory = chainer.backend.get_array_module(gradient).may_share_memory
-        is_passed_on = any(gy is not None and may_share_memory(gradient, gy) for gy in gys)
-        if is_passed_on or not elementwise.is_dense(gradient):
-            return elementwise.sum_of(earlier, gradient)
-        return elementwise.add_any(gradient, earlier, gradient)
-
-
-def _is_in_an_arena(node: Any, gradient: Any) -> bool:
-    return node.data is not None and arena.place_of(node.data) is gradient
 
 
 def apply(node: EngineFunction, inputs: tuple[Any, ...], otherwise: Callable[[], Any]) -> Any:
@@ -166,6 +119,64 @@ def apply(node: EngineFunction, inputs: tuple[Any, ...], otherwise: Callable[[],
         return otherwise()
 
 
-def pair(value: Any) -> tuple[int, int]:
+def array_of(x: Input) -> Array:
+    return cast(Array, x.array if isinstance(x, chainer.Variable) else x)
+
+
+def pair(value: int | Sequence[int]) -> Pair:
     """One number for both directions, or two."""
-    return tuple(value) if hasattr(value, '__getitem__') else (value, value)
+    vertical, horizontal = value if isinstance(value, Sequence) else (value, value)
+    return vertical, horizontal
+
+
+# ---- precision ----
+
+
+def to_compute_dtype(x: Input) -> Input:
+    """`x` in `chainer.config.compute_dtype`, if that is set and the device computes in it."""
+    dtype = chainer.config.compute_dtype
+    if dtype is None:
+        return x
+    backend = engine.of(x)
+    return to_dtype(x, dtype) if backend is not None and backend.computes_in(dtype) else x
+
+
+def to_dtype(x: Input, dtype: DType) -> Input:
+    """`x` in another precision."""
+    return x if x.dtype == dtype else Cast(np.dtype(dtype)).apply((x,))[0]
+
+
+def to_float32(x: Input) -> Input:
+    """`x` in float32 if it is in a half precision that was asked for: Chainer's functions take weights of x's alone."""
+    is_half = x.dtype == BFLOAT16 or (x.dtype == FLOAT16 and chainer.config.compute_dtype == FLOAT16)
+    return Cast(FLOAT32).apply((x,))[0] if is_half else x
+
+
+class Cast(EngineFunction):
+    """x -> the same in another precision."""
+
+    def __init__(self, dtype: DType) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, inputs: Arrays) -> Arrays:
+        self.retain_inputs(())
+        (x,) = inputs
+        self.x_dtype = x.dtype
+        return (_cast(x, self.dtype),)
+
+    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
+        (gy,) = gys
+        return (_cast(gy, self.x_dtype),)
+
+    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
+        (gy,) = gys
+        return Cast(self.x_dtype).apply((gy,))
+
+
+def _cast(x: Array, dtype: DType) -> Array:
+    backend = engine.of(x)
+    try:
+        return backend.convert.as_dtype(x, dtype) if backend and engine.serves(x) else x.astype(dtype)
+    except EngineError:
+        return x.astype(dtype)

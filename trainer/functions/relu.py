@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import chainer
 
 from trainer import engine
-from trainer.functions.cast import to_float32
 from trainer.functions.concat import SideBySide
-from trainer.functions.node import Arrays, EngineFunction, Places, apply
+from trainer.functions.node import EngineFunction, Input, Output, Variables, apply, to_float32
+from trainer.functions.places import Arrays, Places
 
 
-def relu(x: Any) -> Any:
-    """As `chainer.functions.relu`: max(x, 0), of any shape or of maps side by side; the CPU's engine makes 0 of NaN."""
+def relu(x: Input) -> Output:
+    """max(x, 0), as `chainer.functions.relu`; the CPU's engine makes 0 of NaN.
+
+    x: floating point of any shape, or `SideBySide`; so is what is returned.
+    """
     if isinstance(x, SideBySide):
         return SideBySide(map(relu, x))
     if not engine.serves(x):
@@ -35,7 +36,7 @@ class ReLU(EngineFunction):
         y = self.get_retained_outputs()[0].array
         return (self.ops.elementwise.relu_backward(y, gy),)
 
-    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Any) -> Any:
+    def differentiable_gradients(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
         (gy,) = gys
         y = self.get_retained_outputs()[0]
         return (gy * (y.array > 0).astype(gy.dtype),)

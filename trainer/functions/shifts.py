@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import chainer
 
@@ -12,6 +12,8 @@ from trainer.functions.batch_normalization import BatchNormalization
 from trainer.functions.concat import Concat
 from trainer.functions.convolution_2d import Convolution2D
 from trainer.functions.pooling_2d import MaxPooling2D
+
+Node: TypeAlias = chainer.variable.VariableNode
 
 
 def find_dead_biases(loss: chainer.Variable) -> list[chainer.Parameter]:
@@ -26,17 +28,17 @@ def find_dead_biases(loss: chainer.Variable) -> list[chainer.Parameter]:
     functions, consumers = _walk(loss)
     known: dict[int, bool] = {}
 
-    def is_taken_away(node: Any) -> bool:
-        """Whether a shift of the channels of what `node` stands for changes nothing behind it."""
-        if node is None:  # nobody has a use for it
+    def is_taken_away(node: Node | None) -> bool:
+        """Whether a shift of the channels of what `node` stands for changes nothing after it."""
+        if node is None:  # nothing reads it
             return True
         if id(node) not in known:
-            known[id(node)] = False  # of the loss itself: nobody takes it away
+            known[id(node)] = False  # of the loss itself: nothing takes it away
             used_by = consumers[id(node)]
             known[id(node)] = bool(used_by) and all(passes(f, node) for f in used_by)
         return known[id(node)]
 
-    def passes(function: Any, node: Any) -> bool:
+    def passes(function: chainer.FunctionNode, node: Node) -> bool:
         if isinstance(function, BatchNormalization):
             return node not in function.inputs[-2:]
         if isinstance(function, Convolution2D):
@@ -45,7 +47,7 @@ def find_dead_biases(loss: chainer.Variable) -> list[chainer.Parameter]:
                 return False
         elif not isinstance(function, (MaxPooling2D, Add, Concat)):
             return False
-        return all(is_taken_away(output()) for output in function.outputs)
+        return all(map(is_taken_away, _outputs(function)))
 
     is_dead: dict[int, bool] = defaultdict(lambda: True)
     biases: dict[int, chainer.Parameter] = {}
@@ -56,15 +58,19 @@ def find_dead_biases(loss: chainer.Variable) -> list[chainer.Parameter]:
         if isinstance(bias, chainer.Parameter):
             biases[id(bias)] = bias
             only_here = all(isinstance(f, Convolution2D) for f in consumers[id(bias.node)])
-            outputs: Any = function.outputs or ()
-            is_dead[id(bias)] &= only_here and all(is_taken_away(output()) for output in outputs)
+            is_dead[id(bias)] &= only_here and all(map(is_taken_away, _outputs(function)))
     return [bias for key, bias in biases.items() if is_dead[key]]
 
 
-def _walk(loss: chainer.Variable) -> tuple[list[Any], dict[int, list[Any]]]:
-    """All functions behind the loss, and of each variable node (by id) those that read it."""
-    functions: list[Any] = []
-    consumers: dict[int, list[Any]] = defaultdict(list)
+def _outputs(function: Any) -> list[Node | None]:
+    """None for those that nothing has kept."""
+    return [output() for output in function.outputs or ()]
+
+
+def _walk(loss: chainer.Variable) -> tuple[list[chainer.FunctionNode], dict[int, list[chainer.FunctionNode]]]:
+    """All functions that lead to the loss, and of each variable node (by id) those that read it."""
+    functions: list[chainer.FunctionNode] = []
+    consumers: dict[int, list[chainer.FunctionNode]] = defaultdict(list)
     seen, waiting = set(), [loss.creator_node]
     while waiting:
         function = waiting.pop()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import chainer
 
 import trainer.functions as F
-from trainer.functions.cast import to_float32
 from trainer.functions.concat import joined
+from trainer.functions.node import Input, Output, to_float32
 
 
 class BatchNormalization(chainer.links.BatchNormalization):
     """As `chainer.links.BatchNormalization`; called with `relu=True`, it rectifies in the same pass over memory.
+
+    x and y: (N, C) or (N, C, H, W) floating point, or `SideBySide`; see `trainer.functions.batch_normalization`.
 
     Attributes:
         is_fixed: normalise with the statistics it has, in training as in the test, and leave them as they are.
@@ -21,8 +21,8 @@ class BatchNormalization(chainer.links.BatchNormalization):
     is_fixed = False
 
     def forward(  # type: ignore[override]
-        self, x: Any, *, relu: bool = False, finetune: bool = False
-    ) -> Any:
+        self, x: Input, *, relu: bool = False, finetune: bool = False
+    ) -> Output:
         if self.avg_mean is None or self.gamma is None or self.beta is None or finetune:
             y = super().forward(to_float32(joined(x)), finetune=finetune)
             return F.relu(y) if relu else y

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import chainer
 
+from trainer.functions.node import Input
 from trainer.links.batch_normalization import BatchNormalization
 from trainer.links.convolution_2d import Convolution2D
 
@@ -32,5 +31,5 @@ class BNReLUConv(chainer.Chain):
                 in_channels, out_channels, ksize, stride, pad, initialW=chainer.initializers.HeNormal()
             )
 
-    def forward(self, x: Any, add: Any = None) -> chainer.Variable:
+    def forward(self, x: Input, add: Input | None = None) -> chainer.Variable:
         return self.conv(self.bn(x, relu=True), add=add)

@@ -8,8 +8,8 @@ from typing import Any
 import chainer
 
 import trainer.functions as F
-from trainer.functions.cast import to_float32
 from trainer.functions.concat import joined
+from trainer.functions.node import to_float32
 from trainer.links import BatchNormalization
 
 

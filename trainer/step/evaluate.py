@@ -62,7 +62,7 @@ def evaluate(
         InputError: the view left out every image.
     """
     if engine.is_on_gpu(model) and isinstance(view, TestView) and ranks.size == 1:
-        from trainer.step.captured import captured_evaluation
+        from trainer.step.captured_evaluation import captured_evaluation
 
         loss, confusion, n_top5 = captured_evaluation(model, view, n, n_class, batch, device)(progress)
         return Evaluation(loss, confusion, n_top5 / n if n_class > N_TOP else None)

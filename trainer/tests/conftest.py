@@ -28,9 +28,11 @@ import trainer  # noqa: E402, F401
 from trainer import engine  # noqa: E402
 
 if uses_standin:
-    from trainer.engine.cuda import on_cpu, runtime
+    from cuda_on_cpu import CPURuntime
 
-    runtime._current = on_cpu.CPURuntime(sys.modules['cupy'])
+    from trainer.engine.cuda import runtime
+
+    runtime._current = CPURuntime(sys.modules['cupy'])
 
 
 def pytest_runtest_setup(item):

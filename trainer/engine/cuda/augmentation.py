@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from trainer.engine.cuda.kernel import launch
+from trainer.engine.cuda.kernel import Argument, launch
 from trainer.engine.cuda.memory import empty
 from trainer.engine.cuda.runtime import runtime
 from trainer.engine.errors import EngineError
+from trainer.engine.maps import Array, DType, Map
 
 N_FIELD = 5  # of a row of the table: image, matrix, top, left, whether to mirror
 N_VIEW_THREAD, N_TILE = 256, 8
@@ -68,8 +68,8 @@ class Augmentation:
 
     def __init__(
         self,
-        images: Any,
-        labels: Any,
+        images: Array,
+        labels: Array,
         rows: Taps,
         columns: Taps,
         size: int,
@@ -93,7 +93,7 @@ class Augmentation:
         if n_first < len(table):
             runtime().upload(np.ascontiguousarray(table[n_first:]), self.table[: len(table) - n_first])
 
-    def batch(self, n: int, position: Any, dtype: Any) -> tuple[Any, Any]:
+    def batch(self, n: int, position: Array, dtype: DType) -> tuple[Map, Array]:
         """The pictures of n rows of the table and their labels.
 
         Args:
@@ -103,7 +103,13 @@ class Augmentation:
             t: (n,) int32.
         """
         _, c, h, w = self.images.shape
-        source = [self.images, self.rows.first, self.rows.weights, self.columns.first, self.columns.weights]
+        source: list[Argument] = [
+            self.images,
+            self.rows.first,
+            self.rows.weights,
+            self.columns.first,
+            self.columns.weights,
+        ]
         source += [c, h, w, self.rows.n_tap, self.columns.n_tap, self.rows.highest, self.size]
         source += [self.table, len(self.table), position]
         x, t = empty((n, self.size, self.size, c), dtype), empty((n,), np.int32)

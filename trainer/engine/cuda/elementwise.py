@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
+from trainer.engine import dropout
 from trainer.engine.cuda.convert import as_map, as_rows
-from trainer.engine.cuda.kernel import N_THREAD, grid_of, launch, vector_of
+from trainer.engine.cuda.kernel import N_THREAD, Argument, grid_of, launch, vector_of
 from trainer.engine.cuda.memory import empty, empty_map
 from trainer.engine.cuda.runtime import runtime
-from trainer.engine.maps import misalignments, pixel_stride
+from trainer.engine.dropout import DROPOUT, N_ELEMENT_PER_COUNTER, DropoutKey
+from trainer.engine.maps import Array, Shape, misalignments, pixel_stride
 
-Rows = tuple[Any, int, int]  # what the kernels see: an array, its columns, and elements from row to row
+Rows: TypeAlias = tuple[Array, int, int]  # what the kernels see: an array, its columns, and elements from row to row
 
 
-def is_dense(x: Any) -> bool:
+def is_dense(x: Array) -> bool:
     """Whether the elements lie without a gap, in C order or channels last."""
     return x.flags.c_contiguous or (x.ndim == 4 and pixel_stride(x) == x.shape[1])
 
 
-def rows_of(x: Any) -> Rows:
+def rows_of(x: Array) -> Rows:
     """A map as rows of channels; anything else, copied into C order if it is not, as one of (N, ...)."""
     if x.ndim == 4:
         x = as_map(x)
@@ -30,11 +32,11 @@ def rows_of(x: Any) -> Rows:
     return x, columns, columns
 
 
-def empty_like(x: Any) -> Any:
+def empty_like(x: Array) -> Array:
     return empty_map(x.shape, x.dtype) if x.ndim == 4 else empty(x.shape, x.dtype)
 
 
-def add(x: Any, other: Any, out: Any) -> Any:
+def add(x: Array, other: Array, out: Array) -> Array:
     """out = x + other; `out`, a map without gaps if they are maps, may be one of them."""
     (x, columns, ld_x), (other, _, ld_other), (_, _, ld_out) = rows_of(x), rows_of(other), rows_of(out)
     n_vector = vector_of(x.dtype, columns, ld_x, ld_other, ld_out, *misalignments(x, other, out))
@@ -44,15 +46,12 @@ def add(x: Any, other: Any, out: Any) -> Any:
     return out
 
 
-add_any = add  # of any layout
-
-
-def sum_of(x: Any, other: Any) -> Any:
+def sum_of(x: Array, other: Array) -> Array:
     """x + other, of any layouts."""
     return add(x, other, empty_like(x))
 
 
-def accumulate(x: Any, total: Any) -> Any:
+def accumulate(x: Array, total: Array) -> Array:
     """total += x: gradients of a parameter, of one layout."""
     flat = x.reshape(-1) if x.flags.c_contiguous else x.transpose(0, 2, 3, 1).reshape(-1)
     flat_total = total.reshape(-1) if total.flags.c_contiguous else total.transpose(0, 2, 3, 1).reshape(-1)
@@ -60,18 +59,20 @@ def accumulate(x: Any, total: Any) -> Any:
     return total
 
 
-def add_bias(y: Any, bias: Any, other: Any) -> Any:
+def add_bias(y: Array, bias: Array | None, other: Array | None) -> Array:
     """y += bias of the channel (or None) + other (or None), in place; y is a map."""
     _, columns, ld = rows_of(y)
-    other, _, ld_other = (None, 0, 0) if other is None else rows_of(other)
-    n_vector = vector_of(y.dtype, columns, ld, ld_other, *misalignments(y, *([] if other is None else [other])))
+    ld_other = 0
+    if other is not None:
+        other, _, ld_other = rows_of(other)
+    n_vector = vector_of(y.dtype, columns, ld, ld_other, *misalignments(*(a for a in (y, other) if a is not None)))
     n_pack = y.size // n_vector
     arguments = [y, ld, bias, other, ld_other, columns, n_pack]
     launch('elementwise', 'add_bias', grid_of(n_pack), (N_THREAD,), arguments, y.dtype, n_vector)
     return y
 
 
-def relu(x: Any) -> Any:
+def relu(x: Array) -> Array:
     """max(x, 0); NaN stays."""
     x, columns, ld = rows_of(x)
     y = empty_like(x)
@@ -81,7 +82,7 @@ def relu(x: Any) -> Any:
     return y
 
 
-def relu_backward(y: Any, gy: Any) -> Any:
+def relu_backward(y: Array, gy: Array) -> Array:
     """gy where y > 0, else 0."""
     (y, columns, ld), (gy, _, ld_gy) = rows_of(y), rows_of(gy)
     gx = empty_like(y)
@@ -92,54 +93,48 @@ def relu_backward(y: Any, gy: Any) -> Any:
     return gx
 
 
-DRAWS_MASKS = True  # a `DropoutMask` is made of a key
-
-
 class DropoutMask:
-    """A mask of `trainer.functions.DropoutKey`, never in memory: the kernel makes it when it is applied.
+    """A mask of a `DropoutKey`, never in memory: the kernel makes it when it is applied.
 
     Args:
         shape: of the whole of what is masked, (N, ...).
-        threshold: 16-bit words below it drop their element.
-        scale: of the others.
-        key: two words.
-        layer: of the counter.
-        rows: of the counter: that of the first image, and the step to the next.
-        iteration: (1,) uint64 on the device.
+        ratio: of the elements that are dropped.
+        key: of the pass; its next layer is taken.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        threshold: int,
-        scale: float,
-        key: tuple[int, int],
-        layer: int,
-        rows: tuple[int, int],
-        iteration: Any,
-    ) -> None:
-        self.shape, self.threshold, self.scale = shape, threshold, scale
-        self.key, self.layer, self.rows, self.iteration = key, layer, rows, iteration
+    def __init__(self, shape: Shape, ratio: float, key: DropoutKey) -> None:
+        self.shape = shape
+        self.chance = dropout.threshold(ratio), 1 / (1 - ratio)
+        rows = key.first_row, key.row_step
+        self.key = key.seed, DROPOUT, key.next_layer(), _on_device(key.iteration), *rows
 
-    def apply(self, x: Any, first_channel: int = 0) -> Any:
+    def apply(self, x: Array, first_channel: int = 0) -> Array:
         """x, masked; of a map that is the channels from `first_channel` on of the whole."""
         x, columns, ld = rows_of(x)
         y = empty_like(x)
         n_channel = self.shape[1] if x.ndim == 4 else columns
         n_pixel = self.shape[2] * self.shape[3] if x.ndim == 4 else 1
-        n_counter = -(-n_pixel * n_channel // 16) * self.shape[0]
-        arguments = [x, ld, y, columns, columns, first_channel, n_channel, n_pixel, self.shape[0]]
-        arguments += [*self.key, self.layer, self.iteration, *self.rows, self.threshold, self.scale]
-        launch('elementwise', 'dropout', grid_of(n_counter), (N_THREAD,), arguments, x.dtype)
+        # A thread makes the words of one counter, which are of elements of one image of the whole, and masks those of
+        # them that lie in x.
+        n_counter = -(-n_pixel * n_channel // N_ELEMENT_PER_COUNTER) * self.shape[0]
+        arguments: list[Argument] = [x, ld, y, columns, columns, first_channel, n_channel, n_pixel, self.shape[0]]
+        launch(
+            'elementwise', 'dropout', grid_of(n_counter), (N_THREAD,), [*arguments, *self.key, *self.chance], x.dtype
+        )
         return y
 
-    def as_array(self) -> Any:
-        """uint8, 0 or 1."""
+    def as_array(self) -> Array:
+        """0 or 1."""
         return self.apply(runtime().xp.ones(self.shape, np.float32)) != 0
 
 
-def as_counter(iteration: Any) -> Any:
-    """An iteration, a number or already (1,) uint64 on the device, as the latter."""
+def dropout_mask(shape: Shape, ratio: float, key: DropoutKey | None) -> DropoutMask:
+    """The next mask of a pass; without a key, of one drawn from NumPy's global generator."""
+    return DropoutMask(shape, ratio, key or DropoutKey(int(np.random.randint(2**63)), 0))
+
+
+def _on_device(iteration: int | Array) -> Array:
+    """(1,) uint64 on the device, where a captured graph counts it."""
     if not isinstance(iteration, int):
         return iteration
     counter = runtime().empty((1,), np.uint64)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
-from trainer.engine.cuda.runtime import runtime
+from trainer.engine.cuda.runtime import Runtime, runtime
+from trainer.engine.maps import DType
 
 FLOAT16, BFLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)
 STORAGE = {FLOAT16: 'Half', BFLOAT16: 'Bfloat16', FLOAT32: 'float'}
@@ -22,6 +23,7 @@ SCALARS = {
     'unsigned long long': np.uint64,
     'float': np.float32,
 }
+Argument: TypeAlias = Any  # of a kernel: an array, a number, or None for a null pointer
 N_THREAD = 256  # of a block that is one-dimensional
 
 
@@ -50,7 +52,7 @@ def signatures(module: str) -> dict[str, list[str]]:
     return found
 
 
-def options(dtype: Any, n_vector: int, source: Any = None) -> tuple[str, ...]:
+def options(dtype: DType, n_vector: int, source: DType | None = None) -> tuple[str, ...]:
     """The compiler's, for maps of `dtype` read `n_vector` elements at a time (and for copies, from `source`)."""
     given = (f'-DSTORAGE={STORAGE[np.dtype(dtype)]}', f'-DVECTOR={n_vector}')
     return given if source is None else (*given, f'-DSOURCE={STORAGE[np.dtype(source)]}')
@@ -61,16 +63,17 @@ def launch(
     name: str,
     grid: tuple[int, ...],
     block: tuple[int, ...],
-    arguments: Sequence[Any],
-    dtype: Any = FLOAT32,
+    arguments: Sequence[Argument],
+    dtype: DType = FLOAT32,
     n_vector: int = 1,
-    source: Any = None,
+    source: DType | None = None,
 ) -> None:
     """Run kernel `name` of kernels/<module>.cu.
 
     Args:
         grid, block: blocks, and threads of a block; up to three dimensions.
-        arguments: arrays, or None for a null pointer, and numbers.
+        arguments: arrays, or None for a null pointer, and numbers, in the order of the kernel's signature. An array's
+            first element is what the kernel is pointed to; its strides are arguments of their own.
         dtype: storage type of the maps.
         n_vector: elements that a thread reads at once.
         source: storage type of what a copy reads.
@@ -80,26 +83,37 @@ def launch(
     types = signatures(module)[name]
     if len(types) != len(arguments):
         raise TypeError(f'{module}.{name} takes {len(types)} arguments, not {len(arguments)}')
-    values = [a if kind == 'pointer' else SCALARS[kind](a) for kind, a in zip(types, arguments, strict=True)]
+    values: list[Any] = [a if kind == 'pointer' else SCALARS[kind](a) for kind, a in zip(types, arguments, strict=True)]
     run.launch(kernel, (*grid, 1, 1)[:3], (*block, 1, 1)[:3], values)
 
 
 @functools.cache
-def _kernel(run: Any, device: int, module: str, name: str, dtype: Any, n_vector: int, source: Any) -> Any:
+def _kernel(
+    run: Runtime, device: int, module: str, name: str, dtype: DType, n_vector: int, source: DType | None
+) -> Any:
     return _module(run, device, module, dtype, n_vector, source)(name)
 
 
 @functools.cache
-def _module(run: Any, device: int, module: str, dtype: Any, n_vector: int, source: Any) -> Any:
+def _module(
+    run: Runtime, device: int, module: str, dtype: DType, n_vector: int, source: DType | None
+) -> Callable[[str], Any]:
     return run.compile(source_of(module), options(dtype, n_vector, source))
 
 
-def vector_of(dtype: Any, *numbers: int) -> int:
-    """Elements to read at once: 16 bytes if all of the numbers (columns, strides) divide so, else 1."""
+def vector_of(dtype: DType, *numbers: int) -> int:
+    """Elements to read at once: 16 bytes if that divides all of the numbers, else 1.
+
+    The numbers are columns, strides and misalignments, in elements: with all of them divisible, a thread's elements
+    are of one row, and every read starts on a multiple of 16 bytes.
+    """
     n = 16 // np.dtype(dtype).itemsize
     return n if all(number % n == 0 for number in numbers) else 1
 
 
 def grid_of(n_thread_wanted: int, n_wave: int = 8) -> tuple[int]:
-    """Blocks of N_THREAD for a loop over so many elements: all of them, or enough to fill the GPU."""
+    """Blocks of N_THREAD for a loop over that number of elements: one each, or enough to fill the GPU.
+
+    The kernels loop (`for i = thread; i < n; i += threads`), so that any grid computes everything.
+    """
     return (max(1, min(-(-n_thread_wanted // N_THREAD), runtime().n_multiprocessor * n_wave)),)

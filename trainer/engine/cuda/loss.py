@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from trainer.engine.cuda.convert import as_rows
 from trainer.engine.cuda.kernel import FLOAT32, N_THREAD, grid_of, launch
 from trainer.engine.cuda.memory import counters, empty
+from trainer.engine.maps import Array
 
 N_LOSS_THREAD = 128  # as in loss.cu
 
 
-def softmax_cross_entropy(x: Any, t: Any, smoothing: float = 0.0) -> tuple[Any, tuple[Any, Any]]:
+def softmax_cross_entropy(x: Array, t: Array, smoothing: float = 0.0) -> tuple[Array, tuple[Array, Array]]:
     """The mean over the rows whose label is not -1, () float32, and what the gradient needs.
 
     Args:
@@ -28,17 +27,27 @@ def softmax_cross_entropy(x: Any, t: Any, smoothing: float = 0.0) -> tuple[Any, 
     return loss.reshape(()), (log_sum, coefficient)
 
 
-def softmax_cross_entropy_backward(x: Any, t: Any, kept: tuple[Any, Any], gy: Any, smoothing: float = 0.0) -> Any:
+def softmax_cross_entropy_backward(
+    x: Array, t: Array, saved: tuple[Array, Array], gy: Array, smoothing: float = 0.0
+) -> Array:
     """The gradient of the logits, given that of the loss, one float32 number on the device."""
     x = as_rows(x)
     gx = empty(x.shape, x.dtype)
-    log_sum, coefficient = kept
+    log_sum, coefficient = saved
     arguments = [x, x.shape[1], t, x.shape[1], smoothing, log_sum, coefficient, gy, gx, x.size]
     launch('loss', 'cross_entropy_gradient', grid_of(x.size), (N_THREAD,), arguments, x.dtype)
     return gx
 
 
-def tally(x: Any, t: Any, loss: Any, sums: Any, confusion: Any = None, n_top5: Any = None, share: float = 1.0) -> None:
+def tally(
+    x: Array,
+    t: Array,
+    loss: Array,
+    sums: Array,
+    confusion: Array | None = None,
+    n_top5: Array | None = None,
+    share: float = 1.0,
+) -> None:
     """Add a batch to what is counted, on the device.
 
     Args:

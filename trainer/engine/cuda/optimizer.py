@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer.engine.cuda.kernel import FLOAT32, N_THREAD, grid_of, launch
+from trainer.engine.cuda.kernel import FLOAT32, N_THREAD, Argument, grid_of, launch
 from trainer.engine.cuda.runtime import runtime
+from trainer.engine.maps import Array
 
 # As in optimizer.cu.
 STATE = np.dtype(
@@ -52,31 +53,31 @@ class State:
         launch('optimizer', 'set_rate', (1,), (1,), [self.array, lr])
 
     @property
-    def iteration(self) -> Any:
+    def iteration(self) -> Array:
         """(1,) uint64 on the device, a view."""
         return self.array[:8].view(np.uint64)
 
     @property
-    def position(self) -> Any:
+    def position(self) -> Array:
         """(1,) int64 on the device, a view."""
         return self.array[8:16].view(np.int64)
 
 
-def check_finite(gradient: Any, state: State) -> None:
+def check_finite(gradient: Array, state: State) -> None:
     """Make the next update skip if a gradient is not finite."""
     launch('optimizer', 'check_finite', grid_of(gradient.size), (N_THREAD,), [gradient, gradient.size, state.array])
 
 
 def update(
-    parameters: Any,
-    gradients: Any,
-    momenta: Any,
+    parameters: Array,
+    gradients: Array,
+    momenta: Array,
     state: State,
     momentum: float,
     weight_decay: float,
     is_nesterov: bool,
-    copies: Any = None,
-    multipliers: Any = None,
+    copies: Array | None = None,
+    multipliers: Array | None = None,
 ) -> None:
     """Momentum SGD or Nesterov's over flat float32 arrays.
 
@@ -87,19 +88,19 @@ def update(
         copies: (n,) of the parameters in another precision, or None.
         multipliers: (n / 16,) float32, of the rate of 16 elements each; None for 1.
     """
-    arguments = [parameters, gradients, momenta, copies, parameters.size, state.array]
+    arguments: list[Argument] = [parameters, gradients, momenta, copies, parameters.size, state.array]
     arguments += [momentum, weight_decay, is_nesterov, multipliers]
     dtype = FLOAT32 if copies is None else copies.dtype
     launch('optimizer', 'update', grid_of(parameters.size), (N_THREAD,), arguments, dtype)
 
 
-def refresh(parameters: Any, copies: Any) -> None:
+def refresh(parameters: Array, copies: Array) -> None:
     """Copy flat parameters into another precision."""
     arguments = [parameters, copies, parameters.size]
     launch('optimizer', 'refresh', grid_of(parameters.size), (N_THREAD,), arguments, copies.dtype)
 
 
-def seed_gradients(state: State, shares: Any, gradients: Any) -> None:
+def seed_gradients(state: State, shares: Array, gradients: Array) -> None:
     """gradients[k] = scale * shares[k], float32: what the gradient of the loss of part k of a batch starts from."""
     launch('optimizer', 'seed_gradients', (1,), (1,), [state.array, shares, gradients, shares.size])
 

@@ -8,13 +8,27 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from trainer.engine.errors import EngineError
+from trainer.engine.maps import Array
+
+if TYPE_CHECKING:
+    from trainer.engine.cuda.problem import Problem
 
 OLDEST_CAPABILITY = 80
+
+
+class Plan(Protocol):
+    """A convolution ready to be sent to the device."""
+
+    workspace_bytes: int
+    seconds: float
+
+    def run(self, pointers: Sequence[int], workspace: int, stream: int) -> None: ...
 
 
 class Graph(Protocol):
@@ -68,20 +82,20 @@ class Runtime:
     def n_multiprocessor(self) -> int:
         return self.xp.cuda.Device().attributes['MultiProcessorCount']
 
-    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
         """Uninitialised, in C order."""
         return self.xp.empty(shape, dtype)
 
-    def zeros(self, shape: Sequence[int], dtype: Any) -> Any:
+    def zeros(self, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
         return self.xp.zeros(shape, dtype)
 
-    def upload(self, source: np.ndarray, out: Any) -> None:
-        """Copy to the device behind the work under way; waits for it, so not to be done every iteration."""
-        out.set(source)
+    def upload(self, source: np.ndarray, out: Array) -> None:
+        """Copy to the device after the work under way; waits for it, so not to be done every iteration."""
+        out.set(source)  # type: ignore[attr-defined]
 
-    def download(self, x: Any) -> np.ndarray:
+    def download(self, x: Array) -> np.ndarray:
         """Copy to the host; waits for the work under way."""
-        return x.get()
+        return x.get()  # type: ignore[attr-defined]
 
     def compile(self, source: str, options: tuple[str, ...]) -> Callable[[str], Any]:
         """A module of kernels: name -> kernel."""
@@ -91,11 +105,11 @@ class Runtime:
     def launch(self, kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any]) -> None:
         kernel(grid, block, tuple(np.uint64(0) if a is None else a for a in arguments))
 
-    def plan(self, problem: Any) -> Any:
+    def plan(self, problem: Problem) -> Plan:
         """A plan of cuDNN for a convolution."""
-        from trainer.engine.cuda import cudnn
+        from trainer.engine.cuda import plans
 
-        return cudnn.plan(problem)
+        return plans.find_plan(problem)
 
     @property
     def stream(self) -> int:
@@ -148,15 +162,15 @@ def _abandon(stream: Any) -> None:
         return
 
 
-_current: Any = None
+_current: Runtime | None = None
 
 
-def current() -> Any:
+def current() -> Runtime | None:
     """The runtime in use, or None so far."""
     return _current
 
 
-def runtime() -> Any:
+def runtime() -> Runtime:
     """The runtime in use.
 
     Raises:

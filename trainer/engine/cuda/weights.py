@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from trainer.engine.cuda.convert import as_dense_map, convert
 from trainer.engine.cuda.memory import empty_map
-from trainer.engine.maps import address
+from trainer.engine.maps import Array, DType, Map, address
 
-_kept: dict[int, Any] = {}
+_kept: dict[int, Map] = {}
 
 
-def in_precision(W: Any, dtype: Any) -> Any:
+def in_precision(W: Array, dtype: DType) -> Map:
     """Weights (out, in, kh, kw), float32, as cuDNN reads them: channels last, in the precision of the maps."""
     copy = _kept.get(address(W))
     if copy is not None and copy.dtype == dtype and copy.size == W.size:
@@ -22,7 +21,7 @@ def in_precision(W: Any, dtype: Any) -> Any:
 
 
 @contextmanager
-def keeping(copies: dict[int, Any]) -> Iterator[None]:
+def keeping(copies: dict[int, Map]) -> Iterator[None]:
     """Within, `copies` (address of the original -> copy, channels last) hold what their originals do."""
     _kept.update(copies)
     try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from ctypes import c_void_p
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
-from trainer.engine.onednn.library import DST, SRC, library
-from trainer.engine.onednn.operation import BUFFERS, DATA_TYPES, Operation, empty, empty_map, pixel_stride
+from trainer.engine.maps import DType, Map, Shape, pixel_stride
+from trainer.engine.onednn.library import DST, SRC, Descriptor, library
+from trainer.engine.onednn.operation import DATA_TYPES, Operation, empty, empty_bytes, empty_map
+
+Layout: TypeAlias = tuple[Shape, Shape, int]  # shape, strides in elements, oneDNN's data type
 
 
 def convert(x: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -24,36 +26,33 @@ def convert(x: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 def reorder_operation(x: np.ndarray, out: np.ndarray) -> Operation:
     """The copy as an operation on arrays laid out as these."""
-    # A dimension of length 1 has no stride of its own; without it, equal layouts have equal keys.
+    # The stride of a dimension of length 1 means nothing; without it, equal layouts have equal keys.
     kept = [i for i, length in enumerate(x.shape) if length > 1] or [0]
-    key = tuple(
+    source, destination = (
         (tuple(a.shape[i] for i in kept), tuple(a.strides[i] // a.itemsize for i in kept), DATA_TYPES[a.dtype])
         for a in (x, out)
     )
-    return _reorder(key)
+    return _reorder(source, destination)
 
 
 @functools.lru_cache(4096)
-def _reorder(key: Any) -> Operation:
-    source, destination = (library().describe(*part) for part in key)
-    return _make_reorder(source, destination)
+def _reorder(source: Layout, destination: Layout) -> Operation:
+    return _make_reorder(library().describe(*source), library().describe(*destination))
 
 
-def _make_reorder(source: c_void_p, destination: c_void_p) -> Operation:
+def _make_reorder(source: Descriptor, destination: Descriptor) -> Operation:
     lib = library()
     descriptor = lib.create('reorder_primitive_desc_create', source, lib.engine, destination, lib.engine, None)
     return Operation(descriptor, ((SRC, source), (DST, destination)))
 
 
-def as_map(x: np.ndarray, dtype: Any = None) -> np.ndarray:
+def as_map(x: np.ndarray, dtype: DType | None = None) -> Map:
     """`x` (N, C, H, W) itself if its channels lie side by side in `dtype`, else a copy that is so."""
     dtype = x.dtype if dtype is None else dtype
-    if x.dtype == dtype and pixel_stride(x):
-        return x
-    return convert(x, empty_map(x.shape, dtype))
+    return x if x.dtype == dtype and pixel_stride(x) else convert(x, empty_map(x.shape, dtype))
 
 
-def as_dense_map(x: np.ndarray) -> np.ndarray:
+def as_dense_map(x: np.ndarray) -> Map:
     """`x` itself if it is a map without gaps, else a copy that is so."""
     return x if pixel_stride(x) == x.shape[1] else convert(x, empty_map(x.shape, x.dtype))
 
@@ -63,24 +62,26 @@ def as_rows(x: np.ndarray) -> np.ndarray:
     return x if x.flags.c_contiguous else convert(x, empty(x.shape, x.dtype))
 
 
-def as_dtype(x: np.ndarray, dtype: Any) -> np.ndarray:
+def as_dtype(x: np.ndarray, dtype: DType) -> np.ndarray:
     """`x` itself or a copy in `dtype`; maps stay maps."""
     if x.dtype == dtype:
         return x
-    if x.ndim == 4 and pixel_stride(x):
-        return convert(x, empty_map(x.shape, dtype))
-    return convert(x, empty(x.shape, dtype))
+    is_map = x.ndim == 4 and pixel_stride(x)
+    return convert(x, empty_map(x.shape, dtype) if is_map else empty(x.shape, dtype))
 
 
 class Packing:
-    """Weights into the layout that a primitive has chosen, and back.
+    """Weights (or maps) into the layout that a primitive has chosen, and back.
+
+    Primitives compute fastest on blocks: say (out / 16, in / 16, kh, kw, 16 in, 16 out), padded with zeros to whole
+    blocks. So packed arrays are opaque bytes, as many as the library says, which may be more than the plain ones have.
 
     Args:
-        plain: descriptor of the weights as the network holds them, float32.
-        chosen: the primitive's descriptor of them.
+        plain: descriptor of the array as the network holds it, float32 if it is of weights.
+        chosen: the primitive's descriptor of it.
     """
 
-    def __init__(self, plain: c_void_p, chosen: c_void_p) -> None:
+    def __init__(self, plain: Descriptor, chosen: Descriptor) -> None:
         self._n_byte = library().size(chosen)
         self._is_plain = library().is_same(plain, chosen)
         self._pack = None if self._is_plain else _make_reorder(plain, chosen)
@@ -89,17 +90,14 @@ class Packing:
     def packed(self, plain: np.ndarray) -> np.ndarray:
         if self._pack is None:
             return plain
-        packed = self._empty()
+        packed = empty_bytes(self._n_byte)
         self._pack.run(plain, packed)
         return packed
 
     def packed_for(self, plain: np.ndarray) -> np.ndarray:
         """Where a primitive writes what is to end in `plain`."""
-        return plain if self._is_plain else self._empty()
+        return plain if self._is_plain else empty_bytes(self._n_byte)
 
     def unpack(self, packed: np.ndarray, plain: np.ndarray) -> None:
         if self._unpack is not None:
             self._unpack.run(packed, plain)
-
-    def _empty(self) -> np.ndarray:
-        return BUFFERS.empty((self._n_byte,), (1,), self._n_byte, np.dtype(np.uint8))

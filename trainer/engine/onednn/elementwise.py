@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-from ctypes import c_void_p
+from typing import TypeAlias
 
 import numpy as np
 
+from trainer.engine import dropout
+from trainer.engine.dropout import DropoutKey
+from trainer.engine.maps import Shape, pixel_stride
 from trainer.engine.onednn import library as dnn
 from trainer.engine.onednn.convert import as_dense_map, as_map
-from trainer.engine.onednn.library import library
+from trainer.engine.onednn.library import Descriptor, library
 from trainer.engine.onednn.operation import (
     DATA_TYPES,
     FLOAT32,
@@ -18,10 +21,9 @@ from trainer.engine.onednn.operation import (
     describe_vector,
     empty,
     empty_map,
-    pixel_stride,
 )
 
-Layout = tuple[tuple[int, ...], int]  # shape and pixel stride of a map; (size,) and 0 of elements without a gap
+Layout: TypeAlias = tuple[Shape, int]  # shape and pixel stride of a map; (size,) and 0 of elements without a gap
 
 
 def is_dense(x: np.ndarray) -> bool:
@@ -40,16 +42,21 @@ def layouts_of(*arrays: np.ndarray) -> tuple[Layout, ...]:
     return tuple((a.shape, pixel_stride(a)) for a in arrays)
 
 
-def _describe(layout: Layout, data_type: int) -> c_void_p:
+def _describe(layout: Layout, data_type: int) -> Descriptor:
     shape, pixel = layout
     return describe_map(shape, pixel, data_type) if pixel else describe_vector(shape[0], data_type)
 
 
 def add(x: np.ndarray, other: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """out = x + other; `out` may be one of them."""
-    binary_operation(
-        dnn.BINARY_ADD, layouts_of(x, other, out), (DATA_TYPES[x.dtype], DATA_TYPES[other.dtype]), False
-    ).run(x, other, out)
+    """out = x + other; `other` in any layout, `out` laid out as x, or one of them."""
+    if other.ndim == 4 and not (x.flags.c_contiguous and other.flags.c_contiguous):
+        other = as_map(other)
+        if not pixel_stride(x):
+            return np.add(x, other, out=out)
+    elif not other.flags.c_contiguous:
+        return np.add(x, other, out=out)
+    types = DATA_TYPES[x.dtype], DATA_TYPES[other.dtype]
+    binary_operation(dnn.BINARY_ADD, layouts_of(x, other, out), types).run(x, other, out)
     return out
 
 
@@ -63,17 +70,6 @@ def accumulate(x: np.ndarray, total: np.ndarray) -> np.ndarray:
     return np.add(total, x, out=total)
 
 
-def add_any(x: np.ndarray, other: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """The same, whatever the layout of `other`."""
-    if other.ndim == 4 and not (x.flags.c_contiguous and other.flags.c_contiguous):
-        other = as_map(other)
-        if not pixel_stride(x):
-            return np.add(x, other, out=out)
-    elif not other.flags.c_contiguous:
-        return np.add(x, other, out=out)
-    return add(x, other, out)
-
-
 def _dense(x: np.ndarray) -> np.ndarray:
     return as_dense_map(x) if x.ndim == 4 else np.ascontiguousarray(x)
 
@@ -82,19 +78,10 @@ def _empty_like(x: np.ndarray) -> np.ndarray:
     return empty_map(x.shape, x.dtype) if x.ndim == 4 else empty(x.shape, x.dtype)
 
 
-def mask(x: np.ndarray, kept: np.ndarray, scale: float) -> np.ndarray:
-    """x * kept * scale; kept uint8, 0 or 1."""
-    out = _empty_like(x)
-    x = _dense(x)
-    factor = np.array([scale], FLOAT32)
-    binary_operation(dnn.BINARY_MUL, layouts_of(x, kept, out), (DATA_TYPES[x.dtype], dnn.U8), True).run(
-        x, kept, out, factor
-    )
-    return out
-
-
 @functools.lru_cache(1024)
-def binary_operation(algorithm: int, layouts: tuple[Layout, ...], types: tuple[int, int], scaled: bool) -> Operation:
+def binary_operation(
+    algorithm: int, layouts: tuple[Layout, ...], types: tuple[int, int], scaled: bool = False
+) -> Operation:
     lib = library()
     one, other = (_describe(layout, t) for layout, t in zip(layouts[:2], types, strict=True))
     out = _describe(layouts[2], types[0])
@@ -106,9 +93,6 @@ def binary_operation(algorithm: int, layouts: tuple[Layout, ...], types: tuple[i
         arguments.append((dnn.ATTR_SCALES | dnn.SRC_1, describe_vector(1)))
     descriptor = lib.create('binary_primitive_desc_create', lib.engine, algorithm, one, other, out, attributes)
     return Operation(descriptor, arguments)
-
-
-DRAWS_MASKS = False  # a `DropoutMask` is made of an array
 
 
 class DropoutMask:
@@ -123,13 +107,22 @@ class DropoutMask:
         self.kept, self.scale = kept, scale
 
     def apply(self, x: np.ndarray, first_channel: int = 0) -> np.ndarray:
-        """x, masked; of a map that is the channels from `first_channel` on of the whole."""
+        """x * kept * scale; of a map that is the channels from `first_channel` on of the whole."""
         kept = self.kept if x.ndim < 2 else self.kept[:, first_channel : first_channel + x.shape[1]]
-        return mask(x, _dense(kept), self.scale)
+        out, x, kept = _empty_like(x), _dense(x), _dense(kept)
+        types = DATA_TYPES[x.dtype], dnn.U8
+        operation = binary_operation(dnn.BINARY_MUL, layouts_of(x, kept, out), types, scaled=True)
+        operation.run(x, kept, out, np.array([self.scale], FLOAT32))
+        return out
 
     def as_array(self) -> np.ndarray:
         """uint8, 0 or 1."""
         return self.kept
+
+
+def dropout_mask(shape: Shape, ratio: float, key: DropoutKey | None) -> DropoutMask:
+    """The next mask of a pass."""
+    return DropoutMask(dropout.draw_mask(shape, ratio, key), 1 / (1 - ratio))
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -147,7 +140,7 @@ def relu_operation(layouts: tuple[Layout, ...], data_type: int) -> Operation:
     return Operation(descriptor, ((dnn.SRC, x), (dnn.DST, out)))
 
 
-def _relu_descriptor(x: c_void_p, out: c_void_p) -> c_void_p:
+def _relu_descriptor(x: Descriptor, out: Descriptor) -> Descriptor:
     lib = library()
     kind = dnn.FORWARD_TRAINING
     return lib.create(

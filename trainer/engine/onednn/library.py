@@ -8,10 +8,14 @@ import sys
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from trainer.engine.errors import EngineError
 from trainer.engine.onednn.threads import Threads
+
+Descriptor: TypeAlias = c_void_p  # a dnnl_memory_desc_t, or the descriptor of a primitive
+Dims: TypeAlias = ctypes.Array[c_int64]
+PostOp: TypeAlias = tuple[Any, ...]  # see `Library.attributes`
 
 # Enumerators of dnnl_types.h, oneDNN 3.
 CPU = 1
@@ -124,12 +128,15 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
 }
 
 
-def dims(values: Sequence[int]) -> Any:
+def dims(values: Sequence[int]) -> Dims:
     return (c_int64 * len(values))(*values)
 
 
 class Library:
     """The loaded library with one CPU engine and one stream.
+
+    The stream is in order and of the CPU: `primitive_execute` returns when the work is done. What `create` returns is
+    never destroyed, except memory objects: descriptors and primitives are made once for each shape and remembered.
 
     `call('name', ...)` calls dnnl_name and raises `EngineError` in the library's words unless it succeeds;
     `create('name', ...)` does the same for functions that hand an object back through their first argument.
@@ -191,17 +198,17 @@ class Library:
         major, minor, patch = self._c.dnnl_version().contents
         return f'{major}.{minor}.{patch}'
 
-    def describe(self, shape: Sequence[int], strides: Sequence[int], data_type: int) -> c_void_p:
+    def describe(self, shape: Sequence[int], strides: Sequence[int], data_type: int) -> Descriptor:
         """A memory descriptor; strides in elements."""
         name = 'memory_desc_create_with_strides'
         return self.create(name, len(shape), dims(shape), data_type, dims(strides))
 
-    def describe_any(self, shape: Sequence[int], data_type: int) -> c_void_p:
+    def describe_any(self, shape: Sequence[int], data_type: int) -> Descriptor:
         """A memory descriptor whose layout the primitive may choose."""
         return self.create('memory_desc_create_with_tag', len(shape), dims(shape), data_type, FORMAT_ANY)
 
     def query(self, primitive_descriptor: c_void_p, which: int) -> c_void_p:
-        """A memory descriptor that a primitive has chosen."""
+        """A memory descriptor that a primitive has chosen; it belongs to the primitive's descriptor, which stays."""
         return c_void_p(self._c.dnnl_primitive_desc_query_md(primitive_descriptor, which, 0))
 
     def implementation(self, primitive_descriptor: c_void_p) -> str:
@@ -216,7 +223,7 @@ class Library:
     def is_same(self, one: c_void_p, other: c_void_p) -> bool:
         return bool(self._c.dnnl_memory_desc_equal(one, other))
 
-    def attributes(self, post_ops: Sequence[tuple[Any, ...]]) -> c_void_p | None:
+    def attributes(self, post_ops: Sequence[PostOp]) -> c_void_p | None:
         """Attributes with post-ops ('add', descriptor), ('mul', descriptor), ('sum',) or ('relu',); none without.
 
         A sum adds what the output holds beforehand.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 
 from trainer.engine.onednn import library as dnn
 from trainer.engine.onednn.convert import Packing
-from trainer.engine.onednn.library import library
+from trainer.engine.onednn.library import Descriptor, library
 from trainer.engine.onednn.operation import DATA_TYPES, Operation, describe_plain, describe_vector, empty
 
 Shape = tuple[int, int, int]  # batch, inputs, outputs
@@ -20,16 +19,14 @@ def forward(x: np.ndarray, W: np.ndarray, b: np.ndarray | None) -> np.ndarray:
     """y = x W^T + b: x (N, inputs) in C order, W (outputs, inputs) and b (outputs,) float32."""
     (n, n_in), n_out = x.shape, W.shape[0]
     y = empty((n, n_out), x.dtype)
-    operation, packing = forward_operation(
-        (n, n_in, n_out), DATA_TYPES[x.dtype], b is not None, relu=False, inference=False
-    )
+    operation, packing = forward_operation((n, n_in, n_out), DATA_TYPES[x.dtype], b is not None)
     operation.run(x, packing.packed(W), y, *([] if b is None else [b]))
     return y
 
 
 @functools.lru_cache(256)
 def forward_operation(
-    shape: Shape, data_type: int, bias: bool, relu: bool, inference: bool
+    shape: Shape, data_type: int, bias: bool, relu: bool = False, inference: bool = False
 ) -> tuple[Operation, Packing]:
     n, n_in, n_out = shape
     lib = library()
@@ -74,6 +71,7 @@ def _backward_data(shape: Shape, data_type: int) -> tuple[Operation, Packing]:
 def backward_weights(x: np.ndarray, gy: np.ndarray, gW: np.ndarray, gb: np.ndarray | None) -> None:
     """The gradients of W into `gW`, whose rows may be apart, and of b into `gb`, float32."""
     n_out, n_in = gW.shape
+    # Of columns of the gradient of all weights, rows are further apart than they are long.
     row = gW.strides[0] // gW.itemsize if n_out > 1 else n_in
     operation, packing = _backward_weights((len(gy), n_in, n_out), DATA_TYPES[gy.dtype], gb is not None, row)
     packed = packing.packed_for(gW)
@@ -99,7 +97,7 @@ def _backward_weights(shape: Shape, data_type: int, bias: bool, row: int) -> tup
     return Operation(descriptor, arguments), Packing(lib.describe((n_out, n_in), (row, 1), dnn.F32), chosen)
 
 
-def _describe_weights(shape: Shape, data_type: int, gradient: bool = True) -> Any:
+def _describe_weights(shape: Shape, data_type: int, gradient: bool = True) -> Descriptor:
     """Small weights in the layout that the primitive likes best; large ones as they are, since the copy costs more.
 
     In float32, the forward pass alone gains from its own layout even then.
@@ -110,7 +108,7 @@ def _describe_weights(shape: Shape, data_type: int, gradient: bool = True) -> An
     return library().describe_any((n_out, n_in), data_type)
 
 
-def _hint(shape: Shape, data_type: int) -> Any:
+def _hint(shape: Shape, data_type: int) -> Descriptor:
     n, n_in, n_out = shape
     lib = library()
     x, y = describe_plain((n, n_in), data_type), describe_plain((n, n_out), data_type)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.engine.onednn.operation import BFLOAT16, FLOAT32, empty
+from trainer.engine.maps import Shape
+from trainer.engine.onednn.operation import FLOAT32, empty
 from trainer.engine.onednn.operation import empty_map as empty_map
 
-DTYPES = (FLOAT32, BFLOAT16)  # of maps
 
-
-def zeros(shape: tuple[int, ...]) -> np.ndarray:
+def zeros(shape: Shape) -> np.ndarray:
     """Of float32."""
     return np.zeros(shape, FLOAT32)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from ctypes import Array as CArray
 from ctypes import c_void_p
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from trainer.engine.buffers import Buffers, physical_memory
-from trainer.engine.maps import pixel_stride as pixel_stride
+from trainer.engine.maps import DType, Map, Shape
 from trainer.engine.onednn import library as dnn
-from trainer.engine.onednn.library import library
+from trainer.engine.onednn.library import Descriptor, ExecuteArgument, library
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT32 = np.dtype(np.float32)
@@ -26,12 +26,16 @@ _RUNNING = threading.Lock()  # an operation's arguments are rebound at each run,
 class Operation:
     """A primitive and its arguments.
 
+    One operation serves all arrays of the same layouts: its memory objects say how arrays lie, and at each run get the
+    addresses at which they lie now. What a primitive needs for itself (oneDNN's scratchpad) belongs to the library,
+    one piece of memory a thread, and holds nothing from one run to the next.
+
     Args:
         primitive_descriptor: what to compute.
         arguments: (argument number, memory descriptor) of each, in the order in which `run` takes them.
     """
 
-    def __init__(self, primitive_descriptor: c_void_p, arguments: Sequence[tuple[int, c_void_p]]) -> None:
+    def __init__(self, primitive_descriptor: Descriptor, arguments: Sequence[tuple[int, Descriptor]]) -> None:
         lib = library()
         self.name = lib.implementation(primitive_descriptor)
         self.primitive = lib.create('primitive_create', primitive_descriptor)
@@ -40,7 +44,7 @@ class Operation:
         self._execute, self._set_data_handle = lib.execute, lib.set_data_handle
         self._stream, self._n_argument = lib.stream, len(arguments)
 
-    def place(self, addresses: Sequence[int | None]) -> tuple[list[c_void_p], Any]:
+    def place(self, addresses: Sequence[int | None]) -> tuple[list[c_void_p], CArray[ExecuteArgument]]:
         """Memory objects at these addresses, and the primitive's arguments made of them."""
         lib = library()
         memories = [
@@ -48,7 +52,7 @@ class Operation:
             for (_, descriptor), address in zip(self._described, addresses, strict=True)
         ]
         numbered = zip((number for number, _ in self._described), memories, strict=True)
-        return memories, (dnn.ExecuteArgument * len(memories))(*(dnn.ExecuteArgument(*pair) for pair in numbered))
+        return memories, (ExecuteArgument * len(memories))(*(ExecuteArgument(*pair) for pair in numbered))
 
     def run(self, *arrays: np.ndarray) -> None:
         self.run_at([array.__array_interface__['data'][0] for array in arrays])
@@ -64,11 +68,11 @@ class Operation:
 
 
 class PlacedOperation:
-    """An operation on arrays that stay where they are: calling it spares a call of the library for every array.
+    """An operation on arrays that stay where they are: it sets no addresses when it runs.
 
     Args:
         operation: what to compute.
-        addresses: of its arrays, which have to live as long.
+        addresses: of its arrays, which must live as long.
     """
 
     def __init__(self, operation: Operation, addresses: Sequence[int]) -> None:
@@ -92,14 +96,19 @@ class PlacedOperation:
 # ---- maps: arrays (N, C, H, W) whose channels lie side by side in memory ----
 
 
-def empty_map(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def empty_map(shape: Shape, dtype: DType) -> Map:
     """An uninitialised channels-last map."""
     n, c, h, w = shape
     size = dtype.itemsize
     return BUFFERS.empty(shape, (h * w * c * size, size, w * c * size, c * size), n * c * h * w * size, dtype)
 
 
-def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def empty_bytes(n_byte: int) -> np.ndarray:
+    """For what a primitive keeps in a form of its own: packed weights, the workspace of a backward pass."""
+    return BUFFERS.empty((n_byte,), (1,), n_byte, np.dtype(np.uint8))
+
+
+def empty(shape: Shape, dtype: DType) -> np.ndarray:
     """An uninitialised array in C order."""
     strides, n_byte = [], dtype.itemsize
     for length in reversed(shape):
@@ -108,17 +117,18 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return BUFFERS.empty(shape, tuple(reversed(strides)), n_byte, dtype)
 
 
-def as_pixels(x: np.ndarray) -> np.ndarray:
+def as_pixels(x: Map) -> np.ndarray:
     """A map (N, C, H, W) without gaps as rows (N * H * W, C), in the same memory."""
     return x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def describe_map(shape: tuple[int, ...], pixel: int, data_type: int) -> c_void_p:
+def describe_map(shape: Shape, pixel: int, data_type: int) -> Descriptor:
+    """Of a map with this pixel stride. To oneDNN sizes are (N, C, H, W) whatever the strides, which are of elements."""
     _, _, h, w = shape
     return library().describe(shape, (h * w * pixel, 1, w * pixel, pixel), data_type)
 
 
-def describe_plain(shape: Sequence[int], data_type: int) -> c_void_p:
+def describe_plain(shape: Sequence[int], data_type: int) -> Descriptor:
     """In C order."""
     strides = [1]
     for length in reversed(shape[1:]):
@@ -126,5 +136,5 @@ def describe_plain(shape: Sequence[int], data_type: int) -> c_void_p:
     return library().describe(shape, strides[::-1], data_type)
 
 
-def describe_vector(n: int, data_type: int = dnn.F32) -> c_void_p:
+def describe_vector(n: int, data_type: int = dnn.F32) -> Descriptor:
     return library().describe((n,), (1,), data_type)

@@ -3,48 +3,41 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainer.engine.backend import AVERAGE, MAX, Pooling
+from trainer.engine.maps import DType, Map, Shape, pixel_stride
 from trainer.engine.onednn import library as dnn
 from trainer.engine.onednn.convert import as_dense_map
-from trainer.engine.onednn.library import dims, library
+from trainer.engine.onednn.library import Descriptor, Dims, dims, library
 from trainer.engine.onednn.operation import (
-    BUFFERS,
     DATA_TYPES,
     FLOAT32,
     Operation,
     describe_map,
+    empty_bytes,
     empty_map,
-    pixel_stride,
 )
 
-Pair = tuple[int, int]
-MAX, AVERAGE = dnn.POOLING_MAX, dnn.POOLING_AVERAGE
+ALGORITHMS = {MAX: dnn.POOLING_MAX, AVERAGE: dnn.POOLING_AVERAGE}
 
 
-class Pooling(NamedTuple):
-    """Windows of a pooling, (vertical, horizontal), px, and the size of what comes out."""
+def _geometry(pooling: Pooling, x_shape: Shape) -> tuple[Dims, Dims, Dims, Dims, Dims]:
+    """Strides, windows, dilations (0: none) and the padding on either side.
 
-    algorithm: int  # MAX or AVERAGE
-    kernel: Pair
-    stride: Pair
-    pad: Pair  # above and to the left; below and to the right as much as the last window needs
-    y_size: Pair
-
-    def geometry(self, x_shape: tuple[int, ...]) -> tuple[Any, ...]:
-        right = [
-            max((size - 1) * s + k - length - p, 0)
-            for size, s, k, length, p in zip(self.y_size, self.stride, self.kernel, x_shape[2:], self.pad, strict=True)
-        ]
-        return dims(self.stride), dims(self.kernel), dims((0, 0)), dims(self.pad), dims(right)
-
-    def y_shape(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (*x_shape[:2], *self.y_size)
+    The padding after the last row and column is what the last window needs (ceil mode), never negative.
+    """
+    right = [
+        max((size - 1) * s + k - length - p, 0)
+        for size, s, k, length, p in zip(
+            pooling.y_size, pooling.stride, pooling.kernel, x_shape[2:], pooling.pad, strict=True
+        )
+    ]
+    return dims(pooling.stride), dims(pooling.kernel), dims((0, 0)), dims(pooling.pad), dims(right)
 
 
-def forward(pooling: Pooling, x: np.ndarray, training: bool) -> tuple[np.ndarray, np.ndarray | None]:
+def forward(pooling: Pooling, x: Map, training: bool) -> tuple[Map, np.ndarray | None]:
     """y and, for a maximum in training, which element of its window each came from."""
     x = as_dense_map(x)
     y = empty_map(pooling.y_shape(x.shape), x.dtype)
@@ -52,14 +45,14 @@ def forward(pooling: Pooling, x: np.ndarray, training: bool) -> tuple[np.ndarray
     if not n_byte:
         operation.run(x, y)
         return y, None
-    chosen = BUFFERS.empty((n_byte,), (1,), n_byte, np.dtype(np.uint8))
+    chosen = empty_bytes(n_byte)
     operation.run(x, y, chosen)
     return y, chosen
 
 
 @functools.lru_cache(1024)
 def forward_operation(
-    pooling: Pooling, x_shape: tuple[int, ...], pixel: int, data_type: int, training: bool
+    pooling: Pooling, x_shape: Shape, pixel: int, data_type: int, training: bool
 ) -> tuple[Operation, int]:
     lib = library()
     y_shape = pooling.y_shape(x_shape)
@@ -67,23 +60,23 @@ def forward_operation(
     descriptor = _forward_descriptor(pooling, x_shape, x, y, training)
     arguments = [(dnn.SRC, x), (dnn.DST, y)]
     n_byte = 0
-    if training and pooling.algorithm == dnn.POOLING_MAX:
+    if training and pooling.algorithm == MAX:
         workspace = lib.query(descriptor, dnn.WORKSPACE_MD)
         arguments.append((dnn.WORKSPACE, workspace))
         n_byte = lib.size(workspace)
     return Operation(descriptor, arguments), n_byte
 
 
-def _forward_descriptor(pooling: Pooling, x_shape: tuple[int, ...], x: Any, y: Any, training: bool) -> Any:
+def _forward_descriptor(pooling: Pooling, x_shape: Shape, x: Descriptor, y: Descriptor, training: bool) -> Descriptor:
     kind = dnn.FORWARD_TRAINING if training else dnn.FORWARD_INFERENCE
     lib = library()
-    geometry = pooling.geometry(x_shape)
     return lib.create(
-        'pooling_forward_primitive_desc_create', lib.engine, kind, pooling.algorithm, x, y, *geometry, None
+        'pooling_forward_primitive_desc_create',
+        *(lib.engine, kind, ALGORITHMS[pooling.algorithm], x, y, *_geometry(pooling, x_shape), None),
     )
 
 
-def backward(pooling: Pooling, x_shape: tuple[int, ...], gy: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
+def backward(pooling: Pooling, x_shape: Shape, gy: Map, chosen: np.ndarray | None) -> Map:
     """The gradient of x."""
     gy = as_dense_map(gy)
     gx = empty_map(x_shape, gy.dtype)
@@ -93,7 +86,7 @@ def backward(pooling: Pooling, x_shape: tuple[int, ...], gy: np.ndarray, chosen:
 
 
 @functools.lru_cache(1024)
-def _backward(pooling: Pooling, x_shape: tuple[int, ...], pixel: int, data_type: int) -> Operation:
+def _backward(pooling: Pooling, x_shape: Shape, pixel: int, data_type: int) -> Operation:
     lib = library()
     y_shape = pooling.y_shape(x_shape)
     gx = describe_map(x_shape, x_shape[1], data_type)
@@ -102,27 +95,31 @@ def _backward(pooling: Pooling, x_shape: tuple[int, ...], pixel: int, data_type:
     gy = describe_map(y_shape, pixel, data_type)
     descriptor = lib.create(
         'pooling_backward_primitive_desc_create',
-        *(lib.engine, pooling.algorithm, gx, gy, *pooling.geometry(x_shape), hint, None),
+        *(lib.engine, ALGORITHMS[pooling.algorithm], gx, gy, *_geometry(pooling, x_shape), hint, None),
     )
     arguments = [(dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx)]
-    if pooling.algorithm == dnn.POOLING_MAX:
+    if pooling.algorithm == MAX:
         arguments.append((dnn.WORKSPACE, lib.query(hint, dnn.WORKSPACE_MD)))
     return Operation(descriptor, arguments)
 
 
-def places_of_maxima(chosen: np.ndarray, y_shape: tuple[int, ...], n_place: int) -> np.ndarray:
-    """(N, C, H', W'): which of the `n_place` elements of its window each maximum was, rows first."""
+def places_of_maxima(chosen: np.ndarray, y_shape: Shape, n_place: int) -> np.ndarray:
+    """(N, C, H', W'): which of the `n_place` elements of its window each maximum was, rows first.
+
+    What is in the workspace is not part of the interface of oneDNN: in 3.2 it is a dense map of bytes, of int32 for
+    large windows. The tests compare it with Chainer.
+    """
     n, c, h, w = y_shape
     dtype = np.uint8 if n_place < 256 else np.int32
     return chosen.view(dtype)[: n * c * h * w].reshape(n, h, w, c).transpose(0, 3, 1, 2)
 
 
-def global_average(x: np.ndarray) -> np.ndarray:
+def global_average(x: Map) -> np.ndarray:
     """(N, C) float32, the mean over the rows and columns of a map."""
     return x.mean(axis=(2, 3), dtype=FLOAT32)
 
 
-def global_average_backward(gy: np.ndarray, x_shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def global_average_backward(gy: np.ndarray, x_shape: Shape, dtype: DType) -> Map:
     """The gradient of x, a map of `dtype`, given that of its mean, (N, C) float32."""
     _, _, h, w = x_shape
     gx = empty_map(x_shape, dtype)

@@ -6,21 +6,21 @@ import chainer
 import ml_dtypes
 import numpy as np
 import pytest
+from cuda_on_cpu import CPURuntime, has_compiler
 
 import trainer.functions as F
 from trainer import device, engine
 from trainer.data.augmentation import Sizes, TestView, TrainView
 from trainer.data.order import Batch, EpochIterator
 from trainer.data.preprocessing import PREPROCESSINGS
-from trainer.engine.cuda import kernel, on_cpu
+from trainer.engine.cuda import kernel
 from trainer.engine.cuda import loss as losses
 from trainer.engine.cuda import optimizer as optimizers
 from trainer.engine.cuda import runtime as runtimes
-from trainer.engine.cuda.on_cpu import CPURuntime
 from trainer.engine.errors import EngineWarning
 from trainer.step.evaluate import true_ranks
 
-needs_compiler = pytest.mark.skipif(not on_cpu.has_compiler(), reason='no g++ to compile the kernels for the CPU')
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason='no g++ to compile the kernels for the CPU')
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCE = {np.dtype('float32'): 2e-5, np.dtype('float16'): 4e-3, BFLOAT16: 3e-2}
@@ -41,7 +41,7 @@ def gpu(request):
 @pytest.fixture
 def imitation():
     """What only the runtime on the CPU can show."""
-    if not on_cpu.has_compiler():
+    if not has_compiler():
         pytest.skip('no g++ to compile the kernels for the CPU')
     with runtimes.using(CPURuntime()):
         yield runtimes.runtime()

@@ -10,21 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cudnn_without_device import DEVICES
 
-from trainer.engine.cuda import cudnn
-from trainer.engine.cuda.cudnn import (
-    BACKWARD_DATA,
-    BACKWARD_WEIGHTS,
-    DEVICES,
-    FORWARD,
-    Cache,
-    Candidate,
-    Handle,
-    Known,
-    Plan,
-    Problem,
-    Tensor,
-)
+from trainer.engine.cuda import cudnn, plan_cache, plans
+from trainer.engine.cuda.plan_cache import Cache, Known
+from trainer.engine.cuda.plans import Candidate, Handle, Plan
+from trainer.engine.cuda.problem import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Problem, Tensor
 from trainer.engine.errors import EngineError
 
 KINDS = (FORWARD, BACKWARD_DATA, BACKWARD_WEIGHTS)
@@ -88,22 +79,24 @@ def problem(name, kind=FORWARD, dtype='float16', batch=64, w_dtype=None, gap_x=0
 DRIVER = 'libcuda.so.1'
 ANSWER = """
 import json, pickle, sys
+from cudnn_without_device import is_supported
 from trainer.engine.cuda import cudnn
 try:
     questions = pickle.load(sys.stdin.buffer)
-    answers = [cudnn.is_supported(*question) for question in questions]
+    answers = [is_supported(*question) for question in questions]
     print(json.dumps({'answers': answers, 'version': cudnn.load().backend_version()}))
 except cudnn.EngineError as error:
     print(json.dumps({'skip': str(error)}))
 """
 LIST = """
 import json, pickle, sys
-from trainer.engine.cuda import cudnn
+from cudnn_without_device import device_property
+from trainer.engine.cuda import plans
 problem, capability = pickle.load(sys.stdin.buffer)
-where = {'device_property': cudnn._device_property(capability)}
+where = {'device_property': device_property(capability)}
 print(json.dumps([
     (c.engine, c.workspace_bytes, c.is_compiled, c.handicap, len(c.graph.serialize()))
-    for c in cudnn._candidates(problem, [], **where)
+    for c in plans._candidates(problem, [], **where)
 ]))
 """
 
@@ -112,7 +105,8 @@ print(json.dumps([
 def ask(tmp_path_factory):
     """Runs a script in a process that has cuDNN, and a driver or something that cuDNN takes for one."""
     pytest.importorskip('cudnn', reason="cuDNN's Python interface is not installed")
-    environment = dict(os.environ)
+    paths = [Path(__file__).parent, *filter(None, [os.environ.get('PYTHONPATH')])]
+    environment = os.environ | {'PYTHONPATH': os.pathsep.join(map(str, paths))}
     if subprocess.run(
         [sys.executable, '-c', f'import ctypes; ctypes.CDLL({DRIVER!r})'], capture_output=True
     ).returncode:
@@ -221,9 +215,9 @@ def test_candidates_are_few_and_various(name, kind, dtype, ask):
     found = ask(LIST, (problem(name, kind, dtype), (9, 0)))
     engines = [engine for engine, *_ in found]
     families = [engine.partition('_')[0] for engine in engines]
-    assert 1 < len(set(engines)) == len(engines) <= cudnn.N_CANDIDATE
+    assert 1 < len(set(engines)) == len(engines) <= plans.N_CANDIDATE
     assert len(set(families)) > 1
-    assert max(families.count(family) for family in families) <= cudnn.N_SETTING
+    assert max(families.count(family) for family in families) <= plans.N_SETTING
     for _, workspace_bytes, is_compiled, handicap, n_bytes in found:
         assert workspace_bytes <= cudnn.MAX_WORKSPACE and not is_compiled and handicap >= 1 and n_bytes > 1000
 
@@ -309,10 +303,10 @@ def test_a_plan_for_another_version_or_gpu_is_another(tmp_path):
 
 def test_the_folder_is_where_caches_are(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    assert cudnn.folder() == tmp_path / 'chainer-image-trainer' / 'cudnn'
+    assert plan_cache.folder() == tmp_path / 'chainer-image-trainer' / 'cudnn'
     monkeypatch.delenv('XDG_CACHE_HOME')
     monkeypatch.setattr(Path, 'home', lambda: tmp_path)
-    assert cudnn.folder() == tmp_path / '.cache' / 'chainer-image-trainer' / 'cudnn'
+    assert plan_cache.folder() == tmp_path / '.cache' / 'chainer-image-trainer' / 'cudnn'
 
 
 class Graph:
@@ -363,8 +357,8 @@ def gpu(library, monkeypatch):
         runtime=SimpleNamespace(getDeviceProperties=lambda device: properties),
     )
     monkeypatch.setitem(sys.modules, 'cupy', SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(cudnn, '_handles', {})
-    monkeypatch.setattr(cudnn, '_plans', {})
+    monkeypatch.setattr(plans, '_handles', {})
+    monkeypatch.setattr(plans, '_plans', {})
     return stream
 
 
@@ -388,7 +382,7 @@ def test_pointers_go_where_they_belong_and_streams_only_when_they_change(library
 def test_no_plan_is_made_while_a_graph_is_captured(gpu):
     gpu.is_capturing = lambda: True
     with pytest.raises(RuntimeError, match='warm up first') as caught:
-        cudnn.plan(PROBLEM)
+        plans.find_plan(PROBLEM)
     assert not isinstance(caught.value, EngineError)
 
 
@@ -400,36 +394,36 @@ def test_a_plan_is_sought_once_in_memory_and_once_on_disk(gpu, library, monkeypa
         trials.append(asked)
         return Candidate(library.graph, 4, 'eng1', 8, False, True), 2e-5
 
-    monkeypatch.setattr(cudnn, '_fastest', fastest)
-    plan = cudnn.plan(PROBLEM)
+    monkeypatch.setattr(plans, '_fastest', fastest)
+    plan = plans.find_plan(PROBLEM)
     assert (plan.engine, plan.workspace_bytes, plan.seconds) == ('eng1', 8, 2e-5)
     assert library.graph.calls == [4]
     gpu.is_capturing = lambda: True
-    assert cudnn.plan(PROBLEM) is plan
+    assert plans.find_plan(PROBLEM) is plan
     gpu.is_capturing = lambda: False
 
-    cudnn._plans.clear()
+    plans._plans.clear()
     library.graph = Graph()
-    plan = cudnn.plan(PROBLEM)
+    plan = plans.find_plan(PROBLEM)
     assert (plan.engine, plan.workspace_bytes, plan.seconds) == ('eng1', 7, 2e-5)
     assert library.graph.calls == [b'found'] and trials == [PROBLEM]
 
-    cudnn._plans.clear()
+    plans._plans.clear()
     library.graph = Graph(takes=False)
-    assert cudnn.plan(PROBLEM).workspace_bytes == 8
+    assert plans.find_plan(PROBLEM).workspace_bytes == 8
     assert trials == [PROBLEM] * 2
 
-    cudnn._plans.clear()
+    plans._plans.clear()
     library.backend_version_string = lambda: '9.29.0'
-    cudnn.plan(PROBLEM)
+    plans.find_plan(PROBLEM)
     assert trials == [PROBLEM] * 3
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(gpu, library, monkeypatch, tmp_path):
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
-    monkeypatch.setattr(cudnn, '_fastest', lambda *_: (Candidate(library.graph, 4, 'eng1', 8, False, True), 2e-5))
-    assert cudnn.plan(PROBLEM).engine == 'eng1'
+    monkeypatch.setattr(plans, '_fastest', lambda *_: (Candidate(library.graph, 4, 'eng1', 8, False, True), 2e-5))
+    assert plans.find_plan(PROBLEM).engine == 'eng1'
 
 
 def test_a_refusal_is_remembered(gpu, monkeypatch, tmp_path):
@@ -440,8 +434,8 @@ def test_a_refusal_is_remembered(gpu, monkeypatch, tmp_path):
         trials.append(asked)
         raise EngineError('cuDNN refuses it')
 
-    monkeypatch.setattr(cudnn, '_fastest', refuse)
+    monkeypatch.setattr(plans, '_fastest', refuse)
     for _ in range(2):
         with pytest.raises(EngineError, match='cuDNN refuses it'):
-            cudnn.plan(PROBLEM)
+            plans.find_plan(PROBLEM)
     assert len(trials) == 1 and not list(tmp_path.rglob('*.plan'))

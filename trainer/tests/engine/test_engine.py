@@ -12,9 +12,10 @@ import trainer.functions as F
 import trainer.links as L
 from trainer import engine
 from trainer.engine import arena
+from trainer.engine.backend import MAX, Convolution, Pooling, ResponseWindow
 from trainer.engine.buffers import ALIGNMENT, Buffers
 from trainer.engine.errors import EngineError, EngineWarning
-from trainer.engine.onednn import convolution, linear, normalization, operation, pooling
+from trainer.engine.onednn import batch_normalization, convolution, linear, operation, pooling, response_normalization
 from trainer.engine.onednn import library as dnn
 
 needs_engine = pytest.mark.skipif(not engine.is_available(), reason='oneDNN is not installed')
@@ -172,13 +173,13 @@ def test_an_arena_forgets_its_parameters_when_it_goes():
 
 @pytest.fixture
 def fresh_warnings():
-    engine._warn_once.cache_clear()
+    engine.warn_once.cache_clear()
     yield
-    engine._warn_once.cache_clear()
+    engine.warn_once.cache_clear()
 
 
 def test_without_the_library_chainer_computes_and_one_line_says_so(monkeypatch, fresh_warnings):
-    monkeypatch.setattr(engine, '_load_onednn', lambda: EngineError('oneDNN is not installed'))
+    monkeypatch.setattr(engine.onednn, 'why_unavailable', lambda: EngineError('oneDNN is not installed'))
     x, W = make(2, 3, 6, 6), make(4, 3, 3, 3)
     with pytest.warns(EngineWarning, match='oneDNN is not installed') as caught:
         y = F.convolution_2d(x, W)
@@ -322,9 +323,9 @@ def test_no_convolution_of_the_networks_falls_to_reference_code(name, data_type)
     x_shape, w_shape, stride, pad, groups = CONVOLUTIONS[name]
     dtype = {number: dtype for dtype, number in operation.DATA_TYPES.items()}[data_type]
     x, W = operation.empty_map(x_shape, dtype), np.zeros(w_shape, np.float32)
-    conv = convolution.describe(x, W, (stride, stride), (pad, pad), (1, 1), groups)
-    y = operation.empty_map(conv.y_shape, dtype)
-    pixels = operation.pixel_stride(x), operation.pixel_stride(y)
+    geometry = Convolution(x_shape, w_shape, (stride, stride), (pad, pad), (1, 1), groups)
+    conv = convolution.problem_of(geometry, x, W)
+    pixels = x_shape[1], w_shape[0]
     pixel_add = pixels[1] if x_shape[1] > 3 else 0  # nothing is added to what images become
     names = [convolution.forward_operation(conv, *pixels, True, pixel_add, False, False)[0].name]
     if x_shape[1] > 3:  # no gradient of images is asked for
@@ -338,17 +339,17 @@ def test_no_convolution_of_the_networks_falls_to_reference_code(name, data_type)
 @MAP_TYPES
 def test_nothing_else_of_the_networks_falls_to_reference_code(data_type):
     shape = (2, 96, 31, 31)
-    window = normalization.ResponseWindow(5, 2, 1e-4, 0.75)
-    windows = pooling.Pooling(dnn.POOLING_MAX, (3, 3), (2, 2), (1, 1), (16, 16))
+    window = ResponseWindow(5, 2, 1e-4, 0.75)
+    windows = Pooling(MAX, (3, 3), (2, 2), (1, 1), (16, 16))
     names = [
-        normalization.forward_operation(shape, 96, data_type, 2e-5, True, True)[0].name,
-        normalization._backward(shape, 96, 96, data_type, 2e-5, True).name,
-        normalization.response_operation(shape, 96, data_type, window, True)[0].name,
+        batch_normalization.forward_operation(shape, 96, data_type, 2e-5, True, True)[0].name,
+        batch_normalization._backward(shape, 96, 96, data_type, 2e-5, True).name,
+        response_normalization.forward_operation(shape, 96, data_type, window, True)[0].name,
         pooling.forward_operation(windows, shape, 96, data_type, True)[0].name,
         pooling._backward(windows, shape, 96, data_type).name,
         linear.forward_operation((64, 2304, 4096), data_type, True, False, False)[0].name,
         linear._backward_data((64, 2304, 4096), data_type)[0].name,
     ]
-    if normalization._is_gradient_fast():  # else it is not the library's
-        names.append(normalization._response_backward(shape, 96, 96, data_type, window, True).name)
+    if response_normalization._is_gradient_fast():  # else it is not the library's
+        names.append(response_normalization._backward(shape, 96, 96, data_type, window, True).name)
     assert not [n for n in names if n.startswith(('ref', 'simple'))]

@@ -10,10 +10,19 @@ from ml_dtypes import bfloat16
 
 import trainer.functions as F
 from trainer import engine
+from trainer.engine.backend import Convolution
 from trainer.engine.errors import EngineError, EngineWarning
-from trainer.engine.onednn import convert, convolution, elementwise, linear, normalization, pooling
+from trainer.engine.onednn import (
+    batch_normalization,
+    convert,
+    convolution,
+    elementwise,
+    linear,
+    pooling,
+    response_normalization,
+)
 from trainer.engine.onednn import library as dnn
-from trainer.functions.cast import to_float32
+from trainer.functions.node import to_float32
 
 needs_engine = pytest.mark.skipif(not engine.is_available(), reason='oneDNN is not installed')
 
@@ -67,7 +76,7 @@ def compare(got, expected, tolerance):
 
 
 def forget_operations():
-    for module in (convolution, elementwise, linear, normalization, pooling, convert):
+    for module in (convolution, elementwise, linear, batch_normalization, response_normalization, pooling, convert):
         for name, item in vars(module).items():
             if name != 'library' and hasattr(item, 'cache_clear'):
                 item.cache_clear()
@@ -85,11 +94,11 @@ def refusal(monkeypatch):
         return create(self, name, *arguments)
 
     forget_operations()
-    engine._warn_once.cache_clear()
+    engine.warn_once.cache_clear()
     monkeypatch.setattr(dnn.Library, 'create', refuse)
     yield refused.append
     forget_operations()
-    engine._warn_once.cache_clear()
+    engine.warn_once.cache_clear()
 
 
 FORWARD_PRIMITIVES = {'add': 'binary_primitive', 'dropout': 'binary_primitive', 'concat': 'reorder_primitive'}
@@ -111,7 +120,7 @@ def test_a_function_refused_forward_is_chainers(name, refusal):
 @needs_engine
 @pytest.mark.parametrize('name', [n for n in FUNCTIONS if n not in ('add', 'concat', 'dropout', 'mean')])
 def test_a_gradient_refused_is_chainers(name, refusal):
-    if name == 'local_response_normalization' and not normalization._is_gradient_fast():
+    if name == 'local_response_normalization' and not response_normalization._is_gradient_fast():
         pytest.skip('this gradient is not left to the library without AVX-512')
     with chainer.using_config('engine', 'plain'):
         expected = compute(name)
@@ -147,16 +156,16 @@ def test_a_gradient_of_bfloat16_refused_is_chainers(name, refusal):
 @pytest.mark.filterwarnings('ignore::trainer.engine.errors.EngineWarning')
 def test_running_statistics_move_once_where_a_later_part_is_refused(monkeypatch):
     calls = []
-    batch_normalization = normalization.batch_normalization
+    forward = batch_normalization.forward
 
     def refuse_the_second(*args):
         calls.append(args)
         if len(calls) == 2:
             raise EngineError('oneDNN 3: says unimplemented')
-        return batch_normalization(*args)
+        return forward(*args)
 
-    engine._warn_once.cache_clear()
-    monkeypatch.setattr(normalization, 'batch_normalization', refuse_the_second)
+    engine.warn_once.cache_clear()
+    monkeypatch.setattr(batch_normalization, 'forward', refuse_the_second)
     gamma = np.ones(32, np.float32)
     moved = [(np.zeros(32, np.float32), np.ones(32, np.float32)) for _ in range(2)]
     F.batch_normalization(
@@ -169,22 +178,22 @@ def test_running_statistics_move_once_where_a_later_part_is_refused(monkeypatch)
 
 @pytest.mark.parametrize('name', FUNCTIONS)
 def test_without_the_library_every_function_is_chainers_to_the_bit(name, monkeypatch):
-    engine._warn_once.cache_clear()
+    engine.warn_once.cache_clear()
     with chainer.using_config('engine', 'plain'):
         expected = compute(name)
-    monkeypatch.setattr(engine, '_load_onednn', lambda: EngineError('oneDNN is not installed'))
+    monkeypatch.setattr(engine.onednn, 'why_unavailable', lambda: EngineError('oneDNN is not installed'))
     with pytest.warns(EngineWarning, match='plain Chainer, several times slower: oneDNN is not installed') as caught:
         results = [compute(name), compute(name)]
     assert len(caught) == 1
     for got in results:
         compare(got, expected, 0)
-    engine._warn_once.cache_clear()
+    engine.warn_once.cache_clear()
 
 
 def test_without_the_library_a_compute_dtype_changes_nothing(monkeypatch):
     with chainer.using_config('engine', 'plain'):
         expected = compute('convolution_2d'), compute('linear')
-    monkeypatch.setattr(engine, '_load_onednn', lambda: EngineError('oneDNN is not installed'))
+    monkeypatch.setattr(engine.onednn, 'why_unavailable', lambda: EngineError('oneDNN is not installed'))
     with warnings.catch_warnings(), chainer.using_config('compute_dtype', bfloat16):
         warnings.simplefilter('ignore', EngineWarning)
         results = compute('convolution_2d'), compute('linear')
@@ -207,7 +216,7 @@ def test_the_records_say_what_computes(monkeypatch):
     with chainer.using_config('engine', 'plain'):
         assert engine.version() is None
         assert engine.describe() == 'plain Chainer on NumPy'
-    monkeypatch.setattr(engine, '_load_onednn', lambda: EngineError('gone'))
+    monkeypatch.setattr(engine.onednn, 'why_unavailable', lambda: EngineError('gone'))
     assert engine.describe() == 'plain Chainer on NumPy'
 
 
@@ -220,16 +229,10 @@ def test_the_records_name_the_version_and_the_precision():
 
 @needs_engine
 def test_an_impossible_primitive_is_refused_in_the_librarys_words():
-    impossible = convolution.Convolution(  # of 16 channels with weights for 15
-        (1, 16, 5, 5),
-        (8, 15, 1, 1),
-        stride=(1, 1),
-        pad=(0, 0),
-        dilate=(1, 1),
-        groups=1,
-        data_type=dnn.F32,
-        weight_row=15,
+    geometry = Convolution(  # of 16 channels with weights for 15
+        (1, 16, 5, 5), (8, 15, 1, 1), stride=(1, 1), pad=(0, 0), dilate=(1, 1), groups=1
     )
+    impossible = convolution.Problem(geometry, data_type=dnn.F32, weight_row=15)
     words = r'^oneDNN \d+\.\d+\.\d+: dnnl_convolution_forward_primitive_desc_create says invalid_arguments$'
     with pytest.raises(EngineError, match=words):
         convolution.forward_operation(impossible, 16, 8, False, 0, relu=False, inference=False)

@@ -14,7 +14,7 @@ import trainer.functions as F
 from trainer import engine
 from trainer.engine.cores import bound_cores
 from trainer.engine.errors import EngineWarning
-from trainer.engine.onednn import normalization
+from trainer.engine.onednn import response_normalization
 
 needs_engine = pytest.mark.skipif(not engine.is_available(), reason='oneDNN is not installed')
 needs_two_cores = pytest.mark.skipif(len(bound_cores()) < 2, reason='this process may use one core only')
@@ -89,9 +89,9 @@ def test_a_busy_process_changes_no_bit():
 
 @needs_engine
 def test_bfloat16_is_computed_in_float32_where_the_processor_lacks_it(monkeypatch):
-    monkeypatch.setattr(engine, 'has_bfloat16', lambda: False)
-    monkeypatch.setattr(engine, 'instruction_set', lambda: 'AVX2')
-    engine._warn_once.cache_clear()
+    monkeypatch.setattr(engine.onednn, 'has_bfloat16', lambda: False)
+    monkeypatch.setattr(engine.onednn, 'instruction_set', lambda: 'AVX2')
+    engine.warn_once.cache_clear()
     expected = F.convolution_2d(X, W).array
     with (
         pytest.warns(
@@ -115,7 +115,7 @@ def test_the_gradient_of_response_normalisation_without_the_librarys(n, monkeypa
     for engine_name in ('fused', 'plain'):
         variable = chainer.Variable(x)
         with chainer.using_config('engine', engine_name):
-            monkeypatch.setattr(normalization, '_is_gradient_fast', lambda: False)
+            monkeypatch.setattr(response_normalization, '_is_gradient_fast', lambda: False)
             y = F.local_response_normalization(variable, n, 1, 0.1, 0.75 if n == 5 else 0.6)
             y.grad = np.cos(x)
             y.backward()

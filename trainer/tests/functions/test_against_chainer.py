@@ -71,7 +71,7 @@ class no_warnings:
 
         self.context = warnings.catch_warnings()
         self.context.__enter__()
-        engine._warn_once.cache_clear()
+        engine.warn_once.cache_clear()
         warnings.simplefilter('error', engine.EngineWarning)
 
     def __exit__(self, *error):

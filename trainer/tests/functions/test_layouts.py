@@ -12,7 +12,7 @@ from ml_dtypes import bfloat16
 
 import trainer.functions as F
 from trainer import engine
-from trainer.functions.cast import to_float32
+from trainer.functions.node import to_float32
 
 pytestmark = pytest.mark.skipif(not engine.is_available(), reason='oneDNN is not installed')
 
@@ -120,11 +120,11 @@ def compare(function, maps, parameters, precision, layout='C order', gy_layout='
 @pytest.fixture
 def all_served():
     """Fail where something goes to plain Chainer."""
-    engine._warn_once.cache_clear()
+    engine.warn_once.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter('error', engine.EngineWarning)
         yield
-    engine._warn_once.cache_clear()
+    engine.warn_once.cache_clear()
 
 
 def draw_map(data):

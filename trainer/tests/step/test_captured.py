@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from chainer.backends.cuda import to_cpu
+from cuda_on_cpu import CPURuntime, has_compiler
 
 import trainer
 import trainer.functions as F
@@ -21,9 +22,7 @@ from trainer.data.datasets import Data
 from trainer.data.datasets.data import Split
 from trainer.data.order import EpochIterator
 from trainer.device import open_device
-from trainer.engine.cuda import on_cpu
 from trainer.engine.cuda import runtime as runtimes
-from trainer.engine.cuda.on_cpu import CPURuntime
 from trainer.engine.errors import EngineWarning
 from trainer.errors import TrainingError
 from trainer.functions.shifts import find_dead_biases
@@ -35,7 +34,7 @@ from trainer.step.optimizer import make_optimizer
 from trainer.step.parameters import freeze, multiply_rates
 from trainer.step.updater import Updater, UpdateSettings
 
-needs_compiler = pytest.mark.skipif(not on_cpu.has_compiler(), reason='no g++ to compile the kernels for the CPU')
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason='no g++ to compile the kernels for the CPU')
 N_IMAGE, N_CLASS = 30, 4
 SIZES = Sizes.of(12)
 HALF = np.dtype(np.float16)

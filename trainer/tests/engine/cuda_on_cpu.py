@@ -20,7 +20,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from trainer.engine.cuda.kernel import FOLDER
 from trainer.engine.errors import EngineError
 
 POISON = 0xFF  # NaN in every floating-point type
@@ -111,7 +110,7 @@ class CPURuntime:
                 f'{{ launch([](void** a) {{ call({name}, a); }}, arguments, shape, {has_barrier}, order); }}'
             )
         defines = [f'#define {" ".join(option.removeprefix("-D").split("="))}' for option in options]
-        header = (FOLDER / 'cuda_on_cpu.h').read_text(encoding='utf-8')
+        header = Path(__file__).with_name('cuda_on_cpu.h').read_text(encoding='utf-8')
         text = '\n'.join([header, *defines, source, *launchers])
         path = self._folder / f'{hashlib.sha256(text.encode()).hexdigest()[:24]}.so'
         if not path.exists():

@@ -1,0 +1,13 @@
+"""Warnings of the engines, each given once in a process."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+from trainer.engine.errors import EngineWarning
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    warnings.warn(message, EngineWarning, stacklevel=3)
