@@ -7,18 +7,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from trainer.engine.maps import address
+from trainer.engine.maps import Array, DType, Shape, address
 
-ALIGNMENT = 16  # elements; every parameter starts on a cache line
+ALIGNMENT = 16  # elements; every parameter starts on a cache line, after padding that stays 0
 
-# Address of a parameter -> its place among the gradients, and the arena of both.
-_GRADIENTS: dict[int, Any] = {}
+# Address of a parameter -> its place among the gradients, and the arena of both. An arena holds its memory as long as
+# its entries live, so that no two parameters have one address; `_forget` removes them when it goes.
+_GRADIENTS: dict[int, Array] = {}
 _ARENAS: weakref.WeakValueDictionary[int, Arena] = weakref.WeakValueDictionary()
 
 
 class Arena:
     """A flat float array of all parameters and one of their gradients, and views of both.
+
+    Parameter i has the elements `slices[i]` of each flat array: `data`, `gradient`, `copies`, an optimizer's.
 
     Gradient functions write into the place that `place_of` names, and no copy is needed.
 
@@ -31,10 +35,10 @@ class Arena:
 
     def __init__(
         self,
-        parameters: Sequence[Any],
-        zeros: Callable[[int, Any], Any] | None = None,
+        parameters: Sequence[Array],
+        zeros: Callable[[int, DType], Array] | None = None,
         channels_last: bool = False,
-        copy_dtype: Any = None,
+        copy_dtype: npt.DTypeLike | None = None,
     ) -> None:
         self.zeros = zeros = zeros or aligned_zeros
         self.channels_last = channels_last
@@ -57,31 +61,31 @@ class Arena:
         _ARENAS.update(dict.fromkeys(places, self))
         weakref.finalize(self, _forget, list(places))
 
-    def views(self, flat: Any) -> list[Any]:
-        """One view a parameter of a flat array of the arena's size."""
+    def views(self, flat: Array) -> list[Array]:
+        """One view for each parameter of a flat array of the arena's size."""
         return [self._view(flat[part], shape) for part, shape in zip(self.slices, self.shapes, strict=True)]
 
-    def copy_places(self) -> dict[int, Any]:
+    def copy_places(self) -> dict[int, Array]:
         """Address of a parameter -> its copy, of those with two dimensions or more."""
         if self.copies is None:
             return {}
         pairs = zip(self.parameters, self.views(self.copies), strict=True)
         return {address(p): copy for p, copy in pairs if p.ndim > 1}
 
-    def _view(self, flat: Any, shape: tuple[int, ...]) -> Any:
+    def _view(self, flat: Array, shape: Shape) -> Array:
         if self.channels_last and len(shape) == 4:
             n_out, n_in, height, width = shape
             return flat.reshape(n_out, height, width, n_in).transpose(0, 3, 1, 2)
         return flat.reshape(shape)
 
 
-def place_of(parameter: Any) -> Any:
+def place_of(parameter: Array) -> Array | None:
     """Where the gradient of a parameter belongs, if it lies in an arena; else None."""
     place = _GRADIENTS.get(address(parameter))
     return place if place is not None and place.shape == parameter.shape else None
 
 
-def arena_of(parameter: Any) -> Arena | None:
+def arena_of(parameter: Array) -> Arena | None:
     """The arena that a parameter lies in."""
     return _ARENAS.get(address(parameter))
 

@@ -19,11 +19,17 @@ from typing import Any
 
 import numpy as np
 
+from trainer.engine.maps import DType, Shape
+
 ALIGNMENT = 4096  # a page: also keeps the rows of different arrays out of each other's cache lines
 
 
 class Ranges:
-    """Which ranges of so many bytes are in use; safe to use from several threads."""
+    """Which ranges of `n_byte` bytes are in use; safe to use from several threads.
+
+    First fit: a request takes the lowest free range that can hold it. The free ranges are kept sorted and joined, so
+    that there are as few as gaps between the used ones.
+    """
 
     def __init__(self, n_byte: int) -> None:
         self._lock = threading.Lock()
@@ -81,11 +87,12 @@ class Buffers(Ranges):
         super().__init__(n_byte if self._map else 0)
         self._start = np.frombuffer(self._map, np.uint8).ctypes.data if self._map else 0
 
-    def empty(self, shape: tuple[int, ...], strides: tuple[int, ...], n_byte: int, dtype: Any) -> np.ndarray:
+    def empty(self, shape: Shape, strides: Shape, n_byte: int, dtype: DType) -> np.ndarray:
         """An uninitialised array over a block of its own; strides in bytes."""
         block = _Block(self, n_byte)
         if block.offset < 0:  # the reservation is used up, or there is none
             return np.ndarray(shape, dtype, np.empty(n_byte, np.uint8), 0, strides)
+        # The interface knows no bfloat16: the block is seen as numbers of that size, then viewed as what it holds.
         type_code = _TYPE_CODES.get(dtype.itemsize, '|u1')
         block.__array_interface__ = {
             'shape': shape,

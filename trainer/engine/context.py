@@ -5,8 +5,8 @@ know nothing of this package. So what holds for a whole pass cannot be handed do
 Chainer's own `train` and `enable_backprop` do, in `chainer.config`: one value a thread, set for a block by
 `chainer.using_config`. `DEFAULTS` lists these settings with what each means, who sets it and who reads it.
 
-Three things are found by the address of a parameter, since Chainer hands a function the parameter's array and nothing
-else. Each entry goes with its owner:
+Three things are looked up by the address of a parameter, since Chainer hands a function the parameter's array and
+nothing else. Each entry goes with its owner:
 
 * `engine.arena`: where the gradient of a parameter is to be written. An entry lives as long as its arena.
 * `engine.cuda.weights`: the copy of a parameter in the precision of the maps. Within `keeping(...)` only.
@@ -38,7 +38,7 @@ DEFAULTS: dict[str, Any] = {
     # seconds. Set by the updater on a GPU for its first pass, before it knows the dead biases. Read by
     # `engine.cuda.convolution`.
     'fuses_sums': True,
-    # A list to which each function of the engine appends itself and its arrays; None: nobody listens. Set by
+    # A list to which each function of the engine appends itself and its arrays; None: no trace is made. Set by
     # `functions.node.tracing`, for the predictor's plans. Read by `functions.node`.
     'traced_calls': None,
 }

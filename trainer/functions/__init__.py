@@ -1,4 +1,4 @@
-"""Functions that networks are written with: Chainer's names and signatures, the engine behind them where it serves."""
+"""Functions that networks are written with: Chainer's names and signatures, computed by the engine where it serves."""
 
 from trainer.functions.add import add
 from trainer.functions.batch_normalization import batch_normalization, fixed_batch_normalization

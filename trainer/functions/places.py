@@ -11,7 +11,7 @@ from trainer.engine import arena
 from trainer.engine.backend import Backend
 from trainer.engine.maps import Array
 
-Arrays: TypeAlias = tuple[Array, ...]  # a gradient may be None: the loss does not depend on it, or nobody asks for it
+Arrays: TypeAlias = tuple[Array, ...]  # a gradient may be None: the loss does not depend on it, or it is not asked for
 
 
 class Places:

@@ -276,7 +276,7 @@ class CapturedUpdater(Updater):
         }
 
     def _count_replayed(self) -> None:
-        """A replay leaves Python's counts of updates behind."""
+        """Add the replays to Python's counts of updates, which a replay does not touch."""
         optimizer = self.get_optimizer('main')
         optimizer.t += self._n_replayed
         for parameter in optimizer.target.params():

@@ -19,10 +19,10 @@ class Launch(NamedTuple):
     """How the kernels that walk down the rows of a map are launched.
 
     A map is a matrix of N * H * W rows (pixels) and C columns (channels). A block of threads takes a group of columns,
-    n_lane * n_vector of them side by side so that its reads coalesce, and a chunk of the rows, which its thread rows
-    walk down in turn. grid is (groups, chunks), block (lanes, thread rows). Where there is more than one chunk, each
-    writes its sums to `partial` (chunk, N_SUM, C); the block that comes last for a group, as `counters` tells, adds
-    them up, always in the same order.
+    n_lane * n_vector of them side by side so that its reads coalesce, and a chunk of the rows: thread row i of chunk k
+    takes row k * thread rows + i, and from there on every (chunks * thread rows)th. grid is (groups, chunks), block
+    (lanes, thread rows). Where there is more than one chunk, each writes its sums to `partial` (chunk, N_SUM, C); the
+    block that comes last for a group, as `counters` tells, adds them up, always in the same order.
     """
 
     n_vector: int  # columns that a thread reads at once

@@ -17,7 +17,7 @@ the library; "compiled" ones say that NVRTC makes their kernels when a plan is b
 2. Not for C = 3.  Not for two groups either, but for sm_90 under 9.28.
 
 C = 3 costs a transform of x in the workspace in backward_weights (20 MB at 64 x 3 x 122 x 122), C = 4 as much, C = 8 a
-quarter; forward has engines without one.  To exclude TF32, tensor cores have to be excluded: the note of inputs that
+quarter; forward has engines without one.  To exclude TF32, tensor cores must be excluded: the note of inputs that
 are converted down excludes nothing.
 """
 

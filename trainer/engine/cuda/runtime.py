@@ -126,7 +126,7 @@ class Runtime:
         """The work that `function` sends to the device, noted down instead of done.
 
         What `function` allocates comes from a pool that the graph keeps: replays write to the same addresses, which
-        nobody else may be given meanwhile.
+        nothing else may be given meanwhile.
         """
         stream = self.xp.cuda.get_current_stream()
         pool = self.xp.cuda.MemoryPool()

@@ -2,7 +2,7 @@
 //
 // Forward, two launches: `statistics` reads x; `normalize` reads it again (from the cache, where it fits) and writes y.
 // Backward, two launches: `gradient_sums` for gamma and beta, `gradient` for x.  Whether an element was rectified away
-// is computed again from x, so that neither y nor a mask has to be kept or read.
+// is computed again from x, so that neither y nor a mask must be kept or read.
 
 #include "common.cuh"
 

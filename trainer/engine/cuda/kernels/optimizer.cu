@@ -41,7 +41,7 @@ extern "C" __global__ void update(
     }
 }
 
-// Set behind the work under way, without waiting for it.  One thread.
+// Set after the work under way, without waiting for it.  One thread.
 extern "C" __global__ void set_rate(State* state, float lr) { state->lr = lr; }
 
 // Copies of all parameters in the storage type.
