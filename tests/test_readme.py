@@ -45,8 +45,11 @@ def test_readme_is_short():
 
 def test_every_flag_in_the_text_exists():
     """Commands are run by journeys; flags in sentences and tables are looked up."""
-    shown = subprocess.run([sys.executable, 'main.py', '--help'], cwd=ROOT, capture_output=True, text=True, check=True)
-    known = set(re.findall(r'(?<![\w./])--?[a-zA-Z][\w-]*', shown.stdout))
+    words = [sys.executable, 'main.py']
+    shown = [
+        subprocess.run([*words, flag], cwd=ROOT, capture_output=True, text=True) for flag in ('--help', '--help_all')
+    ]
+    known = set(re.findall(r'(?<![\w./])--?[a-zA-Z][\w-]*', ''.join(done.stdout for done in shown)))
     sources = [*ROOT.glob('squeeze_net/**/*.py'), *ROOT.glob('trainer/**/*.py'), *ROOT.glob('benchmarks/**/*.py')]
     known |= {flag for path in sources for flag in re.findall(r"'(--?[a-z][\w-]*)'", read(path))}
     known |= {'--host', '--mca', '--no-build-isolation', '--json', '-m', '-n', '-o'}  # of mpiexec, pip, Python
