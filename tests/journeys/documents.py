@@ -40,7 +40,7 @@ def commands_of(markdown, page=''):
     text = re.sub(r'```python\n.*?```', '', markdown, flags=re.DOTALL)
     blocks = re.findall(r'```\w*\n(.*?)```', text, re.DOTALL)
     text = re.sub(r'```.*?```', '', text, flags=re.DOTALL)
-    blocks += re.findall(r'(?:^|\n\n)((?: {4}.*\n?)+)', text)
+    blocks += re.findall(r'(?:^ {4}.*\n?)+', text, re.MULTILINE)
     for block in blocks:
         lines = [line.strip() for line in block.replace('\\\n', ' ').splitlines() if line.strip()]
         if any(map(is_command, lines)):

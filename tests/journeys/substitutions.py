@@ -146,19 +146,6 @@ def weights_of_a_run(path):
     write(Weights(tensors, Metadata('squeezenet', 10, PREPROCESSINGS['experiment'])), path)
 
 
-def sample(folder):
-    """The published weights, and four of the hundred images."""
-    link(DATA)(folder.with_name('all'))
-    whole = folder.with_name('all')
-    (folder / 'imagenet-sample').mkdir(parents=True)
-    (folder / 'weights').symlink_to(whole / 'weights')
-    for path in (whole / 'imagenet-sample').iterdir():
-        if path.name != 'val.txt':
-            (folder / 'imagenet-sample' / path.name).symlink_to(path)
-    lines = (whole / 'imagenet-sample/val.txt').read_text().splitlines(keepends=True)
-    (folder / 'imagenet-sample/val.txt').write_text(''.join(lines[:4]))
-
-
 def onnx_file(path):
     from squeeze_net import weights
     from squeeze_net.weights.model import recognise
@@ -194,7 +181,6 @@ GIVEN = {
     'results/mine': link(RESULTS / 'squeezenet_jpeg'),
     'results/old': link(RESULTS / 'alexnet_jpeg'),
     'squeezenet.onnx': onnx_file,
-    '../shared/data': sample,
 }
 
 

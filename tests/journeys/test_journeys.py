@@ -180,7 +180,7 @@ def run(line, home, cache):
     name = program_of(words)
     assert name in PROGRAMS, f'{line}: tests/journeys knows no program {name}; add what it has to show to PROGRAMS'
     program = PROGRAMS[name]
-    if '--help' in words:
+    if any(word.startswith('--help') for word in words):
         done = execute(words, home, cache)
         assert done.returncode == 0 and done.stdout.startswith('usage:'), done.stderr
         return
