@@ -12,8 +12,9 @@ import numpy as np
 from trainer.data.datasets.archive import MAX_BYTES, is_archive, member_names, read_members
 from trainer.data.datasets.data import Data, Split
 from trainer.data.images import JPEG_SUFFIXES, decode_named, is_image_name
+from trainer.data.sources import SOURCES
 from trainer.data.sources.source import read_file
-from trainer.data.stream import Stream, read_class_folders
+from trainer.data.stream import Stream, read_splits
 from trainer.errors import InputError
 
 SPLITS = {'train': 'train', 'test': 'test', 'val': 'test'}
@@ -54,11 +55,11 @@ def read_folder(
     if place.is_file() and not is_archive(place):
         raise InputError(f'{place} is neither a folder nor a .tar, .tar.gz, .tgz or .tar.xz')
     if place.is_dir() and preprocess != 'experiment':
-        return read_class_folders(_with_splits(place), limit)
+        return read_splits(_with_splits(place), SOURCES['folder'], limit)
     entries = _select(sorted(set(_list(place))), limit)
     classes = _classes(entries, place)
     if place.is_dir() and max_side is not None and len(entries) * 3 * max_side**2 > MAX_IN_MEMORY:
-        return read_class_folders(_with_splits(place), limit)
+        return read_splits(_with_splits(place), SOURCES['folder'], limit)
     return _read(place, entries, classes, max_side)
 
 
@@ -91,12 +92,11 @@ def _with_splits(place: Path) -> Path:
 
 
 def _list(place: Path) -> Iterator[Entry]:
-    if place.is_dir():
-        names = (path.relative_to(place).as_posix() for path in place.rglob('*'))
-    else:
-        names = member_names(place)
-    for name in names:
-        if (entry := _parse(name)) and (place.is_file() or (place / name).is_file()):
+    if place.is_file():
+        yield from filter(None, map(_parse, member_names(place)))
+        return
+    for path in place.rglob('*'):
+        if (entry := _parse(path.relative_to(place).as_posix())) and path.is_file():
             yield entry
 
 

@@ -49,13 +49,13 @@ class ImageList(_Files):
 
     Args:
         path: of the list.
-        root: what its paths are relative to; None for the folder of the list.
         class_list: a file of `read_class_list` that names the labels.
+        root: what its paths are relative to; None for the folder of the list.
     Raises:
         InputError: another kind of line, a label outside its range, or no line at all; names the line.
     """
 
-    def __init__(self, path: Path, root: Path | None = None, class_list: Path | None = None) -> None:
+    def __init__(self, path: Path, class_list: Path | None = None, root: Path | None = None) -> None:
         classes = None if class_list is None else read_class_list(class_list).names
         super().__init__(root or path.parent, _read_list(path), classes, path)
 
