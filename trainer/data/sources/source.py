@@ -106,6 +106,18 @@ def read_file(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
     return raw
 
 
+def read_text(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> str:
+    """All of a UTF-8 text file, its line ends as they are.
+
+    Raises:
+        InputError: it cannot be read, is larger than `max_bytes`, or is not UTF-8.
+    """
+    try:
+        return read_file(path, max_bytes).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f'{path} is not UTF-8 text (byte {error.start})') from None
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a text file that are not empty, stripped, and their numbers from 1 on.
 
