@@ -19,7 +19,8 @@ from squeeze_net import classifier
 from squeeze_net.classifier import Classifier, softmax
 from trainer import cli
 from trainer.data import decode
-from trainer.data.sources.source import IMAGE_SUFFIXES, read_file
+from trainer.data.images import IMAGE_SUFFIXES
+from trainer.data.sources.source import read_file
 from trainer.files import atomic_write
 from trainer.run.records import strict_json
 

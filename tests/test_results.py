@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from squeeze_net import BASELINES, NETWORKS
-from trainer.report.__main__ import table
+from trainer.report.tables import table
 from trainer.run import checkpoint
 from trainer.run.records import read_run
 

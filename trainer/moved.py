@@ -1,4 +1,4 @@
-"""The names that modules had before version 0.2, so that what imports them goes on working.
+"""The names that modules had before version 0.2, so that code that imports them keeps working.
 
 `import trainer.predictor` gives `trainer.step.predictor`, the same module object; `python -m trainer.augmentation` and
 `python -m trainer.datasets.pack` are the commands' names and stay.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import InspectLoader, MetaPathFinder
+from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import CodeType, ModuleType
@@ -41,8 +41,8 @@ def present_name(name: str) -> str | None:
     return None
 
 
-class _Loader(InspectLoader):
-    """Hands out the module that is meant, which keeps its own name and specification."""
+class _Loader(Loader):
+    """Returns the module of the present name, which keeps its own specification."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -59,9 +59,6 @@ class _Loader(InspectLoader):
         spec = find_spec(self.name)
         assert spec is not None and isinstance(spec.loader, InspectLoader)
         return spec.loader.get_code(self.name)
-
-    def get_source(self, fullname: str) -> None:
-        return None
 
 
 class _Finder(MetaPathFinder):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from chainer.dataset import get_dataset_directory
 
-from trainer.data.datasets.download import download
 from trainer.errors import InputError
 
 
@@ -63,6 +62,8 @@ def find(source: str | Path) -> Path:
     published = PUBLISHED[str(source)]
     place = Path(get_dataset_directory('squeeze_net/weights', create_directory=False)) / published.file
     try:
+        from trainer.data.datasets.download import download  # which loads the modules of HTTP and TLS
+
         download(published.url, place, sha256=published.sha256)
     except InputError as error:
         raise InputError(f'{error}; fetch it otherwise and put it at {place}') from None

@@ -40,7 +40,7 @@ from squeeze_net.weights import Weights, files  # noqa: E402
 from squeeze_net.weights.formats import net  # noqa: E402
 from squeeze_net.weights.formats.sqz import archive  # noqa: E402
 from trainer.data.datasets.restricted_pickle import read_pickle  # noqa: E402
-from trainer.data.decode import decode  # noqa: E402
+from trainer.data.images import decode  # noqa: E402
 from trainer.data.metadata import Metadata  # noqa: E402
 from trainer.data.sources import ImageList, RecordIO, Shards  # noqa: E402
 from trainer.engine.cores import count_cores  # noqa: E402

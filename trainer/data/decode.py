@@ -2,73 +2,33 @@
 
 from __future__ import annotations
 
-import io
-import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.data.images import decode, describe_decoder
 from trainer.data.sources.source import Source
-from trainer.data.workers import UNREADABLE, Serial, Workers, default_workers
+from trainer.data.workers import UNREADABLE, Cut, Job, Serial, Workers, default_workers
 from trainer.errors import InputError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from trainer.data.preprocessing import Preprocessing
 
-FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'PPM', 'TIFF')  # for PostScript Pillow would start another program
-MAX_PIXELS = 100_000_000
 POLICIES = ('fail', 'skip')
 N_BATCHES_AHEAD = 2
-MAX_IN_FLIGHT = 1024  # jobs and replies in the pipes, which hold 2048 of them
-MAX_REPLACEMENTS = 1000  # unreadable images in a row after which a source is no good
-
-
-def decode(raw: bytes, suffices: Callable[[int, int], tuple[float, float]] | None = None) -> Image:
-    """An encoded image in RGB, by Pillow, as it lies in the file (its EXIF orientation does not count).
-
-    Args:
-        raw: the file's bytes.
-        suffices: (width, height) of the image -> those that suffice, px; a JPEG is then decoded to half, a quarter or
-            an eighth of its size where that is still as large, which is faster and gives other pixels. None for its
-            own size, exactly.
-    Raises:
-        InputError: no image, a broken one, or one of more than MAX_PIXELS; names no file.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise InputError(f'{width} x {height} px, more than {MAX_PIXELS:,}')
-            if suffices is not None:
-                least_width, least_height = suffices(width, height)
-                image.draft('RGB', (max(1, math.ceil(least_width)), max(1, math.ceil(least_height))))
-            if image.mode == 'RGB':
-                image.load()
-                return image
-            return image.convert('RGB')
-    except InputError:
-        raise
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises what its decoders raise: OSError, SyntaxError, ValueError, struct.error
-        raise InputError(str(error).partition(' <')[0] or type(error).__name__) from None
+MAX_IN_FLIGHT = 1024  # jobs and replies in the pipes, which hold 2048 each
+PENDING, LEFT_OUT = -1, -2  # instead of the number of an image
+MAX_REPLACEMENTS = 1000  # unreadable images in a row after which a source is given up
 
 
 def describe_decoding(workers: int | None) -> str:
-    """One line: what decodes, and how exactly."""
-    from PIL import __version__, features
-
+    """One line: how many processes decode, with what, and how exactly."""
     n = default_workers() if workers is None else workers
-    library = f'libjpeg-turbo {features.version("libjpeg_turbo")}' if features.check('libjpeg_turbo') else 'libjpeg'
     who = f'{n} process{"" if n == 1 else "es"}' if n else 'this process'
-    return f'decoding in {who} with Pillow {__version__} ({library}); for training, large JPEGs at a part of their size'
+    return f'decoding in {who} with {describe_decoder()}; for training, large JPEGs at a part of their size'
 
 
 class CentreCut:
@@ -102,26 +62,28 @@ class Loader:
 
     Args:
         source: of the images.
-        cut: as for `trainer.datasets.workers.Serial`.
+        cut: the picture of an encoded image, as for `trainer.data.workers.Serial`.
         n_row: rows that may be asked for in advance; each takes 3 * size**2 bytes.
         workers: processes that decode; 0 decodes in this one, when rows are taken; None for `default_workers()`.
-        unreadable: what becomes of images that cannot be read or decoded: 'fail' raises, 'skip' takes note.
-        replaces: whether a skipped image is replaced by the next one of the source that can be read, or left out.
+        unreadable: what becomes of images that cannot be read or decoded: 'fail' raises an error, 'skip' notes them.
+        replaces: whether the next readable image of the source takes the place of a skipped one.
+    Raises:
+        InputError: at construction, for another policy than 'fail' and 'skip', or a system without processes.
     """
 
     def __init__(
-        self, source: Source, cut: Any, n_row: int, workers: int | None, unreadable: str, replaces: bool
+        self, source: Source, cut: Cut, n_row: int, workers: int | None, unreadable: str, replaces: bool
     ) -> None:
         if unreadable not in POLICIES:
-            raise InputError(f'--unreadable is {unreadable!r}, but has to be one of {", ".join(POLICIES)}')
+            raise InputError(f'--unreadable is {unreadable!r}, expected one of {", ".join(POLICIES)}')
         self.source, self._unreadable, self._replaces = source, unreadable, replaces
         self.n_row = n_row
         workers = default_workers() if workers is None else workers
-        self._workers: Any = Workers(source, cut, n_row, workers) if workers else Serial(source, cut, n_row)
+        self._workers = Workers(source, cut, n_row, workers) if workers else Serial(source, cut, n_row)
         self._asked: list[tuple[int, int]] = [(0, 0)] * n_row  # (epoch, image) of a row
-        self._image = np.zeros(n_row, np.int64)  # what is in it; -1 before it is there, -2 for nothing
-        self._first, self._n = 0, 0  # rows asked for, round and round: of these the first, and how many
-        self._waiting: deque[tuple[int, int, int, int]] = deque()  # jobs for which the pipes have no room
+        self._image = np.zeros(n_row, np.int64)  # what is in a row; PENDING before it is there, or LEFT_OUT
+        self._first, self._n = 0, 0  # the rows asked for, in a ring: the first of them, and how many
+        self._waiting: deque[Job] = deque()  # jobs for which the pipes have no room
         self._n_in_flight = 0
         self.unreadable: dict[int, Unreadable] = {}  # by index
 
@@ -136,8 +98,8 @@ class Loader:
         row = (self._first + self._n) % self.n_row
         self._n += 1
         self._asked[row] = epoch, index
-        self._image[row] = -1
-        self._send(row, epoch, index, index)
+        self._image[row] = PENDING
+        self._send(Job(row, epoch, index, index))
 
     def asked(self, i: int) -> tuple[int, int]:
         """(epoch, image) of the i-th row not yet taken."""
@@ -155,7 +117,7 @@ class Loader:
         """
         rows = (self._first + np.arange(n)) % self.n_row
         for row in rows:
-            while self._image[row] == -1:
+            while self._image[row] == PENDING:
                 self._receive()
         self._first, self._n = (self._first + n) % self.n_row, self._n - n
         rows = rows[self._image[rows] >= 0]
@@ -173,31 +135,30 @@ class Loader:
         reply = self._workers.receive()
         self._n_in_flight -= 1
         if self._waiting:
-            self._send(*self._waiting.popleft())
+            self._send(self._waiting.popleft())
         if reply.outcome != UNREADABLE:
             self._image[reply.row] = reply.image
             return
-        name = self.source.name(reply.image)
-        fault = Unreadable(reply.image, name, reply.text)
+        fault = Unreadable(reply.image, self.source.name(reply.image), reply.text)
         if self._unreadable == 'fail':
             raise InputError(f'{fault} is unreadable; --unreadable skip goes on without it')
         self.unreadable[reply.image] = fault
         if not self._replaces:
-            self._image[reply.row] = -2
+            self._image[reply.row] = LEFT_OUT
             return
         epoch, index = self._asked[reply.row]
         n = len(self.source)
-        image = (reply.image + 1) % n
-        if (image - index) % n >= MAX_REPLACEMENTS or image == index:
-            raise InputError(f'{(image - index) % n or n} images in a row are unreadable, the last of them {fault}')
-        self._send(reply.row, epoch, index, image)
+        n_tried = (reply.image - index) % n + 1
+        if n_tried >= min(n, MAX_REPLACEMENTS):
+            raise InputError(f'{n_tried} images in a row are unreadable, the last of them {fault}')
+        self._send(Job(reply.row, epoch, index, (reply.image + 1) % n))
 
-    def _send(self, *job: int) -> None:
+    def _send(self, job: Job) -> None:
         if self._n_in_flight < MAX_IN_FLIGHT:
             self._n_in_flight += 1
-            self._workers.send(*job)
+            self._workers.send(job)
         else:
-            self._waiting.append(job)  # type: ignore[arg-type]
+            self._waiting.append(job)
 
     def close(self) -> None:
         """End the processes."""
@@ -212,7 +173,7 @@ class Batches(Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]):
     """
 
     def __init__(
-        self, source: Source, cut: Any, indexes: Iterable[int], batch: int, workers: int | None, unreadable: str
+        self, source: Source, cut: Cut, indexes: Iterable[int], batch: int, workers: int | None, unreadable: str
     ) -> None:
         n_row = batch * (1 + N_BATCHES_AHEAD)
         self._loader = Loader(source, cut, n_row, workers, unreadable, replaces=False)
@@ -254,7 +215,7 @@ class Batches(Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]):
     def __enter__(self) -> Batches:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -273,7 +234,7 @@ def batches(
         preprocessing: what to cut.
         batch: images a batch; the last may have fewer, and any from which images were left out.
         workers: processes that decode, some batches ahead; 0 for none, None for as many as cores.
-        unreadable: 'fail', or 'skip' to leave out what cannot be read, as `skipped` of the result then tells.
+        unreadable: 'fail', or 'skip' to leave out what cannot be read, which `skipped` of the result then lists.
         indexes: the images, in the order wanted; None for all.
     Yields:
         x: (B, 3, crop, crop) uint8, RGB; `preprocessing.colours` makes the network's numbers of it.

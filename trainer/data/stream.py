@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +11,10 @@ from trainer.data.augmentation.sizes import Sizes
 from trainer.data.augmentation.stream import StreamTestView, StreamTrainView
 from trainer.data.datasets.data import checksum, first_of_each_class
 from trainer.data.decode import Batches, batches
+from trainer.data.images import format_of
 from trainer.data.pictures import Pictures
 from trainer.data.preprocessing import Preprocessing, find
-from trainer.data.sources import ClassFolders, ImageList, RecordIO, Shards, Source, Subset
+from trainer.data.sources import Kind, Source, Subset
 from trainer.errors import InputError
 
 CLASS_LISTS = ('synset_words.txt', 'classes.txt')
@@ -86,43 +86,26 @@ class Stream:
         return replace(self, train=train, test=test)
 
 
-def read_image_lists(place: Path, limit: int | None = None) -> Stream:
-    """`train.txt` and `val.txt` (or `test.txt`), lines of `path label` with paths below the folder."""
-    return _read(place, limit, '.txt', 'image lists', lambda path, class_list: ImageList(path, place, class_list))
+def read_splits(place: Path, kind: Kind, limit: int | None = None) -> Stream:
+    """`train` and `val` (or `test`) of a folder, with the names of `synset_words.txt` or `classes.txt` in it, if there.
 
-
-def read_shards(place: Path, limit: int | None = None) -> Stream:
-    """Folders `train` and `val` (or `test`) of tar shards."""
-    return _read(place, limit, '', 'tar shards', Shards)
-
-
-def read_record_io(place: Path, limit: int | None = None) -> Stream:
-    """`train.rec` and `val.rec` (or `test.rec`), with their `.idx`."""
-    return _read(place, limit, '.rec', 'RecordIO files', RecordIO)
-
-
-def read_class_folders(place: Path, limit: int | None = None) -> Stream:
-    """Folders `train` and `val` (or `test`) of a folder a class."""
-    return _read(place, limit, '', 'class folders', ClassFolders)
-
-
-def _read(
-    place: Path, limit: int | None, suffix: str, kind: str, open_split: Callable[[Path, Path | None], Source]
-) -> Stream:
-    """Both splits of a folder, with the names of `synset_words.txt` or `classes.txt` in it, if there.
-
+    Args:
+        place: the folder.
+        kind: of the two sources.
+        limit: only the first `limit` images of each class, in both splits.
     Raises:
         InputError: a split is missing or cannot be read, or the two have different classes; says which.
     """
+    suffix = kind.suffix
     tests = [place / f'{name}{suffix}' for name in TEST_NAMES]
     train = place / f'train{suffix}'
     found = [path for path in tests if path.exists()]
     if not train.exists() or not found:
         missing = train if not train.exists() else tests[0]
         wanted = f'train{suffix} and {" or ".join(path.name for path in tests)}'
-        raise InputError(f'{missing} does not exist; a folder of {kind} holds {wanted}')
+        raise InputError(f'{missing} does not exist; a folder of {kind.text} holds {wanted}')
     class_list = next((path for name in CLASS_LISTS if (path := place / name).is_file()), None)
-    splits = [open_split(path, class_list) for path in (train, found[0])]
+    splits = [kind.open(path, class_list) for path in (train, found[0])]
     named = [split.classes for split in splits if split.classes is not None]
     if len(named) == 2 and named[0] != named[1]:
         odd = sorted(set(named[0]) ^ set(named[1]))
@@ -134,7 +117,7 @@ def _read(
         train=splits[0],
         test=splits[1],
         classes=named[0] if named else tuple(map(str, range(n_class))),
-        source=f'{kind} of {place.resolve().name}',
+        source=f'{kind.text} of {place.resolve().name}',
         is_jpeg=any(map(_is_jpeg, splits)),
     )
     return data if limit is None else data.limited(limit)
@@ -149,7 +132,7 @@ def _is_jpeg(source: Source) -> bool:
     """By the first image that can be read of a few."""
     for i in range(min(len(source), 10)):
         try:
-            return source.read(i).startswith(b'\xff\xd8')
+            return format_of(source.read(i)).name == 'JPEG'
         except InputError:
             continue
     return False

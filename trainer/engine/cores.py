@@ -1,10 +1,14 @@
-"""The cores of this machine: how many this process may use, and how busy other processes keep them."""
+"""The cores of this machine: how many this process may use, and how busy other processes keep them.
+
+Read from /proc and /sys/fs/cgroup: psutil knows neither CPU quotas nor how long threads waited for a core.
+"""
 
 from __future__ import annotations
 
 import math
 import multiprocessing
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -135,12 +139,9 @@ class Contention:
 
     def _cores(self) -> dict[int, float]:
         busy = {}
-        for line in _read(self._proc / 'stat').splitlines():
-            name, *numbers = line.split()
-            number = name.removeprefix('cpu')
-            if number != name and number.isdecimal():  # 'cpu' itself is their sum
-                user, nice, system, _idle, _iowait, irq, softirq = map(int, numbers[:7])
-                busy[int(number)] = (user + nice + system + irq + softirq) / TICKS_PER_S
+        for number, ticks in re.findall(r'^cpu(\d+) (.*)$', _read(self._proc / 'stat'), re.M):
+            user, nice, system, _idle, _iowait, irq, softirq = map(int, ticks.split()[:7])
+            busy[int(number)] = (user + nice + system + irq + softirq) / TICKS_PER_S
         return busy
 
     def _waits(self) -> dict[int, float]:

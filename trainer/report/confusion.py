@@ -30,10 +30,8 @@ def draw_confusion(run: Run, folder: Path) -> None:
     summary = run.summary or {}
     if not summary.get('confusion'):
         raise InputError(f'{run.path} holds no confusion matrix')
-    save(
-        _confusion_figure(run, summary['classes'], np.array(summary['confusion'], float)),
-        folder / 'confusion.png',
-    )
+    figure = _confusion_figure(run, summary['classes'], np.array(summary['confusion'], float))
+    save(figure, folder / 'confusion.png')
 
 
 def _confusion_figure(run: Run, classes: Sequence[str], confusion: np.ndarray) -> Figure:
@@ -49,10 +47,8 @@ def _confusion_figure(run: Run, classes: Sequence[str], confusion: np.ndarray) -
     size = LABEL if n_class <= 10 else NOTE if n_class <= MAX_CELL_TEXTS else 180 / n_class + 3
     if n_class <= MAX_CLASS_NAMES:
         names = [verbatim(name) for name in classes]
-        angle = 90 if n_class > 10 else 45
-        axes.set_xticks(range(n_class), names, fontsize=size, rotation=angle, ha='right', va='center_baseline')
-        for label in axes.get_xticklabels():
-            label.set_rotation_mode('anchor')
+        turned: dict[str, Any] = {'ha': 'right', 'va': 'center_baseline', 'rotation_mode': 'anchor'}
+        axes.set_xticks(range(n_class), names, fontsize=size, rotation=90 if n_class > 10 else 45, **turned)
         axes.set_yticks(range(n_class), names, fontsize=size)
     if n_class <= MAX_CELL_TEXTS:
         for i, j in np.argwhere(percent > 0):
@@ -66,11 +62,8 @@ def _confusion_figure(run: Run, classes: Sequence[str], confusion: np.ndarray) -
     n_right, n_images = int(np.trace(confusion)), int(confusion.sum())
     epoch = f' after epoch {run.last["epoch"]}' if run.last else ''
     share = f' ({100 * n_right / n_images:.1f} %)' if n_images else ''
-    set_title(
-        figure,
-        f'{run.model}{epoch} on {run.dataset_label}',
-        f'{n_right:,} of {n_images:,} test images right{share}',
-    )
+    title = f'{run.model}{epoch} on {run.dataset_label}'
+    set_title(figure, title, f'{n_right:,} of {n_images:,} test images right{share}')
     return figure
 
 
@@ -94,9 +87,7 @@ def format_confusion(classes: Sequence[str], confusion: Any) -> str:
     counts = np.asarray(confusion)
     n_class = len(classes)
     if counts.shape != (n_class, n_class):
-        raise ValueError(
-            f'confusion has shape {counts.shape}, expected {(n_class, n_class)}, for the {n_class} classes'
-        )
+        raise ValueError(f'confusion has shape {counts.shape}, expected {(n_class, n_class)}')
     names = [''.join(c if c.isprintable() else '?' for c in name) for name in classes]
     percent = _row_percent(counts)
     if n_class <= MAX_CELL_TEXTS:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,11 +56,10 @@ def _curve_figure(runs: Sequence[Run], quantity: str, dashed: Collection[str]) -
     colours = _colours(len(runs))
     handles = []
     for run, colour, text in zip(runs, colours, texts, strict=True):
-        style: Literal['--', '-'] = '--' if run.model in dashed else '-'
-        _draw_line(axes, run.log, f'train_{quantity}', color=colour, linestyle=style, linewidth=1.3, alpha=0.5)
-        _draw_line(axes, run.log, f'test_{quantity}', color=colour, linestyle=style, linewidth=2.3, zorder=3)
-        text = textwrap.fill(text, 80)
-        handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=2.3, label=text))
+        style: dict[str, Any] = {'color': colour, 'linestyle': '--' if run.model in dashed else '-'}
+        _draw_line(axes, run.log, f'train_{quantity}', linewidth=1.3, alpha=0.5, **style)
+        _draw_line(axes, run.log, f'test_{quantity}', linewidth=2.3, zorder=3, **style)
+        handles.append(Line2D([], [], linewidth=2.3, label=textwrap.fill(text, 80), **style))
     handles.append(Line2D([], [], color='gray', linewidth=1.3, label='thin lines: training'))
 
     first, last = min(run.log[0]['epoch'] for run in runs), max(run.log[-1]['epoch'] for run in runs)
@@ -86,14 +85,8 @@ def _draw_line(axes: Axes, log: Sequence[Mapping[str, Any]], key: str, **style: 
     is_gap = np.pad(np.isnan(y), 1, constant_values=True)
     is_lone = ~is_gap[1:-1] & is_gap[:-2] & is_gap[2:]
     is_marked = is_lone if len(y) > MAX_POINTS else ~is_gap[1:-1]
-    axes.plot(
-        [entry['epoch'] for entry in log],
-        y,
-        marker='o',
-        markersize=2.5 * style['linewidth'],
-        markevery=np.flatnonzero(is_marked).tolist(),
-        **style,
-    )
+    markers: dict[str, Any] = {'marker': 'o', 'markersize': 2.5 * style['linewidth']}
+    axes.plot([e['epoch'] for e in log], y, markevery=np.flatnonzero(is_marked).tolist(), **markers, **style)
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
@@ -108,7 +101,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 def _figures(run: Run, quantity: str) -> str:
     """The last and the best value of the test line, for the legend."""
-    values = [entry[f'test_{quantity}'] for entry in run.log if entry.get(f'test_{quantity}') is not None]
+    values = _values(run, f'test_{quantity}')
     if not values:
         return ': not measured'
     if quantity == 'loss':
@@ -116,12 +109,16 @@ def _figures(run: Run, quantity: str) -> str:
     return f', last {100 * values[-1]:.1f} %, best {100 * max(values):.1f} %'
 
 
+def _values(run: Run, key: str) -> list[float]:
+    """Of each epoch that has one."""
+    return [entry[key] for entry in run.log if entry.get(key) is not None]
+
+
 def _scale_loss(axes: Axes, runs: Sequence[Run]) -> None:
     """From 0 to the highest value, unless that flattens the rest; then the label says where it is cut."""
-    keys = 'train_loss', 'test_loss'
-    lines = [[entry[key] for entry in run.log if entry.get(key) is not None] for run in runs for key in keys]
-    highest = max((max(line) for line in lines if line), default=1.0)
-    lowest = min((min(line) for line in lines if line), default=0.0)
+    lines = [_values(run, key) for run in runs for key in ('train_loss', 'test_loss')]
+    values = [value for line in lines for value in line] or [0.0, 1.0]
+    lowest, highest = min(values), max(values)
     usual = max(map(_usual_peak, lines))
     top, label = highest, 'loss'
     if highest > 2.5 * usual > 0:
@@ -140,7 +137,7 @@ def _usual_peak(line: Sequence[float]) -> float:
 
 def _scale_accuracy(axes: Axes, runs: Sequence[Run]) -> None:
     keys = 'train_accuracy', 'test_accuracy'
-    values = [entry[key] for run in runs for entry in run.log for key in keys if entry.get(key) is not None] or [0, 1]
+    values = [value for run in runs for key in keys for value in _values(run, key)] or [0, 1]
     low, high = min(90, 10 * np.floor(10 * min(values))), 10 * np.ceil(10 * max(values))
     axes.set_ylim(low - 0.5, max(high, low + 10) + 0.5)  # half a point more, so that lines at the limits are whole
     axes.set_ylabel('accuracy, %', fontsize=LABEL)
@@ -166,16 +163,8 @@ def _mark_lr_drops(axes: Axes, run: Run, colour: str, span: float) -> None:
         axes.axvline(epoch, color=colour, linewidth=0.8, linestyle=':', zorder=1)
         if epoch < labelled_until:  # its label would run into the one before
             continue
-        axes.annotate(
-            f'lr {lr:g}',
-            (epoch, 1),
-            xycoords=('data', 'axes fraction'),
-            xytext=(0, 3),
-            textcoords='offset points',
-            ha='center',
-            color=colour,
-            fontsize=NOTE,
-        )
+        text: dict[str, Any] = {'ha': 'center', 'color': colour, 'fontsize': NOTE, 'textcoords': 'offset points'}
+        axes.annotate(f'lr {lr:g}', (epoch, 1), (0, 3), xycoords=('data', 'axes fraction'), **text)
         labelled_until = epoch + 0.085 * span
 
 

@@ -13,23 +13,20 @@ from trainer.errors import InputError
 
 
 class _Copying:
-    """A stream that also hands each finished line to a file; everything else is the stream's own."""
+    """A stream that also writes each finished line to a file; everything else is the stream's own."""
 
-    def __init__(self, stream: Any, file: TextIO) -> None:
+    def __init__(self, stream: TextIO, file: TextIO) -> None:
         self._stream, self._file, self._line = stream, file, ''
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        n = self._stream.write(text)
-        if text.startswith('\r') or '\x1b[' in text:  # a progress bar, or its way back up
-            return n
-        *lines, self._line = (self._line + text).split('\n')
-        for line in lines:
-            if line.strip():
+        if not text.startswith('\r') and '\x1b[' not in text:  # a progress bar, or its way back up
+            *lines, self._line = (self._line + text).split('\n')
+            for line in filter(str.strip, lines):
                 _note(self._file, line)
-        return n
+        return self._stream.write(text)
 
 
 def _note(file: TextIO, line: str) -> None:
@@ -41,10 +38,12 @@ def _note(file: TextIO, line: str) -> None:
 
 @contextmanager
 def copied_to(path: str | None) -> Iterator[None]:
-    """Within, lines printed to stdout and stderr are also appended to a file; progress bars are not.
+    """Within, lines printed to stdout and stderr are also appended to a file, with timestamps; progress bars are not.
 
     An error that ends the block is noted, too. Inside another such block it does nothing: that file gets the lines.
 
+    Args:
+        path: of the file; None for none.
     Raises:
         InputError: the file cannot be opened for writing.
     """

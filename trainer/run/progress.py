@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import partial
 from typing import Any
 
 from chainer import AbstractSerializer
@@ -14,7 +15,7 @@ N_CLASS_WITHOUT_TOP5 = 10
 
 
 class Progress(Extension):
-    """Two bars, of the run and of the epoch, with images/s and time left; and a line for every epoch that ends.
+    """Two bars, for the run and the epoch, with images/s and time left; and a line for every epoch that ends.
 
     Bars go to stderr and only to a terminal; lines go to stdout.
 
@@ -30,26 +31,13 @@ class Progress(Extension):
     def __init__(self, n: int, n_epoch: float, shown_epoch: int) -> None:
         self.n, self.n_epoch, self.shown_epoch = n, math.ceil(n_epoch), shown_epoch
         self.n_image = round(n * n_epoch)
-        self.run: Any = None
-        self.epoch: Any = None
+        self.run = self.epoch = tqdm(disable=True)  # until the run begins
 
     def initialize(self, trainer: Trainer) -> None:
-        options: dict[str, Any] = {
-            'unit': ' images',
-            'leave': False,
-            'dynamic_ncols': True,
-            'disable': not sys.stderr.isatty(),
-        }
-        position = trainer.updater.epoch_detail
-        self.run = tqdm(
-            total=self.n_image,
-            initial=int(position * self.n),
-            desc='run',
-            position=1,
-            smoothing=0.02,
-            **options,
-        )
-        self.epoch = tqdm(total=self.n, position=0, **options)
+        bar = partial(tqdm, unit=' images', leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty())
+        n_seen = int(trainer.updater.epoch_detail * self.n)
+        self.run = bar(desc='run', total=self.n_image, initial=n_seen, position=1, smoothing=0.02)
+        self.epoch = bar(total=self.n, position=0)
         self._begin_epoch(trainer)
         self._show_entries(trainer)  # a resumed run may just have closed the epoch that was pending
 
@@ -78,22 +66,26 @@ class Progress(Extension):
         self.shown_epoch = serializer('shown_epoch', self.shown_epoch)
 
     def begin_test(self, n: int) -> None:
-        """The epoch's bar turns to the evaluation of n images."""
-        if self.epoch is not None:
-            self.epoch.reset(total=n)
-            self.epoch.set_description('testing')
+        """Show the evaluation of n images in the epoch's bar."""
+        self.epoch.reset(total=n)
+        self.epoch.set_description('testing')
 
     def advance_test(self, n: int) -> None:
-        if self.epoch is not None:
-            self.epoch.update(n)
+        """Show that n more images have been evaluated."""
+        self.epoch.update(n)
 
     def finalize(self) -> None:
         for bar in (self.run, self.epoch):  # the lower one first, or its line stays
-            if bar is not None:
-                bar.close()
+            bar.close()
 
 
 def format_entry(entry: dict[str, Any], n_epoch: int) -> str:
+    """The line of an epoch.
+
+    Args:
+        entry: of the log.
+        n_epoch: the last epoch of the run.
+    """
     return (
         f'epoch {entry["epoch"]:>{len(str(n_epoch))}}/{n_epoch}  lr {entry["lr"]:<8.3g} '
         f'train {entry["train_loss"]:.4f} {entry["train_accuracy"]:7.2%}   '
@@ -103,6 +95,6 @@ def format_entry(entry: dict[str, Any], n_epoch: int) -> str:
 
 
 def format_top5(entry: dict[str, Any]) -> str:
-    """`, top-5 81.23%` to follow the accuracy of an entry; empty for few classes, where it says little."""
+    """`, top-5 81.23%`, to follow the accuracy of an entry; empty for few classes, where it says little."""
     top5, n_class = entry.get('test_top5'), len(entry.get('per_class_accuracy') or ())
     return f', top-5 {top5:.2%}' if top5 is not None and n_class > N_CLASS_WITHOUT_TOP5 else ''

@@ -33,7 +33,7 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(monkeypatch):
     assert 'pip install onednn-cpu-tbb' in found['oneDNN'].advice
     assert doctor.conclude(list(found.values())) == [
         '-g -1 (CPU): plain Chainer, some ten times slower',
-        '-g 0 (GPU): none to be used',
+        '-g 0 (GPU): no usable GPU',
     ]
 
 
@@ -57,7 +57,7 @@ def test_usable_cores_and_why(monkeypatch, n_bound, quota, threads, found, advic
         monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     else:
         monkeypatch.setenv('OMP_NUM_THREADS', threads)
-    finding = doctor._examine_cores()
+    (finding,) = doctor._examine_cores()
     assert finding.found == found
     assert finding.advice.endswith(advice)
     assert bool(finding.advice) == bool(advice)
@@ -77,7 +77,7 @@ def test_other_processes(monkeypatch, taken, found, is_busy):
 
 def test_a_system_that_does_not_tell_of_other_processes_gets_no_line(monkeypatch):
     monkeypatch.setattr(doctor, 'Contention', lambda: SimpleNamespace(measure=lambda: None))
-    assert doctor._examine_contention() == []
+    assert list(doctor._examine_contention()) == []
 
 
 def test_cudnn_is_asked_for_its_version(monkeypatch):

@@ -101,18 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('python -m trainer.augmentation', description=__doc__)
     add = parser.add_argument
     add('source', metavar='IMAGE_OR_DATASET', help='an image file, or the name of a data set such as cifar10')
-    add(
-        '-o',
-        '--output',
-        type=Path,
-        default=Path('sheet.png'),
-        metavar='FILE',
-        help='the PNG file to write (default: %(default)s)',
-    )
+    png = 'the PNG file to write (default: %(default)s)'
+    add('-o', '--output', type=Path, default=Path('sheet.png'), metavar='FILE', help=png)
     add('--size', type=int, default=122, metavar='PX', help='of the training crop (default: %(default)s)')
     add('--seed', type=int, default=0, metavar='N', help='of the draws (default: %(default)s)')
     add('--rows', type=int, metavar='N', help='images (default: 6), or rows of views of one file (default: 1)')
-    add('--columns', type=int, default=6, metavar='N', help='training views a row (default: %(default)s)')
+    add('--columns', type=int, default=6, metavar='N', help='training views per row (default: %(default)s)')
     add('--data', type=Path, metavar='DIR', help='where the data set lies')
     return parser
 

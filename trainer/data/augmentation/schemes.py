@@ -122,7 +122,7 @@ class TrainCut:
 
     def __call__(self, raw: bytes, epoch: int, index: int) -> np.ndarray:
         """(crop, crop, 3) uint8, RGB, of the encoded image, as drawn for `index` in `epoch`."""
-        from trainer.data.decode import decode
+        from trainer.data.images import decode
 
         chance = rng.uniform(self._seed, epoch, index, _N_UNIFORM)
         pictures: list[tuple[int, int, Picture]] = []  # one, once the size of the image is known

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageFont
+    from PIL import Image, ImageDraw, ImageFont
 
 WHITE, INK, GREY = '#ffffff', '#222222', '#666666'
 MARGIN_PX, GAP_PX, GROUP_GAP_PX = 28, 18, 46
 FONT_PX, TITLE_PX, LINE_PX = 15, 22, 21
 CELL_PX = 256  # pictures are magnified to about this
 MIN_COLUMN_PX = 210  # room for the longest caption
-STDS_SHOWN = 3  # standard deviations from the mean to black and to white
+STDS_SHOWN = 3  # black and white are this many standard deviations from the mean
 
 
 class Cell(NamedTuple):
-    """A picture and what stands below it."""
+    """A picture and its caption."""
 
     picture: np.ndarray  # (height, width, 3) uint8, RGB
     caption: tuple[str, str]  # two lines, the second paler
     fills: bool = False  # magnified as far as there is room, instead of as much as all the others
 
 
-def to_picture(x: Any) -> np.ndarray:
-    """A normalised image as one can look at it: 0 as mid-grey, -3 as black, 3 as white.
+def to_picture(x: npt.ArrayLike) -> np.ndarray:
+    """A normalised image for display: 0 as mid-grey, -3 as black, 3 as white.
 
     Args:
         x: (3, H, W) floats of mean 0 and standard deviation 1, on the CPU.
@@ -75,23 +78,23 @@ def draw_sheet(
         pen.text((lefts[column], top - LINE_PX - 8), heading, INK, bold)
     for y, row in zip(range(top, sheet.height, row_height), rows, strict=False):
         for x, cell in zip(lefts, row, strict=True):
-            if cell is None:
-                continue
-            sheet.paste(_magnify(cell.picture, box, None if cell.fills else zoom), (x, y))
-            for line, (text, colour) in enumerate(zip(cell.caption, (INK, GREY), strict=True)):
-                pen.text((x, y + box + 6 + line * LINE_PX), _cut(text, regular, width), colour, regular)
+            if cell is not None:
+                sheet.paste(_magnify(cell.picture, box, None if cell.fills else zoom), (x, y))
+                _caption(pen, x, y + box + 6, cell.caption, width)
     for line, note in enumerate(notes):
         pen.text((MARGIN_PX, top + len(rows) * row_height + line * LINE_PX), note, GREY, regular)
     return sheet
 
 
+def _caption(pen: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[str], width_px: int) -> None:
+    font = _font(FONT_PX)
+    for line, (text, colour) in enumerate(zip(lines, (INK, GREY), strict=True)):
+        pen.text((x, y + line * LINE_PX), _cut(text, font, width_px), colour, font)
+
+
 def _column_lefts(n_columns: int, width: int, group_starts: Sequence[int]) -> list[int]:
-    lefts, x = [], MARGIN_PX
-    for column in range(n_columns):
-        if column:
-            x += width + (GROUP_GAP_PX if column in group_starts else GAP_PX)
-        lefts.append(x)
-    return lefts
+    steps = (width + (GROUP_GAP_PX if column in group_starts else GAP_PX) for column in range(1, n_columns))
+    return list(accumulate(steps, initial=MARGIN_PX))
 
 
 def _magnify(picture: np.ndarray, box: int, zoom: int | None) -> Image.Image:
@@ -106,6 +109,7 @@ def _magnify(picture: np.ndarray, box: int, zoom: int | None) -> Image.Image:
     return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
 
 
+@cache
 def _font(size_px: int, weight: str = '') -> ImageFont.FreeTypeFont:
     """The font of the plots, which comes with matplotlib and, unlike Pillow's own, holds × and accents."""
     import matplotlib

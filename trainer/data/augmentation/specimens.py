@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from trainer.errors import InputError
+from trainer.data.images import decode_named
+from trainer.data.sources.source import read_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Specimens(NamedTuple):
@@ -25,22 +28,11 @@ def read_image(path: Path, max_side: int) -> Specimens:
     """An image file: one specimen, squashed to at most max_side x max_side px.
 
     Raises:
-        InputError: the file is missing, no image, broken, or larger than Pillow's limit of 89 million pixels.
+        InputError: the file is missing, too large, or not an image that can be decoded; names it.
     """
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('error', Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file).convert('RGB')
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such file') from None
-    except Exception as error:  # each of Pillow's many readers has its own kinds
-        raise InputError(f'{path}: cannot be read as an image ({error})') from None
-    small = image.resize((min(image.width, max_side), min(image.height, max_side)), Image.Resampling.BICUBIC)
-    pixels = np.asarray(small).transpose(2, 0, 1)[None]
-    return Specimens(path.name, '', [path.stem], [np.asarray(image)], np.ascontiguousarray(pixels))
+    image = decode_named(read_file(path), str(path))
+    small = _squashed(image, min(image.width, max_side), min(image.height, max_side))
+    return Specimens(path.name, '', [path.stem], [np.asarray(image)], small[None])
 
 
 def read_dataset(name: str, directory: Path | None, n: int, max_side: int) -> Specimens:
@@ -58,27 +50,19 @@ def read_dataset(name: str, directory: Path | None, n: int, max_side: int) -> Sp
     data = datasets.load(name, directory, limit=1, max_side=max_side)
     if len(data.train.labels) < n:
         data = datasets.load(name, directory, limit=-(-n // data.n_class), max_side=max_side)
-    first = np.argsort(data.train.labels, kind='stable')[:n]
-    names = [data.classes[label] for label in data.train.labels[first]]
+    first = np.argsort(data.train.labels, kind='stable')[:n].tolist()
+    names = [data.classes[data.train.labels[i]] for i in first]
     if isinstance(data, datasets.Stream):
-        originals, images = _decode(data.train, first, max_side)
-    else:
-        images = data.train.images[first]
-        originals = list(images.transpose(0, 2, 3, 1))
-    return Specimens(data.name, data.source, names, originals, images)
+        whole = [decode_named(data.train.read(i), data.train.name(i), upright=False) for i in first]
+        images = np.stack([_squashed(image, max_side, max_side) for image in whole])
+        return Specimens(data.name, data.source, names, list(map(np.asarray, whole)), images)
+    images = data.train.images[first]
+    return Specimens(data.name, data.source, names, list(images.transpose(0, 2, 3, 1)), images)
 
 
-def _decode(source: Any, index: Any, side: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Images of a source as they are, and squashed to side x side px."""
-    from PIL import Image
+def _squashed(image: Image, width: int, height: int) -> np.ndarray:
+    """(3, height, width) uint8."""
+    from PIL import Image as PILImage
 
-    from trainer.data.decode import decode
-
-    whole = []
-    for i in map(int, index):
-        try:
-            whole.append(decode(source.read(i)))
-        except InputError as error:
-            raise InputError(f'{source.name(i)} cannot be read as an image: {error}') from None
-    squashed = [np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)) for image in whole]
-    return [np.asarray(image) for image in whole], np.stack(squashed).transpose(0, 3, 1, 2)
+    pixels = np.asarray(image.resize((width, height), PILImage.Resampling.BICUBIC))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

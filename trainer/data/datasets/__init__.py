@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from trainer.data.datasets.cifar import CIFAR10, CIFAR100, Edition, read_cifar
 from trainer.data.datasets.data import Data, Split
 from trainer.data.datasets.folder import read_folder
 from trainer.data.datasets.shapes import make_shapes
-from trainer.data.stream import Stream, read_image_lists, read_record_io, read_shards
+from trainer.data.sources import SOURCES
+from trainer.data.stream import Stream, read_splits
 from trainer.errors import InputError
 
 __all__ = [
@@ -36,8 +37,8 @@ def load(
     limit: int | None = None,
     max_side: int | None = None,
     preprocess: str = 'experiment',
-) -> Any:
-    """Load a data set by name, from `directory` or from wherever it is at home.
+) -> Data | Stream:
+    """Load a data set by name, from `directory` or from its usual place.
 
     Args:
         name: one of `DATASETS`.
@@ -51,44 +52,35 @@ def load(
         InputError: an unknown name, or data that cannot be found or read.
     """
     if name not in DATASETS:
-        raise InputError(f'{name!r} is no data set; expected one of {", ".join(DATASETS)}')
+        raise InputError(f'{name!r} is not a data set; expected one of {", ".join(DATASETS)}')
     return DATASETS[name](Path(directory) if directory is not None else None, limit, max_side, preprocess)
 
 
-Reader = Callable[[Path | None, int | None, int | None, str], Data | Stream]
+def _load_cifar(edition: Edition, directory: Path | None, limit: int | None, *_: object) -> Data:
+    data = read_cifar(edition, directory)
+    return data if limit is None else data.limited(limit)
 
 
-def _load_cifar(edition: Edition) -> Reader:
-    def read(directory: Path | None, limit: int | None, max_side: int | None, preprocess: str) -> Data:
-        data = read_cifar(edition, directory)
-        return data if limit is None else data.limited(limit)
-
-    return read
+def _load_splits(name: str, directory: Path | None, limit: int | None, *_: object) -> Stream:
+    if directory is None:
+        raise InputError(f'the data set {name} needs --data DIR')
+    return read_splits(directory, SOURCES[name], limit)
 
 
-def _load_stream(name: str, read_splits: Callable[[Path, int | None], Stream]) -> Reader:
-    def read(directory: Path | None, limit: int | None, max_side: int | None, preprocess: str) -> Stream:
-        if directory is None:
-            raise InputError(f'the data set {name} needs --data DIR')
-        return read_splits(directory, limit)
-
-    return read
-
-
-def _load_shapes(directory: Path | None, limit: int | None, max_side: int | None, preprocess: str) -> Data:
+def _load_shapes(directory: Path | None, limit: int | None, *_: object) -> Data:
     if directory is not None:
-        raise InputError(f'the data set shapes is drawn, so --data {directory} has no place')
+        raise InputError(f'--data {directory}: the data set shapes is drawn, not read')
     if limit is not None and limit > MAX_SHAPES:
-        raise InputError(f'--limit {limit} asks for more than the {MAX_SHAPES:,} images of a class that shapes has')
+        raise InputError(f'--limit {limit} exceeds the {MAX_SHAPES:,} images per class of shapes')
     return make_shapes() if limit is None else make_shapes(n_train=limit, n_test=min(limit, 100))
 
 
-DATASETS: dict[str, Reader] = {
-    'cifar10': _load_cifar(CIFAR10),
-    'cifar100': _load_cifar(CIFAR100),
+# What loads each, given the directory, the limit, max_side and the preprocessing.
+DATASETS: dict[str, Callable[[Path | None, int | None, int | None, str], Data | Stream]] = {
+    'cifar10': partial(_load_cifar, CIFAR10),
+    'cifar100': partial(_load_cifar, CIFAR100),
     'folder': read_folder,
     'shapes': _load_shapes,
-    'imagelist': _load_stream('imagelist', read_image_lists),
-    'shards': _load_stream('shards', read_shards),
-    'recordio': _load_stream('recordio', read_record_io),
 }
+for _name in SOURCES:
+    DATASETS.setdefault(_name, partial(_load_splits, _name))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import io
 import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +21,8 @@ _OPENERS: dict[str, Callable[..., Any]] = {
     '.tar.xz': lzma.open,
     '.tar': open,
 }
+# What tarfile and the decompressors raise for bytes that are not an archive.
+_FAULTS = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError, RecursionError)
 
 
 def is_archive(path: Path) -> bool:
@@ -28,30 +30,76 @@ def is_archive(path: Path) -> bool:
     return path.is_file() and path.name.endswith(tuple(_OPENERS))
 
 
+def member_names(path: Path) -> Iterator[str]:
+    """The names of the regular files of an archive, in its order, as the archive spells them.
+
+    Raises:
+        InputError: the archive is cut short or corrupt.
+    """
+    with _opened(path, _opener_of(path)) as archive:
+        for member in _files(archive):
+            yield member.name
+
+
 def read_members(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     """The wanted files of an archive, in its order.
 
     Args:
         path: a .tar, .tar.gz, .tgz or .tar.xz.
-        is_wanted: says of a member's name, as the archive spells it, whether its contents are to be read.
+        is_wanted: whether the member of a name, as the archive spells it, is read.
     Yields:
         (name, contents) of regular files; links and devices are passed over.
     Raises:
         InputError: the archive is cut short or corrupt, or a wanted member is larger than MAX_BYTES.
     """
-    opener = next(opener for suffix, opener in _OPENERS.items() if path.name.endswith(suffix))
+    with _opened(path, _opener_of(path)) as archive:
+        for member in _files(archive):
+            if is_wanted(member.name):
+                yield member.name, _contents(archive, member, path)
+
+
+def list_members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Where the files of a plain tar archive lie, read from its headers alone.
+
+    Yields:
+        (name, offset, bytes) of regular files, in the archive's order.
+    Raises:
+        InputError: the archive is cut short, compressed or corrupt.
+    """
+    with _opened(path, open) as archive:
+        end = path.stat().st_size
+        for member in _files(archive):
+            if member.offset_data + member.size > end:
+                raise InputError(f'{path} is cut short inside {member.name}')
+            if not member.issparse():  # its bytes do not lie in one piece
+                yield member.name, member.offset_data, member.size
+
+
+def _opener_of(path: Path) -> Callable[..., Any]:
+    return next(opener for suffix, opener in _OPENERS.items() if path.name.endswith(suffix))
+
+
+@contextmanager
+def _opened(path: Path, opener: Callable[..., Any]) -> Iterator[tarfile.TarFile]:
     try:
+        # Typed as any file: tarfile asks for no more than `_BoundedReads` has.
         with opener(path, 'rb') as file, _open_tar(_BoundedReads(file, path)) as archive:
-            while (member := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # it would remember all, a kilobyte each
-                if member.isfile() and is_wanted(member.name):
-                    yield member.name, _contents(archive, member, path)
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            yield archive
+    except InputError:
+        raise
+    except _FAULTS as error:
         raise InputError(f'{path} cannot be read as a tar archive: {error}') from None
 
 
 def _open_tar(file: Any) -> tarfile.TarFile:
     return tarfile.open(fileobj=file, mode='r:')
+
+
+def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := archive.next()) is not None:
+        archive.members = []  # type: ignore[attr-defined]  # it would remember all, a kilobyte each
+        if member.isfile():
+            yield member
 
 
 def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
@@ -76,28 +124,3 @@ class _BoundedReads:
         if n > MAX_BYTES:
             raise InputError(f'{self.path}: a header declares {n} bytes, more than {MAX_BYTES}')
         return self.file.read(n)
-
-
-def list_members(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Where the files of a plain tar archive lie, read from its headers alone.
-
-    Yields:
-        (name, offset, bytes) of regular files, in the archive's order.
-    Raises:
-        InputError: it is cut short, compressed or no tar archive.
-    """
-    try:
-        with path.open('rb') as file:
-            end = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            with _open_tar(_BoundedReads(file, path)) as archive:
-                while (member := archive.next()) is not None:
-                    archive.members = []  # type: ignore[attr-defined]  # it would remember all, a kilobyte each
-                    if member.offset_data + member.size > end:
-                        raise InputError(f'{path} is cut short inside {member.name}')
-                    if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                        yield member.name, member.offset_data, member.size
-    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f'{path} cannot be read as a plain tar archive: {error}') from None

@@ -17,8 +17,9 @@ from chainer.dataset import get_dataset_directory
 
 from trainer.data.datasets.archive import MAX_BYTES, is_archive, read_members
 from trainer.data.datasets.data import Data, Split
-from trainer.data.datasets.download import download
 from trainer.data.datasets.restricted_pickle import read_pickle
+from trainer.data.images import JPEG_SUFFIXES
+from trainer.data.sources.source import read_file
 from trainer.errors import InputError
 
 
@@ -88,7 +89,7 @@ def read_cifar(edition: Edition, directory: Path | None = None) -> Data:
     Returns:
         Images of 32 × 32 px, in the order of the files; a batch may have any number of rows from 1.
     Raises:
-        InputError: nothing found, no network, or a file that is missing, corrupt or at odds with itself; names it.
+        InputError: nothing found, no network, or a file that is missing, corrupt or inconsistent; names it.
     """
     place = _find(edition, directory) if directory else _find_or_download(edition)
     wanted = {*edition.batches, edition.meta}
@@ -98,22 +99,13 @@ def read_cifar(edition: Edition, directory: Path | None = None) -> Data:
 
     classes = _read_classes(edition, files[edition.meta], f'{place}/{edition.meta}')
     batches = {name: _read_batch(edition, files[name], f'{place}/{name}') for name in edition.batches}
-    is_official = all(_md5(files[name]) == md5 for name, md5 in edition.batches.items())
     is_jpeg = any(is_jpeg for _, is_jpeg in batches.values())
-    if is_official:
+    if all(_md5(files[name]) == md5 for name, md5 in edition.batches.items()):
         source = f'{edition.name}, official files'
-    elif is_jpeg:
-        source = f'JPEG re-encoding of {edition.name}'
     else:
-        source = f'{edition.name}, files of unknown origin'
-    return Data(
-        name=edition.name,
-        train=_join(batches[name][0] for name in edition.train),
-        test=_join(batches[name][0] for name in edition.test),
-        classes=classes,
-        source=source,
-        is_jpeg=is_jpeg,
-    )
+        source = f'JPEG re-encoding of {edition.name}' if is_jpeg else f'{edition.name}, files of unknown origin'
+    train, test = (_join(batches[name][0] for name in names) for names in (edition.train, edition.test))
+    return Data(edition.name, train, test, classes, source, is_jpeg)
 
 
 def cache_folder() -> Path:
@@ -127,14 +119,15 @@ def _find(edition: Edition, place: Path) -> Path:
         raise InputError(f'{place} does not exist; expected a folder that holds {edition.folder} or {edition.archive}')
     if is_archive(place) or place.name == edition.folder or any((place / f).is_file() for f in edition.batches):
         return place
-    if (place / edition.folder).is_dir():
-        return place / edition.folder
-    if (place / edition.archive).is_file():
-        return place / edition.archive
+    for inside in place / edition.folder, place / edition.archive:
+        if inside.exists():
+            return inside
     raise InputError(f'{place} holds neither the folder {edition.folder} nor the archive {edition.archive}')
 
 
 def _find_or_download(edition: Edition) -> Path:
+    from trainer.data.datasets.download import download  # which loads the modules of HTTP and TLS
+
     cache = cache_folder()
     if not any((cache / name).exists() for name in (edition.folder, edition.archive)):
         try:
@@ -142,7 +135,7 @@ def _find_or_download(edition: Edition) -> Path:
         except InputError as error:
             raise InputError(
                 f'{error}. To go on, download {edition.archive} elsewhere and give its folder with --data DIR, '
-                f'or put it into {cache}, or take --dataset shapes, which needs no download'
+                f'or put it into {cache}, or use --dataset shapes, which needs no download'
             ) from None
     return _find(edition, cache)
 
@@ -150,22 +143,13 @@ def _find_or_download(edition: Edition) -> Path:
 def _read_files(edition: Edition, place: Path, wanted: set[str]) -> dict[str, bytes]:
     """The contents of the wanted files, by name, as far as `place` (folder or archive) has them."""
     if place.is_dir():
-        return {name: _read_file(place / name) for name in wanted if (place / name).is_file()}
+        return {name: read_file(place / name, MAX_BYTES) for name in wanted if (place / name).is_file()}
 
     def is_wanted(member: str) -> bool:
         path = PurePosixPath(member)
         return path.parent.name == edition.folder and path.name in wanted
 
     return {PurePosixPath(name).name: contents for name, contents in read_members(place, is_wanted)}
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        if (n_bytes := path.stat().st_size) > MAX_BYTES:
-            raise InputError(f'{path} has {n_bytes} bytes, more than {MAX_BYTES}')
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f'{path} cannot be read: {error.strerror}') from None
 
 
 def _read_batch(edition: Edition, raw: bytes, name: str) -> tuple[Split, bool]:
@@ -178,10 +162,10 @@ def _read_batch(edition: Edition, raw: bytes, name: str) -> tuple[Split, bool]:
     try:
         labels = np.array([index(label) for label in labels], np.int64)  # type: ignore[union-attr]
     except (TypeError, OverflowError):
-        raise InputError(f'{name}: {edition.label_key} is no list of whole numbers') from None
+        raise InputError(f'{name}: {edition.label_key} is not a list of whole numbers') from None
     if not len(data) == len(labels) >= 1:
         raise InputError(
-            f'{name} holds {len(data)} images and {len(labels)} {edition.label_key}, expected as many, at least 1'
+            f'{name} holds {len(data)} images and {len(labels)} {edition.label_key}, expected equal numbers, at least 1'
         )
     if labels.min() < 0 or labels.max() >= edition.n_class:
         raise InputError(
@@ -189,14 +173,14 @@ def _read_batch(edition: Edition, raw: bytes, name: str) -> tuple[Split, bool]:
         )
     split = Split(data.reshape(-1, 3, 32, 32), labels.astype(np.int32))
     filenames = batch.get('filenames')
-    is_jpeg = _is_text_list(filenames) and any(_text(f).endswith(('.jpg', '.jpeg')) for f in filenames)
+    is_jpeg = _is_text_list(filenames) and any(_text(f).endswith(JPEG_SUFFIXES) for f in filenames)
     return split, is_jpeg
 
 
 def _read_classes(edition: Edition, raw: bytes, name: str) -> tuple[str, ...]:
     classes = _read_dict(raw, name).get(edition.class_key)
     if not _is_text_list(classes) or len(classes) != edition.n_class:
-        raise InputError(f'{name}: {edition.class_key} is no list of {edition.n_class} names')
+        raise InputError(f'{name}: {edition.class_key} is not a list of {edition.n_class} names')
     return tuple(map(_text, classes))
 
 

@@ -19,7 +19,7 @@ def download(url: str, path: Path, md5: str | None = None, sha256: str | None = 
     """Fetch `url` into `path`, showing progress on a terminal.
 
     What arrived stays beside `path`, in a file that ends in `.part`, until the file is whole: a transfer that breaks
-    off goes on from there, at once while it gets anywhere, else at the next call.  Of several processes that
+    off goes on from there, at once as long as it brings bytes, otherwise at the next call.  Of several processes that
     call it at once, one transfers and the others wait.
 
     Args:
@@ -51,23 +51,22 @@ def download(url: str, path: Path, md5: str | None = None, sha256: str | None = 
 
 
 def _transfer(url: str, part: Path) -> None:
-    """Append to `part` until it is whole; connections that break are opened anew as long as each brings bytes."""
+    """Append to `part` until it is whole; connections that break are opened again as long as each brings bytes."""
     while True:
         n_before = _size(part)
         try:
-            if (n_total := _receive(url, part)) is None or _size(part) == n_total:
+            if (n_total := _receive(url, part)) in (None, _size(part)):
                 return
-            error: Exception = ConnectionError(f'broke off after {_size(part)} of {n_total} bytes')
+            raise ConnectionError(f'broke off after {_size(part)} of {n_total} bytes')
         except urllib.error.HTTPError:
             raise
-        except (OSError, http.client.HTTPException) as broken:
-            error = broken
-        if _size(part) <= n_before:
-            raise error
+        except (OSError, http.client.HTTPException):
+            if _size(part) <= n_before:
+                raise
 
 
 def _receive(url: str, part: Path) -> int | None:
-    """Receive what `part` lacks over one connection; returns the size of the whole file if the server tells it."""
+    """Receive what `part` lacks over one connection; returns the size of the whole file, if known."""
     from tqdm import tqdm
 
     n_part = _size(part)
@@ -76,7 +75,7 @@ def _receive(url: str, part: Path) -> int | None:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return None  # nothing lacks; the checksum will tell
+            return None  # nothing is missing; the checksum decides
         raise
     with response:
         is_rest = response.headers.get('Content-Range', '').startswith(f'bytes {n_part}-')

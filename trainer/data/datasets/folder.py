@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
@@ -10,15 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.datasets.archive import MAX_BYTES, is_archive, read_members
+from trainer.data.datasets.archive import MAX_BYTES, is_archive, member_names, read_members
 from trainer.data.datasets.data import Data, Split
-from trainer.data.decode import FORMATS, MAX_PIXELS
-from trainer.data.sources.source import IMAGE_SUFFIXES
-from trainer.data.stream import Stream, read_class_folders
+from trainer.data.images import JPEG_SUFFIXES, decode_named, is_image_name
+from trainer.data.sources import SOURCES
+from trainer.data.sources.source import read_file
+from trainer.data.stream import Stream, read_splits
 from trainer.errors import InputError
 
 SPLITS = {'train': 'train', 'test': 'test', 'val': 'test'}
-JPEG = ('.jpg', '.jpeg')
 MAX_IN_MEMORY = 8 << 30  # bytes of pixels; a larger folder is read as it is needed
 
 
@@ -35,8 +34,8 @@ def read_folder(
 ) -> Data | Stream:
     """Read `train/<class>/*` and `test/<class>/*` (or `val/...`), which may lie in one folder below `place`.
 
-    Classes are numbered, and their images ordered, by name.  Images that all have one square size of at most `max_side`
-    are kept as they are; otherwise each is squashed to max_side x max_side (Pillow's bicubic), which bounds the memory.
+    Classes and their images are ordered by name.  Images that all have one square size of at most `max_side` are kept
+    as they are; otherwise each is squashed to max_side x max_side (Pillow's bicubic), which bounds the memory.
 
     Args:
         place: a folder, or a .tar, .tar.gz, .tgz or .tar.xz of one.
@@ -44,10 +43,10 @@ def read_folder(
         max_side: px; None takes images of one square size only.
         preprocess: a preprocessing by name; any but 'experiment' is cut from the images at their own size.
     Returns:
-        The images in memory; of a folder that would take more than MAX_IN_MEMORY bytes, or with another preprocessing,
-        a stream of them, both splits of the same classes.
+        (N, 3, H, W) images in memory; a stream of them for a folder that would take more than MAX_IN_MEMORY bytes, or
+        with another preprocessing.
     Raises:
-        InputError: nothing found, an image that cannot be read, classes that differ between the splits; names it.
+        InputError: nothing found, an image that cannot be read, or classes that differ between the splits; names it.
     """
     if place is None:
         raise InputError('the data set folder needs --data DIR, with train/<class>/* and test/<class>/* in it')
@@ -56,22 +55,27 @@ def read_folder(
     if place.is_file() and not is_archive(place):
         raise InputError(f'{place} is neither a folder nor a .tar, .tar.gz, .tgz or .tar.xz')
     if place.is_dir() and preprocess != 'experiment':
-        return read_class_folders(_with_splits(place), limit)
-    entries = _select(sorted(set(_list_directory(place) if place.is_dir() else _list_archive(place))), limit)
+        return read_splits(_with_splits(place), SOURCES['folder'], limit)
+    entries = _select(sorted(set(_list(place))), limit)
     classes = _classes(entries, place)
     if place.is_dir() and max_side is not None and len(entries) * 3 * max_side**2 > MAX_IN_MEMORY:
-        return read_class_folders(_with_splits(place), limit)
-    contents = _read_directory(place, entries) if place.is_dir() else _read_archive(place, entries)
-    images = {entry: _decode(raw, f'{place}: {entry.path}', max_side) for entry, raw in contents}
+        return read_splits(_with_splits(place), SOURCES['folder'], limit)
+    return _read(place, entries, classes, max_side)
+
+
+def _read(place: Path, entries: list[Entry], classes: list[str], max_side: int | None) -> Data:
+    images = {entry: _decode(raw, f'{place}: {entry.path}', max_side) for entry, raw in _contents(place, entries)}
     if len({image.shape for image in images.values()}) > 1:
-        images = {entry: _enlarge(image, place, max_side) for entry, image in images.items()}
+        if max_side is None:
+            raise InputError(f'{place} holds images of several sizes; expected one')
+        images = {entry: _squash(image, max_side) for entry, image in images.items()}
 
     def stack(split: str) -> Split:
         chosen = [entry for entry in entries if entry.split == split]
         labels = np.array([classes.index(entry.class_name) for entry in chosen], np.int32)
-        return Split(np.stack([images[entry] for entry in chosen]), labels)
+        return Split(np.stack([images[entry].transpose(2, 0, 1) for entry in chosen]), labels)
 
-    is_jpeg = any(entry.path.lower().endswith(JPEG) for entry in entries)
+    is_jpeg = any(entry.path.lower().endswith(JPEG_SUFFIXES) for entry in entries)
     return Data(
         name=place.resolve().name,
         train=stack('train'),
@@ -87,33 +91,21 @@ def _with_splits(place: Path) -> Path:
     return next((path for path in (place, *sorted(place.iterdir())) if (path / 'train').is_dir()), place)
 
 
-def _list_directory(place: Path) -> Iterator[Entry]:
+def _list(place: Path) -> Iterator[Entry]:
+    if place.is_file():
+        yield from filter(None, map(_parse, member_names(place)))
+        return
     for path in place.rglob('*'):
         if (entry := _parse(path.relative_to(place).as_posix())) and path.is_file():
             yield entry
 
 
-def _list_archive(place: Path) -> list[Entry]:
-    entries: list[Entry] = []
-
-    def note(name: str) -> bool:
-        if entry := _parse(name):
-            entries.append(entry)
-        return False
-
-    for _ in read_members(place, note):
-        pass
-    return entries
-
-
 def _parse(path: str) -> Entry | None:
     """The entry of `train/<class>/<image>`, also one folder down; None for any other file."""
     parts = PurePosixPath(path).parts
-    if len(parts) not in (3, 4) or parts[-3] not in SPLITS:
-        return None
-    if parts[-1].startswith('.') or not parts[-1].lower().endswith(IMAGE_SUFFIXES):
-        return None
-    return Entry(SPLITS[parts[-3]], parts[-2], path)
+    if len(parts) in (3, 4) and parts[-3] in SPLITS and is_image_name(path):
+        return Entry(SPLITS[parts[-3]], parts[-2], path)
+    return None
 
 
 def _select(entries: Iterable[Entry], limit: int | None) -> list[Entry]:
@@ -133,46 +125,24 @@ def _classes(entries: Iterable[Entry], place: Path) -> list[str]:
     return sorted(found['train'])
 
 
-def _read_directory(place: Path, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
-    for entry in entries:
-        path = place / entry.path
-        if (n_bytes := path.stat().st_size) > MAX_BYTES:
-            raise InputError(f'{path} has {n_bytes} bytes, more than {MAX_BYTES}')
-        try:
-            yield entry, path.read_bytes()
-        except OSError as error:
-            raise InputError(f'{path} cannot be read: {error.strerror}') from None
-
-
-def _read_archive(place: Path, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
+def _contents(place: Path, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
+    if place.is_dir():
+        for entry in entries:
+            yield entry, read_file(place / entry.path, MAX_BYTES)
+        return
     wanted = {entry.path: entry for entry in entries}
     for name, raw in read_members(place, wanted.__contains__):
         yield wanted[name], raw
 
 
 def _decode(raw: bytes, name: str, max_side: int | None) -> np.ndarray:
-    """(3, H, W) uint8 RGB, upright; squashed to a square of max_side unless it is one of at most that."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise InputError(f'{name} has {width} x {height} px, more than {MAX_PIXELS:,}')
-            rgb = ImageOps.exif_transpose(image).convert('RGB')
-    except InputError:
-        raise
-    except Exception as error:  # Pillow raises what its decoders raise: OSError, SyntaxError, ValueError, struct.error
-        raise InputError(f'{name} cannot be read as an image: {str(error).partition(" <")[0]}') from None
-    if max_side is not None and (width != height or width > max_side):
-        rgb = rgb.resize((max_side, max_side), Image.Resampling.BICUBIC)
-    return np.asarray(rgb).transpose(2, 0, 1)
+    """(H, W, 3) uint8, RGB, upright; squashed to a square of max_side unless it is one of at most that."""
+    image = np.asarray(decode_named(raw, name))
+    height, width, _ = image.shape
+    return image if max_side is None or height == width <= max_side else _squash(image, max_side)
 
 
-def _enlarge(image: np.ndarray, place: Path, max_side: int | None) -> np.ndarray:
+def _squash(image: np.ndarray, side: int) -> np.ndarray:
     from PIL import Image
 
-    if max_side is None:
-        raise InputError(f'{place} holds images of several sizes; expected one')
-    rgb = Image.fromarray(image.transpose(1, 2, 0))
-    return np.asarray(rgb.resize((max_side, max_side), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))

@@ -12,13 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from trainer.data.decode import POLICIES, Unreadable, decode
-from trainer.data.sources import Source, open_source
+from trainer.data.decode import POLICIES, Unreadable
+from trainer.data.images import decode, format_of
+from trainer.data.sources import Source, Subset, open_source
 from trainer.data.sources.record_io import class_list_of, write_record
 from trainer.data.sources.shards import CLASS_LIST
 from trainer.data.workers import default_workers
@@ -26,18 +27,10 @@ from trainer.errors import InputError, TrainingError, exit_with_message
 from trainer.files import atomic_write
 
 FORMATS = ('shards', 'rec')
-_SUFFIXES = {  # by how the files begin
-    b'\xff\xd8': 'jpg',
-    b'\x89PNG': 'png',
-    b'GIF8': 'gif',
-    b'RIFF': 'webp',
-    b'BM': 'bmp',
-    b'II*\0': 'tif',
-    b'MM\0*': 'tif',
-    b'P': 'ppm',
-}
+SHARD_MIB, JPEG_QUALITY = 256, 90
+N_TOLD = 10  # unreadable images named at the end
 
-Write = Callable[[int, int, bytes], None]  # (number, label, encoded image)
+Write = Callable[[int, int, bytes], object]  # (number, label, encoded image)
 
 
 def pack(
@@ -45,90 +38,56 @@ def pack(
     target: Path,
     form: str | None = None,
     *,
-    shuffle: int | None = None,
-    side: int | None = None,
-    quality: int | None = None,
-    shard_bytes: int = 256 << 20,
+    encode: Callable[[bytes], bytes] | None = None,
+    shard_bytes: int = SHARD_MIB << 20,
     unreadable: str = 'fail',
-    advance: Callable[[int], Any] = lambda n: None,
+    advance: Callable[[int], object] = lambda n: None,
 ) -> list[Unreadable]:
     """Write a source's images into tar shards or a `.rec` with its `.idx`, which appear when they are whole.
 
     Args:
-        source: of the images; their bytes are kept unless `side` or `quality` is given.
+        source: of the images.
         target: of 'rec', the file; of 'shards', a folder that becomes shard-000000.tar, ...
         form: 'rec' or 'shards'; None to go by the suffix of `target`.
-        shuffle: seed of the order; None keeps the source's.
-        side: px; images whose shorter side is longer are made that small (Pillow's bicubic), and JPEG.
-        quality: of those JPEGs, 1 .. 100 (90); given alone, all are encoded anew.
-        shard_bytes: images of a shard; it ends with the first that goes beyond.
-        unreadable: 'fail', or 'skip' to leave out what cannot be read; only what is encoded anew is decoded.
-        advance: told of each image.
+        encode: makes the bytes written of those read, as `reencode` does; None keeps them.
+        shard_bytes: images of a shard; it ends with the first image beyond.
+        unreadable: 'fail', or 'skip' to leave out what cannot be read; without `encode` nothing is decoded.
+        advance: called with 1 after each image.
     Returns:
-        What was left out.
+        The images left out.
     Raises:
         InputError: the target exists, or an image cannot be read.
     """
-    form = form or ('rec' if target.suffix == '.rec' else 'shards')
     if target.exists():
         raise InputError(f'{target} exists; remove it, or choose another name')
     if not target.parent.is_dir():
         raise InputError(f'{target}: there is no folder {target.parent}')
-    order = np.arange(len(source)) if shuffle is None else np.random.default_rng(shuffle).permutation(len(source))
-    skipped = []
-    with _write_rec(target) if form == 'rec' else _write_shards(target, shard_bytes) as (write, write_classes):
-        number = 0
-        for index, raw in _encoded(source, order, side, quality):
-            if isinstance(raw, InputError):
-                fault = Unreadable(index, source.name(index), str(raw))
-                if unreadable == 'fail':
-                    raise InputError(f'{fault} is unreadable; --unreadable skip goes on without it')
-                skipped.append(fault)
+    is_rec = form == 'rec' or (form is None and target.suffix == '.rec')
+    skipped: list[Unreadable] = []
+    with _rec(target, source.classes) if is_rec else _shards(target, source.classes, shard_bytes) as write:
+        for index, raw in enumerate(_read(source, encode)):
+            if isinstance(raw, bytes):
+                write(index - len(skipped), int(source.labels[index]), raw)
             else:
-                write(number, int(source.labels[index]), raw)
-                number += 1
+                skipped.append(Unreadable(index, source.name(index), str(raw)))
+                if unreadable == 'fail':
+                    raise InputError(f'{skipped[0]} is unreadable; --unreadable skip goes on without it')
             advance(1)
-        if not number:
+        if len(skipped) == len(source):
             raise InputError(f'{source.place} has no image that can be read')
-        if source.classes is not None:
-            write_classes(source.classes)
     return skipped
 
 
-def _encoded(
-    source: Source, order: np.ndarray, side: int | None, quality: int | None
-) -> Iterator[tuple[int, bytes | InputError]]:
-    """The images in an order, or what is wrong with them; a few are worked on at a time."""
+def reencode(raw: bytes, side: int | None = None, quality: int = JPEG_QUALITY) -> bytes:
+    """An encoded image as a JPEG.
 
-    keeps = side is None and quality is None
-    n_thread = max(1, default_workers())
-    waiting: deque[tuple[int, Any]] = deque()
-    with ThreadPoolExecutor(n_thread) as pool:
-        for index in map(int, order):
-            try:
-                raw = source.read(index)  # by one thread, as its files have one position each
-                encoded: Any = raw if keeps else pool.submit(_reencode_or_tell, raw, side, quality or 90)
-            except InputError as error:
-                encoded = error
-            waiting.append((index, encoded))
-            if keeps or len(waiting) > 2 * n_thread:
-                yield _result(*waiting.popleft())
-        while waiting:
-            yield _result(*waiting.popleft())
-
-
-def _result(index: int, encoded: Any) -> tuple[int, Any]:
-    return index, encoded.result() if isinstance(encoded, Future) else encoded
-
-
-def _reencode_or_tell(raw: bytes, side: int | None, quality: int) -> bytes | InputError:
-    try:
-        return _reencode(raw, side, quality)
-    except InputError as error:
-        return error
-
-
-def _reencode(raw: bytes, side: int | None, quality: int) -> bytes:
+    Args:
+        raw: the image.
+        side: px; a longer shorter side is reduced to this (Pillow's bicubic).
+        quality: 1 .. 100.
+    Raises:
+        InputError: it cannot be decoded.
+    """
     from PIL import Image
 
     image = decode(raw)
@@ -141,65 +100,89 @@ def _reencode(raw: bytes, side: int | None, quality: int) -> bytes:
     return file.getvalue()
 
 
+def shuffled(source: Source, seed: int) -> Subset:
+    """The images of a source in a random order, a pure function of the seed."""
+    return Subset(source, np.random.default_rng(seed).permutation(len(source)))
+
+
+def _read(source: Source, encode: Callable[[bytes], bytes] | None) -> Iterator[bytes | InputError]:
+    """The images in order, or what is wrong with them; a few are encoded at a time."""
+
+    def attempt(function: Callable[..., bytes], argument: int | bytes | InputError) -> bytes | InputError:
+        try:
+            return argument if isinstance(argument, InputError) else function(argument)
+        except InputError as error:
+            return error
+
+    images = (attempt(source.read, i) for i in range(len(source)))  # by one thread: its files have one position each
+    if encode is None:
+        yield from images
+        return
+    n_thread = max(1, default_workers())
+    waiting: deque[Future[bytes | InputError]] = deque()
+    with ThreadPoolExecutor(n_thread) as pool:
+        for image in images:
+            waiting.append(pool.submit(attempt, encode, image))
+            if len(waiting) > 2 * n_thread:
+                yield waiting.popleft().result()
+        yield from (future.result() for future in waiting)
+
+
 def _class_lines(classes: Sequence[str]) -> str:
     return ''.join(f'{i} {" ".join(name.split())}\n' for i, name in enumerate(classes))
 
 
 @contextmanager
-def _write_rec(target: Path) -> Iterator[tuple[Write, Callable[[Sequence[str]], None]]]:
+def _rec(target: Path, classes: Sequence[str] | None) -> Iterator[Write]:
     index_path = target.with_suffix('.idx')
     if index_path.exists():
         raise InputError(f'{index_path} exists; remove it, or choose another name')
-    names: list[Sequence[str]] = []
-    # The index is renamed last; a .rec without one is read all the same.
+    # The index is renamed last; a .rec without one can be read all the same.
     with atomic_write(index_path, 'w') as index, atomic_write(target) as file:
-
-        def write(number: int, label: int, raw: bytes) -> None:
-            index.write(f'{number}\t{write_record(file, label, number, raw)}\n')
-
-        yield write, names.append
-    for classes in names:
+        yield lambda number, label, raw: index.write(f'{number}\t{write_record(file, label, number, raw)}\n')
+    if classes is not None:
         with atomic_write(class_list_of(target), 'w') as file:
             file.write(_class_lines(classes))
 
 
 @contextmanager
-def _write_shards(target: Path, shard_bytes: int) -> Iterator[tuple[Write, Callable[[Sequence[str]], None]]]:
+def _shards(target: Path, classes: Sequence[str] | None, shard_bytes: int) -> Iterator[Write]:
     part = target.with_name(f'.{target.name}.{os.getpid()}.part')
     part.mkdir()
-    archive: tarfile.TarFile | None = None
-    n_shard = 0
-
-    def add(name: str, raw: bytes) -> None:
-        assert archive is not None
-        member = tarfile.TarInfo(name)
-        member.size = len(raw)
-        archive.addfile(member, io.BytesIO(raw))
-
-    def write(number: int, label: int, raw: bytes) -> None:
-        nonlocal archive, n_shard
-        if archive is None:
-            archive = tarfile.TarFile(part / f'shard-{n_shard:06d}.tar', 'w', format=tarfile.USTAR_FORMAT)
-            n_shard += 1
-        suffix = next((suffix for start, suffix in _SUFFIXES.items() if raw.startswith(start)), 'jpg')
-        add(f'{number:08d}.{suffix}', raw)
-        add(f'{number:08d}.cls', str(label).encode())
-        if archive.offset >= shard_bytes:
-            archive.close()
-            archive = None
-
-    def write_classes(classes: Sequence[str]) -> None:
-        (part / CLASS_LIST).write_text(_class_lines(classes), encoding='utf-8')
-
+    shards = _Shards(part, shard_bytes)
     try:
-        yield write, write_classes
-        if archive is not None:
-            archive.close()
+        yield shards.write
+        shards.close()
+        if classes is not None:
+            (part / CLASS_LIST).write_text(_class_lines(classes), encoding='utf-8')
         part.rename(target)
     finally:
-        if archive is not None:
-            archive.close()
+        shards.close()
         shutil.rmtree(part, ignore_errors=True)
+
+
+class _Shards:
+    """Tar archives in a folder, of which a new one begins when the last is full."""
+
+    def __init__(self, folder: Path, shard_bytes: int) -> None:
+        self._folder, self._shard_bytes = folder, shard_bytes
+        self._n = 0
+        self._archive: tarfile.TarFile | None = None
+
+    def write(self, number: int, label: int, raw: bytes) -> None:
+        if self._archive is None or self._archive.offset >= self._shard_bytes:
+            self.close()
+            path = self._folder / f'shard-{self._n:06d}.tar'
+            self._archive = tarfile.TarFile(path, 'w', format=tarfile.USTAR_FORMAT)
+            self._n += 1
+        for suffix, content in (format_of(raw).suffixes[0], raw), ('.cls', str(label).encode()):
+            member = tarfile.TarInfo(f'{number:08d}{suffix}')
+            member.size = len(content)
+            self._archive.addfile(member, io.BytesIO(content))
+
+    def close(self) -> None:
+        if self._archive is not None:
+            self._archive.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -215,43 +198,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if value is not None and not least <= value <= most:
             raise InputError(f'{flag} {value} is outside {least} .. {most}')
     source = open_source(args.source, args.root, args.class_list)
-    bar = tqdm(total=len(source), unit=' images', leave=False, disable=not sys.stderr.isatty())
+    if args.shuffle is not None:
+        source = shuffled(source, args.shuffle)
+    is_kept = args.resize is None and args.quality is None
+    encode = None if is_kept else partial(reencode, side=args.resize, quality=args.quality or JPEG_QUALITY)
+    run = partial(pack, source, args.target, args.format, encode=encode, shard_bytes=args.shard_mb << 20)
     try:
-        with bar:
-            skipped = pack(
-                source,
-                args.target,
-                args.format,
-                shuffle=args.shuffle,
-                side=args.resize,
-                quality=args.quality,
-                shard_bytes=args.shard_mb << 20,
-                unreadable=args.unreadable,
-                advance=bar.update,
-            )
+        with tqdm(total=len(source), unit=' images', leave=False, disable=not sys.stderr.isatty()) as bar:
+            skipped = run(unreadable=args.unreadable, advance=bar.update)
     except OSError as error:
         raise TrainingError(f'{error.filename or args.target} cannot be written ({error.strerror})') from None
     print(f'{args.target}: {len(source) - len(skipped):,} images')
-    for fault in skipped[:10]:
+    for fault in skipped[:N_TOLD]:
         print(f'left out: {fault}')
-    if len(skipped) > 10:
-        print(f'left out: {len(skipped) - 10:,} more')
+    if len(skipped) > N_TOLD:
+        print(f'left out: {len(skipped) - N_TOLD:,} more')
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('python -m trainer.datasets.pack', description=__doc__)
     add = parser.add_argument
-    add(
-        'source', type=Path, metavar='SRC', help='a list of `path label`, a folder of class folders or tars, .tar, .rec'
-    )
-    add('target', type=Path, metavar='DST', help='a .rec (its .idx comes beside it), or a folder for tar shards')
+    add('source', type=Path, metavar='SRC', help='a list of `path label`, a folder of classes or of tars, .tar, .rec')
+    add('target', type=Path, metavar='DST', help='a .rec (its .idx is written beside it), or a folder for tar shards')
     add('--format', choices=FORMATS, help="default: by DST's suffix, shards if it is not .rec")
     add('--root', type=Path, metavar='DIR', help="what a list's paths are relative to (default: its folder)")
     add('--class_list', type=Path, metavar='FILE', help='names of the classes, a line each, as synset_words.txt')
     add('--shuffle', type=int, metavar='SEED', help='in a random order (default: in that of SRC)')
-    add('--resize', type=int, metavar='PX', help='make shorter sides that small, as JPEG (default: keep all bytes)')
-    add('--quality', type=int, metavar='Q', help='of those JPEGs, 1 .. 100 (default: 90); alone, encode all anew')
-    add('--shard_mb', type=int, default=256, metavar='MIB', help='of a tar shard (default: %(default)s)')
+    add('--resize', type=int, metavar='PX', help='reduce shorter sides to this, as JPEG (default: keep all bytes)')
+    add('--quality', type=int, metavar='Q', help='of those JPEGs, 1 .. 100 (default: 90); alone, encode all again')
+    add('--shard_mb', type=int, default=SHARD_MIB, metavar='MIB', help='of a tar shard (default: %(default)s)')
     add('--unreadable', choices=POLICIES, default='fail', help='leave out what cannot be read (default: %(default)s)')
     return parser
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from trainer.data.sources.class_list import ClassList, read_class_list
 from trainer.data.sources.files import ClassFolders, ImageList
@@ -13,9 +15,11 @@ from trainer.data.sources.subset import Subset
 from trainer.errors import InputError
 
 __all__ = [
+    'SOURCES',
     'ClassFolders',
     'ClassList',
     'ImageList',
+    'Kind',
     'RecordIO',
     'Shards',
     'Source',
@@ -23,6 +27,24 @@ __all__ = [
     'open_source',
     'read_class_list',
 ]
+
+
+class Kind(NamedTuple):
+    """A kind of source."""
+
+    open: Callable[[Path, Path | None], Source]  # a place and a class list -> the source
+    fits: Callable[[Path], bool]  # whether a place that exists is one
+    suffix: str  # of the splits `train` and `val` in a folder
+    text: str  # what messages call several of them
+
+
+# By the name that `--dataset` knows; the first that fits a place opens it.
+SOURCES = {
+    'shards': Kind(Shards, lambda place: place.suffix == '.tar' or any(place.glob('*.tar')), '', 'tar shards'),
+    'folder': Kind(ClassFolders, Path.is_dir, '', 'class folders'),
+    'recordio': Kind(RecordIO, lambda place: place.suffix == '.rec', '.rec', 'RecordIO files'),
+    'imagelist': Kind(ImageList, Path.exists, '.txt', 'image lists'),
+}
 
 
 def open_source(place: Path, root: Path | None = None, class_list: Path | None = None) -> Source:
@@ -37,12 +59,9 @@ def open_source(place: Path, root: Path | None = None, class_list: Path | None =
     """
     if not place.exists():
         raise InputError(f'{place} does not exist; expected a list, a .rec, a .tar or a folder of images')
-    if root is not None and (place.is_dir() or place.suffix in ('.rec', '.tar')):
-        raise InputError(f'{place} is no list, so a root of its paths ({root}) has no place')
-    if place.is_dir():
-        return Shards(place, class_list) if any(place.glob('*.tar')) else ClassFolders(place, class_list)
-    if place.suffix == '.rec':
-        return RecordIO(place, class_list)
-    if place.suffix == '.tar':
-        return Shards(place, class_list)
-    return ImageList(place, root, class_list)
+    kind = next(kind for kind in SOURCES.values() if kind.fits(place))
+    if root is None:
+        return kind.open(place, class_list)
+    if kind.open is not ImageList:
+        raise InputError(f'{place} is not a list, so a root of its paths ({root}) has no meaning')
+    return ImageList(place, class_list, root)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.data.sources.source import MAX_CLASSES, read_file
+from trainer.data.sources.source import MAX_CLASSES, read_text
 from trainer.errors import InputError
 
 KEY = re.compile(r'[A-Za-z]*\d+')  # of WordNet, n01440764, or a number
@@ -19,18 +19,15 @@ class ClassList(NamedTuple):
 
 
 def read_class_list(path: Path, folders: Collection[str] = ()) -> ClassList:
-    """Read `synset_words.txt` or any list of one class a line.
+    """Read `synset_words.txt`, or any list with a class on each line.
 
     Args:
         path: the file.
         folders: names of folders; if all of them are first words of lines, first words are the keys, whatever they are.
     Raises:
-        InputError: unreadable, no text, empty, or a class that comes twice; says which.
+        InputError: the file cannot be read, is not UTF-8 text, is empty, or lists a class twice; says which.
     """
-    try:
-        lines = [line.strip() for line in read_file(path).decode('utf-8').splitlines()]
-    except UnicodeDecodeError as error:
-        raise InputError(f'{path} is no UTF-8 text (byte {error.start})') from None
+    lines = (line.strip() for line in read_text(path).splitlines())
     words = [line.split(None, 1) for line in lines if line]
     has_keys = bool(folders) and set(folders) <= {word[0] for word in words}
     if not has_keys and not all(KEY.fullmatch(word[0]) for word in words):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from trainer.errors import InputError
 
@@ -13,7 +13,7 @@ MAX_OPEN = 64  # files at a time
 
 
 class Reader:
-    """Reads from any of some files; pickles as their paths, so that each process opens its own.
+    """Reads from any of several files; pickles as their paths, so that each process opens its own.
 
     Args:
         paths: of the files.
@@ -21,10 +21,10 @@ class Reader:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
-        self._open: dict[int, Any] = {}
+        self._open: dict[int, BinaryIO] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {'paths': self.paths, '_open': {}}
+    def __reduce__(self) -> tuple[type[Reader], tuple[tuple[Path, ...]]]:
+        return Reader, (self.paths,)
 
     def size(self, file: int) -> int:
         """Bytes of a file.
@@ -47,7 +47,7 @@ class Reader:
         except (OSError, OverflowError, ValueError) as error:
             raise InputError(f'{self.paths[file]} cannot be read at byte {offset}: {error}') from None
 
-    def _file(self, file: int) -> Any:
+    def _file(self, file: int) -> BinaryIO:
         if file not in self._open:
             while len(self._open) >= MAX_OPEN:
                 self._open.pop(next(iter(self._open))).close()

@@ -13,8 +13,10 @@ Source: the documentation of MXNet, "Data loading API" and "Create a dataset usi
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +24,7 @@ import numpy as np
 
 from trainer.data.sources.class_list import read_class_list
 from trainer.data.sources.reader import Reader
-from trainer.data.sources.source import MAX_CLASSES, MAX_IMAGE_BYTES, checked_labels
+from trainer.data.sources.source import MAX_CLASSES, MAX_IMAGE_BYTES, checked_labels, read_lines
 from trainer.errors import InputError
 
 MAGIC = 0xCED7230A
@@ -32,7 +34,6 @@ _HEADER = struct.Struct('<If2Q')
 WHOLE, FIRST, MIDDLE, LAST = range(4)
 MAX_LENGTH = (1 << 29) - 1  # of a part
 MAX_RECORD = MAX_IMAGE_BYTES + (1 << 20)  # header and labels included
-MAX_INDEX_BYTES = 1 << 30
 
 
 class RecordIO:
@@ -42,8 +43,8 @@ class RecordIO:
         path: of the `.rec`; its index has the same name with the suffix `.idx`.
         class_list: a file of `read_class_list` that names the labels; None for `<name>.classes.txt`, if there.
     Raises:
-        InputError: a file that is cut short or no RecordIO, an index that does not fit it, a label that is no whole
-            number; says which record.
+        InputError: a file that is cut short or not RecordIO, an index that does not fit it, a label that is not a
+            whole number; says which record.
     """
 
     def __init__(self, path: Path, class_list: Path | None = None) -> None:
@@ -54,9 +55,8 @@ class RecordIO:
             class_list = found
         self.classes = None if class_list is None else read_class_list(class_list).names
         index = path.with_suffix('.idx')
-        offsets = np.fromiter(_read_index(index) if index.is_file() else self._scan(), np.int64)
-        self._offsets = offsets
-        labels = np.fromiter(map(self._label, range(len(offsets))), np.int64, len(offsets))
+        self._offsets = np.fromiter(_read_index(index) if index.is_file() else self._scan(), np.int64)
+        labels = np.fromiter(map(self._label, range(len(self))), np.int64, len(self))
         self.labels = checked_labels(labels, self.classes, path)
 
     def __len__(self) -> int:
@@ -67,6 +67,8 @@ class RecordIO:
 
     def read(self, i: int) -> bytes:
         record = self._record(i, MAX_RECORD)
+        if len(record) >= MAX_RECORD:
+            raise InputError(f'{self.name(i)} has more than {MAX_RECORD:,} bytes')
         return record[self._header(i, record)[1] :]
 
     def _label(self, i: int) -> int:
@@ -84,23 +86,20 @@ class RecordIO:
             if len(record) < _HEADER.size + 4:
                 raise InputError(f'{self.name(i)} says it has {flag} labels, but ends before them')
             (label,) = struct.unpack_from('<f', record, _HEADER.size)
-        start = _HEADER.size + 4 * flag
-        return label, start
+        return label, _HEADER.size + 4 * flag
 
     def _record(self, i: int, n_wanted: int) -> bytes:
         """A record, or its first `n_wanted` bytes or somewhat more."""
         record = b''
-        for number, (_, start, n_bytes) in enumerate(self._parts(int(self._offsets[i]))):
-            if number:
+        for flag, start, n_bytes in self._parts(int(self._offsets[i])):
+            if flag in (MIDDLE, LAST):
                 record += _MAGIC
-            wanted = min(n_bytes, n_wanted - len(record))
+            wanted = max(0, min(n_bytes, n_wanted - len(record)))
             part = self._reader.read(0, start, wanted)
             if len(part) < wanted:
                 raise InputError(f'{self.name(i)} is cut short')
             record += part
             if len(record) >= n_wanted:
-                if n_wanted == MAX_RECORD:
-                    raise InputError(f'{self.name(i)} has more than {MAX_RECORD >> 20} MiB')
                 break
         return record
 
@@ -138,40 +137,28 @@ def class_list_of(path: Path) -> Path:
 
 def _read_index(path: Path) -> Iterator[int]:
     """The offsets of a file of lines `key offset`."""
-    try:
-        if path.stat().st_size > MAX_INDEX_BYTES:
-            raise InputError(f'{path} has more than {MAX_INDEX_BYTES >> 30} GiB')
-        with path.open('rb') as file:
-            for number, line in enumerate(file, 1):
-                words = line.split()
-                if not words:
-                    continue
-                if len(words) != 2 or not words[1].isdigit() or len(words[1]) > 18:
-                    raise InputError(f'{path}, line {number}: {line[:60]!r} is not `key offset`')
-                yield int(words[1])
-    except OSError as error:
-        raise InputError(f'{path} cannot be read: {error.strerror}') from None
+    for number, line in read_lines(path):
+        words = line.split()
+        if len(words) != 2 or not words[1].isdecimal() or len(words[1]) > 18:
+            raise InputError(f'{path}, line {number}: {line[:60]!r} is not `key offset`')
+        yield int(words[1])
 
 
 def write_record(file: IO[bytes], label: int, number: int, image: bytes) -> int:
     """Append the record of an image.
 
+    Args:
+        file: the `.rec`, open for writing.
+        label, number: of the image; its class, and its id in the header.
+        image: encoded.
     Returns:
-        Its offset, for the index.
+        The record's offset, for the index.
     """
     offset = file.tell()
     record = _HEADER.pack(0, label, number, 0) + image
-    parts, start = [], 0
-    at = record.find(_MAGIC)
-    while at >= 0:
-        if at % 4 == 0:
-            parts.append(record[start:at])
-            start = at + 4
-            at = record.find(_MAGIC, start)
-        else:
-            at = record.find(_MAGIC, at + 1)
-    parts.append(record[start:])
-    for i, part in enumerate(parts):
-        flag = WHOLE if len(parts) == 1 else FIRST if i == 0 else LAST if i == len(parts) - 1 else MIDDLE
+    words = [match.start() for match in re.finditer(re.escape(_MAGIC), record) if match.start() % 4 == 0]
+    parts = [record[start + 4 : end] for start, end in pairwise([-4, *words, len(record)])]
+    flags = [FIRST, *[MIDDLE] * (len(parts) - 2), LAST] if words else [WHOLE]
+    for flag, part in zip(flags, parts, strict=True):
         file.write(_FRAME.pack(MAGIC, flag << 29 | len(part)) + part + bytes(-len(part) % 4))
     return offset

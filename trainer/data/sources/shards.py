@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from trainer.data.datasets.archive import list_members
+from trainer.data.images import is_image_name
 from trainer.data.sources.class_list import read_class_list
 from trainer.data.sources.reader import Reader
-from trainer.data.sources.source import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, Names, checked_labels, read_label
+from trainer.data.sources.source import MAX_IMAGE_BYTES, Names, checked_labels, read_label
 from trainer.errors import InputError
 
 CLASS_LIST = 'classes.txt'
@@ -27,7 +29,8 @@ class Shards:
         place: a folder of *.tar, in the order of their names, or one of them.
         class_list: a file of `read_class_list` that names the labels; None for `classes.txt` in the folder, if there.
     Raises:
-        InputError: no archive, one that is cut short or not plain, an image without label or a label without image.
+        InputError: no archive, one that is cut short or compressed, an image without a label or a label without an
+            image.
 
     Source: the documentation of WebDataset, "The WebDataset Format".
     """
@@ -55,35 +58,24 @@ class Shards:
 
     def _scan(self, file: int, path: Path) -> Iterator[tuple[str, int, int, int]]:
         """(name, offset, bytes, label) of the images of an archive."""
-        key: str | None = None
-        image: tuple[str, int, int] | None = None
-        label: int | None = None
-
-        def sample() -> Iterator[tuple[str, int, int, int]]:
+        members = (member for member in list_members(path) if not _base(member[0]).startswith('.'))
+        for key, of_key in groupby(members, key=lambda member: _key(member[0])):
+            image: tuple[str, int, int] | None = None
+            label: int | None = None
+            for name, offset, n_bytes in of_key:
+                if name.lower() == f'{key}.cls'.lower():
+                    text = self._reader.read(file, offset, min(n_bytes, 20)).decode('latin-1')
+                    label = read_label(text.strip(), f'{path}: {name}')
+                elif is_image_name(name):
+                    if image is not None:
+                        raise InputError(f'{path}: {name} is the second image of its key')
+                    if n_bytes > MAX_IMAGE_BYTES:
+                        raise InputError(f'{path}: {name} has {n_bytes:,} bytes, more than {MAX_IMAGE_BYTES:,}')
+                    image = name, offset, n_bytes
             if (image is None) != (label is None):
                 raise InputError(f'{path}: {key} has no {"image" if image is None else "label (.cls)"}')
             if image is not None and label is not None:
                 yield *image, label
-
-        for name, offset, n_bytes in list_members(path):
-            folder, _, base = name.rpartition('/')
-            stem, _, suffix = base.partition('.')
-            if base.startswith('.'):
-                continue
-            if key != f'{folder}/{stem}':
-                yield from sample()
-                key, image, label = f'{folder}/{stem}', None, None
-            suffix = suffix.lower()
-            if suffix == 'cls':
-                text = self._reader.read(file, offset, min(n_bytes, 20)).decode('latin-1')
-                label = read_label(text.strip(), f'{path}: {name}')
-            elif f'.{suffix}'.endswith(IMAGE_SUFFIXES):
-                if image is not None:
-                    raise InputError(f'{path}: {name} is the second image of its key')
-                if n_bytes > MAX_IMAGE_BYTES:
-                    raise InputError(f'{path}: {name} has {n_bytes} bytes, more than {MAX_IMAGE_BYTES >> 20} MiB')
-                image = name, offset, n_bytes
-        yield from sample()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -97,3 +89,13 @@ class Shards:
         if len(raw) < n_bytes:
             raise InputError(f'{self.name(i)} is cut short')
         return raw
+
+
+def _base(name: str) -> str:
+    return name.rpartition('/')[2]
+
+
+def _key(name: str) -> str:
+    """All of a name up to the first dot of its last part."""
+    base = _base(name)
+    return name.removesuffix(base) + base.partition('.')[0]

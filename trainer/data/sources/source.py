@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from trainer.errors import InputError
 
 MAX_IMAGE_BYTES = 64 << 20  # of one encoded image
+MAX_LIST_BYTES = 1 << 30
 MAX_CLASSES = 1 << 16
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.ppm', '.tif', '.tiff')
 
 
 class Source(Protocol):
@@ -44,7 +45,7 @@ class Source(Protocol):
         """What to call image i: a path, or a key within a file."""
 
 
-class Names(Sequence[str]):
+class Names:
     """Many short texts in one block of memory, which processes share after a fork and pickle as two arrays."""
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -54,20 +55,19 @@ class Names(Sequence[str]):
             ends.append(len(blob))
         self._blob, self._ends = bytes(blob), np.array(ends, np.int64)
 
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, i: Any) -> Any:
-        if not 0 <= i < len(self):
-            raise IndexError(i)
+    def __getitem__(self, i: int) -> str:
         return os.fsdecode(self._blob[self._ends[i] : self._ends[i + 1]])
 
 
-def checked_labels(labels: Any, classes: Sequence[str] | None, place: Any) -> np.ndarray:
-    """(N,) int32 of whole numbers.
+def checked_labels(labels: npt.ArrayLike, classes: Sequence[str] | None, place: str | Path) -> np.ndarray:
+    """Labels as an (N,) int32 array.
 
+    Args:
+        labels: (N,) whole numbers.
+        classes: their names; None allows 0 .. MAX_CLASSES - 1.
+        place: what messages call the source.
     Raises:
-        InputError: none at all, or one outside 0 .. number of classes - 1; says which.
+        InputError: no label at all, or one outside 0 .. number of classes - 1; says which.
     """
     n_class = MAX_CLASSES if classes is None else len(classes)
     values = np.asarray(labels, np.int64)
@@ -80,27 +80,56 @@ def checked_labels(labels: Any, classes: Sequence[str] | None, place: Any) -> np
 
 
 def read_label(text: str, where: str) -> int:
-    """A label that fits in memory whatever is written there.
+    """A label of any text; numbers of any length are refused before they take memory.
 
     Raises:
-        InputError: no whole number of 0 .. MAX_CLASSES - 1; names `where`.
+        InputError: not a whole number of 0 .. MAX_CLASSES - 1; names `where`.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) < MAX_CLASSES):
         raise InputError(f'{where}: the label is {text[:40]!r}, expected a whole number of 0..{MAX_CLASSES - 1}')
     return int(text)
 
 
-def read_file(path: Path) -> bytes:
-    """All of a file of a size that an image may have.
+def read_file(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+    """All bytes of a file.
 
     Raises:
-        InputError: it cannot be read or is larger than MAX_IMAGE_BYTES.
+        InputError: it cannot be read or is larger than `max_bytes`.
     """
     try:
         with path.open('rb') as file:
-            raw = file.read(MAX_IMAGE_BYTES + 1)
+            raw = file.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise InputError(f'{path} cannot be read: {getattr(error, "strerror", None) or error}') from None
-    if len(raw) > MAX_IMAGE_BYTES:
-        raise InputError(f'{path} has more than {MAX_IMAGE_BYTES >> 20} MiB')
+    if len(raw) > max_bytes:
+        raise InputError(f'{path} has more than {max_bytes:,} bytes')
     return raw
+
+
+def read_text(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> str:
+    """All of a UTF-8 text file, its line ends as they are.
+
+    Raises:
+        InputError: it cannot be read, is larger than `max_bytes`, or is not UTF-8.
+    """
+    try:
+        return read_file(path, max_bytes).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f'{path} is not UTF-8 text (byte {error.start})') from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not empty, stripped, and their numbers from 1 on.
+
+    Raises:
+        InputError: it cannot be read or is larger than MAX_LIST_BYTES.
+    """
+    try:
+        if path.stat().st_size > MAX_LIST_BYTES:
+            raise InputError(f'{path} has more than {MAX_LIST_BYTES:,} bytes')
+        with path.open(encoding='utf-8', errors='surrogateescape') as file:
+            for number, line in enumerate(file, 1):
+                if line := line.strip():
+                    yield number, line
+    except OSError as error:
+        raise InputError(f'{path} cannot be read: {error.strerror}') from None

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trainer import InputError, TrainingError
-from trainer.data import decode, preprocessing
+from trainer.data import decode, images, preprocessing
 from trainer.data.decode import Loader, batches
 from trainer.data.sources import ImageList
 
@@ -267,7 +267,7 @@ def test_broken_images_are_an_error_or_an_image(changes, end, form, reduces):
         assert str(error)
     else:
         assert image.mode == 'RGB'
-        assert image.width * image.height <= decode.MAX_PIXELS
+        assert image.width * image.height <= images.MAX_PIXELS
 
 
 @functools.cache

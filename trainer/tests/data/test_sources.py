@@ -307,7 +307,7 @@ def test_shards_end_when_full_and_shuffling_is_a_permutation(tmp_path):
     assert contents(open_source(tmp_path / 'plain')) == contents(source)
     orders = []
     for name, seed in (('a', 1), ('b', 1), ('c', 2)):
-        pack.pack(source, tmp_path / f'{name}.rec', shuffle=seed)
+        pack.pack(pack.shuffled(source, seed), tmp_path / f'{name}.rec')
         found = contents(open_source(tmp_path / f'{name}.rec'))
         assert sorted(found) == sorted(contents(source))
         orders.append([label for _, label in found])

@@ -7,6 +7,7 @@ import yaml
 
 from trainer.errors import InputError
 from trainer.report import __main__ as report
+from trainer.report import tables
 from trainer.run.records import peers, read_run, write_log, write_summary
 
 
@@ -70,7 +71,7 @@ def test_peers_are_the_newest_of_each_other_model_with_the_same_data(tmp_path):
 def test_table(tmp_path):
     runs = [make_run(tmp_path / 'a|b', 'net'), make_run(tmp_path / 'cut', 'base', 3, finished=False, epoch=9)]
     runs.append(make_run(tmp_path / 'late', 'base', 300, first=101))
-    text = report.table([read_run(path) for path in runs])
+    text = tables.table([read_run(path) for path in runs])
     header, rule, first, cut, late, *notes = text.splitlines()
     assert len(cells(header)) == len(cells(rule)) == len(cells(cut)) == 10
     assert cells(first) == [
@@ -86,7 +87,7 @@ def test_table(tmp_path):
 def test_table_of_a_run_without_a_summary(tmp_path):
     folder = make_run(tmp_path / 'run')
     (folder / 'summary.json').unlink()
-    row = cells(report.table([read_run(folder)]).splitlines()[2])
+    row = cells(tables.table([read_run(folder)]).splitlines()[2])
     assert row[5:8] == ['–', '50.00 %', '51.00 % (1)']
 
 
@@ -96,7 +97,7 @@ def test_replace_between_markers(tmp_path, newline):
     old = ['# Ä', 'say `<!-- results -->`', '<!-- results -->', 'old', '<!-- /results -->', 'end', '']
     path.write_bytes(newline.join(old).encode())
     for _ in range(2):  # the second time changes nothing
-        report.replace_between_markers(path, '| a\\1 |\n| b |\n')
+        tables.replace_between_markers(path, '| a\\1 |\n| b |\n')
         new = [*old[:3], '', '| a\\1 |', '| b |', '', *old[4:]]
         assert path.read_bytes() == newline.join(new).encode()
 
@@ -113,11 +114,11 @@ def test_replace_between_markers(tmp_path, newline):
 def test_missing_markers_are_refused(tmp_path, text):
     path = tmp_path / 'README.md'
     path.write_text(text)
-    with pytest.raises(InputError, match=r'README\.md has to hold the lines "<!-- results -->"'):
-        report.replace_between_markers(path, 'new')
+    with pytest.raises(InputError, match=r'README\.md must hold the lines "<!-- results -->"'):
+        tables.replace_between_markers(path, 'new')
     assert path.read_text() == text
     with pytest.raises(InputError, match='cannot be read'):
-        report.replace_between_markers(tmp_path / 'missing.md', 'new')
+        tables.replace_between_markers(tmp_path / 'missing.md', 'new')
 
 
 def test_command(tmp_path, capsys):

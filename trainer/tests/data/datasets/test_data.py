@@ -62,7 +62,7 @@ def test_splits_have_one_size():
 
 def test_unknown_names_are_refused():
     with pytest.raises(
-        InputError, match=r"'cifar11' is no data set; expected one of cifar10, cifar100, folder, shapes"
+        InputError, match=r"'cifar11' is not a data set; expected one of cifar10, cifar100, folder, shapes"
     ):
         load('cifar11')
 

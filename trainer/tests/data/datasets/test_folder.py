@@ -119,8 +119,8 @@ def test_faults_name_the_file(tmp_path, change, message):
 
 
 def test_bombs_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr('trainer.datasets.folder.MAX_PIXELS', 63)
-    with pytest.raises(InputError, match=r'has 8 x 8 px, more than 63'):
+    monkeypatch.setattr('trainer.data.images.MAX_PIXELS', 63)
+    with pytest.raises(InputError, match=r'cannot be read as an image: 8 x 8 px, more than 63'):
         read_folder(write(tmp_path, FILES))
 
 

@@ -1,0 +1,101 @@
+"""Runs side by side as a Markdown table, and the place of that table in a document."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.data.sources.source import read_text
+from trainer.errors import InputError
+from trainer.files import atomic_write
+from trainer.run.records import MAX_BYTES, Run
+
+BEGIN, END = '<!-- results -->', '<!-- /results -->'
+HEADER = (
+    '| run | network | dataset (training images) | size, px | epochs | parameters '
+    '| test accuracy, last | test accuracy, best (epoch) | training images/s | time |'
+)
+RULE = '| --- | --- | --- ' + '| ---: ' * 7 + '|'
+UNKNOWN = '–'
+
+
+def table(runs: Sequence[Run]) -> str:
+    """The runs as a Markdown table, a row each, with footnotes; what is not known is a dash."""
+    notes: list[str] = []
+    rows = [f'| {" | ".join(_row(run, notes))} |' for run in runs]
+    remarks = ['Last: after the last epoch.  Best: the epoch is picked on the test images themselves, which flatters.']
+    remarks += [f'<sup>{number}</sup> {note}.' for number, note in enumerate(notes, 1)]
+    return '\n'.join([HEADER, RULE, *rows, '', '<br>\n'.join(remarks)]) + '\n'
+
+
+def _row(run: Run, notes: list[str]) -> tuple[str, ...]:
+    """The cells of a run; appends the texts of its footnotes to `notes`, unless they are there already."""
+    summary = run.summary or {}
+
+    def mark(note: str) -> str:
+        if note not in notes:
+            notes.append(note)
+        return f'<sup>{notes.index(note) + 1}</sup>'
+
+    n_train, n_parameters = run.dataset.get('n_train'), summary.get('n_parameters')
+    speeds = [entry['images_per_s'] for entry in run.log if entry.get('images_per_s') is not None]
+    speed = f'{statistics.median(speeds):,.0f}' if speeds else UNKNOWN
+    device = mark(f'Trained on {_markdown(summary["device"])}') if summary.get('device') else ''
+    return (
+        _markdown(run.name),
+        _markdown(run.model),
+        _markdown(run.dataset_label) + (f' ({n_train:,})' if n_train else ''),
+        _markdown(run.config.get('size') or UNKNOWN),
+        _epochs(run) + ('' if summary.get('finished') else mark('Broken off, or still running')),
+        f'{n_parameters:,}' if n_parameters else UNKNOWN,
+        _percent(run.last),
+        _percent(run.best) + (f' ({run.best["epoch"]})' if run.best else ''),
+        speed + device,
+        _duration(summary.get('seconds')),
+    )
+
+
+def _epochs(run: Run) -> str:
+    """'300'; '12 of 300' when the run stopped early; '101 to 300' when it started late."""
+    last, target = run.last.get('epoch', 0), run.config.get('epoch')
+    first = run.log[0]['epoch'] if run.log else 1
+    done = f'{first} to {last}' if first > 1 else f'{last}'
+    return f'{done} of {_markdown(target)}' if target not in (None, last) else done
+
+
+def _percent(entry: Mapping[str, Any]) -> str:
+    accuracy = entry.get('test_accuracy')
+    return UNKNOWN if accuracy is None else f'{100 * accuracy:.2f} %'
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return UNKNOWN
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f'{hours} h {m:02} min' if hours else f'{m} min {s:02} s' if m else f'{s} s'
+
+
+def _markdown(value: object) -> str:
+    """The text of one cell, with nothing in it that Markdown would interpret."""
+    return re.sub(r'([\\|`*_<>\[\]])', r'\\\1', ' '.join(str(value).split()))
+
+
+def replace_between_markers(path: Path, text: str) -> None:
+    """Put `text` between the lines `<!-- results -->` and `<!-- /results -->` of a Markdown file.
+
+    Raises:
+        InputError: the file cannot be read, or does not hold both lines, once each and in this order.
+    """
+    path = Path(path).resolve()  # a link stays one
+    old = read_text(path, MAX_BYTES)
+    before, *rest = re.split(rf'^({BEGIN}|{END})(?=\r?$)', old, flags=re.M)
+    if rest[::2] != [BEGIN, END]:
+        raise InputError(f'{path} must hold the lines "{BEGIN}" and, below it, "{END}", each once')
+    newline = '\r\n' if '\r\n' in old else '\n'
+    between = newline.join(['', '', *text.strip().splitlines(), '', ''])
+    with atomic_write(path) as file:
+        file.write(f'{before}{BEGIN}{between}{END}{rest[-1]}'.encode())
