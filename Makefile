@@ -9,7 +9,7 @@ PIP = $(RUN) -m pip --disable-pip-version-check --quiet
 FIRST_LOOK = --dataset shapes --size 32 --limit 200 --schedule cosine \
   --overwrite --save_path runs/first_look
 
-.PHONY: help run install format lint test journeys captest gputest fuzz smoke clean
+.PHONY: help run install format lint docs test journeys captest gputest fuzz smoke clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -52,6 +52,12 @@ journeys: $(VENV)/.tools  ## every command of the documents and of --help, run a
 
 ENGINE_TESTS = trainer/tests/engine trainer/tests/functions trainer/tests/links trainer/tests/step/test_predictor.py \
   trainer/tests/test_device.py tests/squeeze_net/test_engine.py
+DOCS = from pathlib import Path; from squeeze_net import NETWORKS; from trainer import cli; \
+  from trainer.report import tables; \
+  tables.replace_between_markers(Path('docs/settings.md'), cli.reference(NETWORKS), 'settings')
+docs: $(INSTALLED)  ## write docs/settings.md anew from the table of settings
+	$(RUN) -c "$(DOCS)"
+
 captest: $(VENV)/.tools  ## the engine's tests, as on a CPU with AVX-512 alone, with AVX2, and with SSE4.1
 	for isa in AVX512_CORE AVX2 SSE41; do ONEDNN_MAX_CPU_ISA=$$isa $(PYTEST) $(ENGINE_TESTS) || exit 1; done
 

@@ -17,7 +17,7 @@ import numpy as np
 import trainer
 from squeeze_net import classifier
 from squeeze_net.classifier import Classifier, softmax
-from trainer import cli
+from trainer import commands
 from trainer.data import decode
 from trainer.data.images import IMAGE_SUFFIXES
 from trainer.data.sources.source import read_file
@@ -209,7 +209,7 @@ FEW = 64
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = cli.command_parser('python -m squeeze_net.infer', __doc__, EXAMPLES)
+    parser = commands.command_parser('python -m squeeze_net.infer', __doc__, EXAMPLES)
     parser.add_argument(
         'images', nargs='+', type=Path, metavar='IMAGE|FOLDER|LIST', help='a list is a .txt of paths, one a line'
     )

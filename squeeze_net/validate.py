@@ -16,7 +16,7 @@ from tqdm import tqdm
 import trainer
 from squeeze_net import classifier
 from squeeze_net.classifier import Classifier, softmax
-from trainer import cli, device
+from trainer import cli, commands, device
 from trainer.data import datasets, decode
 from trainer.data.sources import ImageList
 from trainer.files import atomic_write
@@ -192,7 +192,7 @@ def write_confusion(found: Score, classes: Sequence[str], path: Path) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = cli.command_parser('python -m squeeze_net.validate', __doc__, EXAMPLES)
+    parser = commands.command_parser('python -m squeeze_net.validate', __doc__, EXAMPLES)
     parser.add_argument('weights', metavar='WEIGHTS', help='a file, or the name of a published one')
     images = parser.add_argument_group('the images')
     source = images.add_mutually_exclusive_group(required=True)

@@ -23,6 +23,7 @@ TRAINER = [
     {'functions'},
     {'device'},
     {'engine'},
+    {'commands'},
     {'errors', 'files', 'compat', 'moved'},
 ]
 SQUEEZE_NET = [

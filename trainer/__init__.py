@@ -5,9 +5,10 @@ from trainer import compat, moved
 compat.install()
 moved.install()
 
+from trainer.commands import exit_with_message  # noqa: E402
 from trainer.config import Config  # noqa: E402  (Chainer can be imported from here on)
 from trainer.data import augmentation, datasets  # noqa: E402
-from trainer.errors import InputError, TrainingError, exit_with_message  # noqa: E402
+from trainer.errors import InputError, TrainingError  # noqa: E402
 from trainer.training import Outcome, check, train  # noqa: E402
 
 __all__ = [

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import re
 import shlex
-import shutil
-import sys
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import yaml
 
+from trainer.commands import Parser, command_parser
 from trainer.config import Config
 from trainer.config.setting import Setting, settings_of
 from trainer.config.table import GROUPS
@@ -23,7 +20,6 @@ from trainer.errors import InputError, program_name, typed_command
 
 TYPES: dict[str, tuple[Any, str]] = {'int': (int, 'N'), 'float': (float, 'X'), 'str': (str, 'TEXT')}
 LENGTHS = {'epoch', 'iterations'}  # one replaces the other
-WIDTH = 80  # columns of a help text
 
 
 def parse(
@@ -135,96 +131,6 @@ def add_setting(target: _Group, field: Field[Any], one: Setting, default: Any, *
 def config_of(args: argparse.Namespace, *names: str, **more: Any) -> Config:
     """The configuration in the flags `names` of `add_settings`, and `more`."""
     return Config(**({name: getattr(args, name) for name in names} | more))
-
-
-class Parser(argparse.ArgumentParser):
-    """Every command's: one sentence for a mistake, `--some-flag` read as `--some_flag`, help of 80 columns."""
-
-    def __init__(self, **options: Any) -> None:
-        usual: dict[str, Any] = {'formatter_class': _Formatter, 'allow_abbrev': False}
-        super().__init__(**(usual | options))
-
-    def parse_args(self, argv: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        known = self._flags()
-        words = _split_glued(sys.argv[1:] if argv is None else argv)
-        args, unknown = self.parse_known_args([_underscored(word, known) for word in words], namespace)
-        if unknown:
-            self.error(_explain(unknown[0], known))
-        return args
-
-    def _flags(self) -> list[str]:
-        """All flags, those of subcommands too."""
-        found = [flag for action in self._actions for flag in action.option_strings]
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                found += [flag for parser in set(action.choices.values()) for flag in parser._flags()]
-        return found
-
-    def format_help(self) -> str:
-        if self.usage is None:
-            self.usage = ' '.join(['%(prog)s', *self._usage()])
-        return super().format_help()
-
-    def _usage(self) -> Iterator[str]:
-        """`-o FILE [flags] IMAGE ...`: what a command cannot do without; the flags are listed below."""
-        for action in self._actions:
-            if action.required and action.option_strings:
-                yield f'{action.option_strings[0]} {action.metavar}'
-        yield '[flags]'
-        for action in self._get_positional_actions():
-            name = action.metavar or '{' + ','.join(map(str, action.choices or ())) + '}'
-            yield f'[{name}]' if action.nargs == '?' else f'{name} ...' if action.nargs in ('+', 'A...') else f'{name}'
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=24, width=min(WIDTH, shutil.get_terminal_size().columns) - 1)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        """`-e, --epoch N`, where argparse repeats the N."""
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        value = self._format_args(action, self._get_default_metavar_for_optional(action))
-        return f'{", ".join(action.option_strings)} {value}'
-
-
-def command_parser(prog: str | None, description: str | None, examples: str = '', **options: Any) -> Parser:
-    """A parser whose help begins with what the command does, and with examples, a line each."""
-    paragraphs = (description or '').strip().split('\n\n')
-    text = '\n\n'.join(textwrap.fill(paragraph, WIDTH - 1) for paragraph in paragraphs)
-    if examples:
-        text += '\n\nExamples:\n' + '\n'.join(_wrapped(line) for line in examples.strip().splitlines())
-    return Parser(prog=prog, description=text, **options)
-
-
-def _wrapped(command: str) -> str:
-    """A command of an example, indented, on more lines where one is too narrow."""
-    lines = textwrap.wrap(command, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
-    return '  ' + ' \\\n      '.join(lines)
-
-
-def _split_glued(argv: Iterable[str]) -> list[str]:
-    """`-lr0.5`, `-trb2`, `-teb2` -> flag and value; argparse itself would read the first as `-l r0.5`."""
-    glued = re.compile(r'(-lr|-trb|-teb)=?([\d.].*)')
-    matches = [(glued.fullmatch(word), word) for word in argv]
-    return [part for match, word in matches for part in (match.groups() if match else (word,))]
-
-
-def _underscored(word: str, known: Sequence[str]) -> str:
-    name, equals, value = word.partition('=')
-    plain = '--' + name[2:].replace('-', '_')
-    return plain + equals + value if name.startswith('--') and name not in known and plain in known else word
-
-
-def _explain(word: str, known: Sequence[str]) -> str:
-    if not word.startswith('-'):
-        return f'{word!r} is not expected here; flags begin with --, and --help lists them'
-    name = word.partition('=')[0]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f'{name}: did you mean {close[0]}?' if close else f'{name} is not a flag; --help lists them'
 
 
 def read_yaml(path: Path, parser: Parser, group: type) -> dict[str, Any]:

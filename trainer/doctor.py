@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from typing import NamedTuple
@@ -18,6 +18,7 @@ import chainer
 import numpy as np
 
 from trainer import engine
+from trainer.commands import command_parser, exit_with_message
 from trainer.engine.cores import Contention, bound_cores, count_cores, cpu_quota, default_threads
 from trainer.engine.errors import EngineError
 from trainer.run.contention import CLEARLY
@@ -185,11 +186,13 @@ def conclude(findings: list[Finding]) -> list[str]:
     return [f'-g -1 (CPU): {cpu}', f'-g 0 (GPU): {gpu}']
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    command_parser('python -m trainer.doctor', __doc__).parse_args(argv)
     findings = examine()
     print(*findings, '', *conclude(findings), sep='\n')
     return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with exit_with_message('trainer.doctor'):
+        sys.exit(main())

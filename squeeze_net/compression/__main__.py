@@ -18,7 +18,7 @@ from squeeze_net.compression.quantise import INITIALISATIONS
 from squeeze_net.weights.file import Weights
 from squeeze_net.weights.formats.sqz import archive
 from squeeze_net.weights.model import recognise
-from trainer import Config, cli
+from trainer import Config, cli, commands
 from trainer.config import CUT_FROM_FILES
 from trainer.data import datasets, preprocessing
 from trainer.data.augmentation import Sizes
@@ -183,9 +183,9 @@ def decompress(args: argparse.Namespace) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = cli.command_parser('python -m squeeze_net.compression', __doc__, EXAMPLES)
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    one = commands.add_parser(
+    parser = commands.command_parser('python -m squeeze_net.compression', __doc__, EXAMPLES)
+    kinds = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    one = kinds.add_parser(
         'compress',
         help='prune, retrain, quantise, retrain, encode',
         description='Prune, retrain, quantise, retrain and encode.',
@@ -221,13 +221,13 @@ def make_parser() -> argparse.ArgumentParser:
         '--size', type=int, metavar='PX', help='training crop, as for main.py (default: what fits the file)'
     )
     cli.add_settings(group, *RETRAINING)
-    one = commands.add_parser('inspect', help='what is in an archive')
+    one = kinds.add_parser('inspect', help='what is in an archive')
     one.add_argument('archive', type=Path, metavar='FILE.sqz')
     one.add_argument('--json', action='store_true')
-    one = commands.add_parser('decompress', help='into a file of weights of another format')
+    one = kinds.add_parser('decompress', help='into a file of weights of another format')
     one.add_argument('archive', type=Path, metavar='FILE.sqz')
     one.add_argument('target', type=Path, metavar='DST', help=f'ends in one of {", ".join(weights.WRITTEN)}')
-    one = commands.add_parser('draw', help='accuracy against size, of several compressions')
+    one = kinds.add_parser('draw', help='accuracy against size, of several compressions')
     one.add_argument('reports', type=Path, nargs='+', metavar='REPORT.json', help='as `compress` has written them')
     one.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.png')
     return parser

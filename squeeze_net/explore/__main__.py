@@ -17,7 +17,7 @@ import trainer
 from squeeze_net.explore.metaparameters import MACROS, Metaparameters, cross, grid
 from squeeze_net.explore.plots import draw, table
 from squeeze_net.explore.sweep import CONDITIONS, POINTS, Sweep, load, read_conditions, read_points, run
-from trainer import cli
+from trainer import cli, commands
 from trainer.engine.cores import count_cores
 from trainer.files import make_place
 
@@ -80,7 +80,7 @@ def _fractions(text: str) -> list[float]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = cli.command_parser('python -m squeeze_net.explore', __doc__, EXAMPLES)
+    parser = commands.command_parser('python -m squeeze_net.explore', __doc__, EXAMPLES)
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='of the points and their runs')
     parser.add_argument('--images', type=Path, metavar='DIR', help='of the pictures (default: -o)')
     parser.add_argument('--draw_only', action='store_true', help='draw the points that there are')

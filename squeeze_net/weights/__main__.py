@@ -14,7 +14,7 @@ import trainer
 from squeeze_net import NETWORKS
 from squeeze_net.weights import PUBLISHED, READERS, WRITTEN, Weights, find, read, tensors_of, write
 from squeeze_net.weights.model import classifier_of, fill, recognise
-from trainer import cli
+from trainer import commands
 from trainer.data import preprocessing
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.data.sources import read_class_list
@@ -95,7 +95,7 @@ def list_tensors(weights: Weights) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = cli.command_parser('python -m squeeze_net.weights', __doc__, EXAMPLES)
+    parser = commands.command_parser('python -m squeeze_net.weights', __doc__, EXAMPLES)
     parser.add_argument(
         'source', metavar='SRC', help=f'a file ({", ".join(READERS)}), or a published one: {", ".join(PUBLISHED)}'
     )

@@ -1,15 +1,8 @@
 """Redraw the curves of runs and print their results as a Markdown table.
 
-Every training run leaves a folder with config.yaml, log.jsonl and summary.json; this command reads
-them and trains nothing.  It writes loss.png and accuracy.png (all runs, a colour each) and confusion.png
-(the first run).  Only the table goes to stdout, so that it can be redirected.
-
-examples:
-  python -m trainer.report results/mine                        one run, pictures in img/
-  python -m trainer.report results/mine results/old -o /tmp    two runs side by side
-  python -m trainer.report results --baseline MODEL            every run below results/, the MODELs dashed
-  python -m trainer.report results --readme README.md          and the table into README.md, between
-                                                               its two marker lines
+Every training run leaves a folder with config.yaml, log.jsonl and summary.json; this command reads them and trains
+nothing. It writes loss.png and accuracy.png (all runs, a colour each) and confusion.png (the first run). Only the table
+goes to stdout, so that it can be redirected.
 """
 
 from __future__ import annotations
@@ -19,11 +12,23 @@ import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from trainer.errors import InputError, exit_with_message
+from trainer.commands import command_parser, exit_with_message
+from trainer.errors import InputError
 from trainer.report.confusion import draw_confusion
 from trainer.report.curves import draw_curves
-from trainer.report.tables import BEGIN, END, replace_between_markers, table
+from trainer.report.tables import MARKERS, replace_between_markers, table
 from trainer.run.records import CONFIG, LOG, Run, read_run
+
+EXAMPLES = """
+# one run, pictures in img/
+python -m trainer.report results/mine
+# two runs side by side
+python -m trainer.report results/mine results/old -o /tmp
+# every run below results/, those of a MODEL dashed
+python -m trainer.report results --baseline MODEL
+# and the table into a page, between its two marker lines
+python -m trainer.report results --readme docs/results.md
+"""
 
 
 def _find_runs(paths: Sequence[Path]) -> list[Run]:
@@ -62,14 +67,14 @@ def _note(text: str) -> None:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser('python -m trainer.report', description=__doc__, formatter_class=form)
+    parser = command_parser('python -m trainer.report', __doc__, EXAMPLES)
     add = parser.add_argument
     add('runs', type=Path, nargs='+', metavar='RUN', help='folder of a run, or folder that holds runs')
     add('-o', '--output', type=Path, default=Path('img'), metavar='DIR', help='where the pictures go (default: img)')
     baseline = 'draw the runs of these models dashed, and name them last'
     add('--baseline', nargs='+', action='extend', default=[], metavar='MODEL', help=baseline)
-    add('--readme', type=Path, metavar='FILE', help=f'put the table into this file, too, between {BEGIN} and {END}')
+    between = 'between the lines {} and {}'.format(*MARKERS).format(name='results')
+    add('--readme', type=Path, metavar='FILE', help=f'put the table into this file, too, {between}')
     return parser.parse_args(argv)
 
 
@@ -89,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _note(f'no confusion.png: {runs[0].path} holds no confusion matrix')
     text = table(runs)
     if args.readme:
-        replace_between_markers(args.readme, text)
+        replace_between_markers(args.readme, text, 'results')
     print(text, end='')
 
 

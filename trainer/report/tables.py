@@ -13,7 +13,7 @@ from trainer.errors import InputError
 from trainer.files import atomic_write
 from trainer.run.records import MAX_BYTES, Run
 
-BEGIN, END = '<!-- results -->', '<!-- /results -->'
+MARKERS = '<!-- {name} -->', '<!-- /{name} -->'  # lines of a Markdown file, with a table between them
 HEADER = (
     '| run | network | dataset (training images) | size, px | epochs | parameters '
     '| test accuracy, last | test accuracy, best (epoch) | training images/s | time |'
@@ -84,18 +84,19 @@ def _markdown(value: object) -> str:
     return re.sub(r'([\\|`*_<>\[\]])', r'\\\1', ' '.join(str(value).split()))
 
 
-def replace_between_markers(path: Path, text: str) -> None:
-    """Put `text` between the lines `<!-- results -->` and `<!-- /results -->` of a Markdown file.
+def replace_between_markers(path: Path, text: str, name: str) -> None:
+    """Put `text` between the lines `<!-- name -->` and `<!-- /name -->` of a Markdown file.
 
     Raises:
         InputError: the file cannot be read, or does not hold both lines, once each and in this order.
     """
     path = Path(path).resolve()  # a link stays one
     old = read_text(path, MAX_BYTES)
-    before, *rest = re.split(rf'^({BEGIN}|{END})(?=\r?$)', old, flags=re.M)
-    if rest[::2] != [BEGIN, END]:
-        raise InputError(f'{path} must hold the lines "{BEGIN}" and, below it, "{END}", each once')
+    begin, end = (marker.format(name=name) for marker in MARKERS)
+    before, *rest = re.split(rf'^({begin}|{end})(?=\r?$)', old, flags=re.M)
+    if rest[::2] != [begin, end]:
+        raise InputError(f'{path} must hold the lines "{begin}" and, below it, "{end}", each once')
     newline = '\r\n' if '\r\n' in old else '\n'
     between = newline.join(['', '', *text.strip().splitlines(), '', ''])
     with atomic_write(path) as file:
-        file.write(f'{before}{BEGIN}{between}{END}{rest[-1]}'.encode())
+        file.write(f'{before}{begin}{between}{end}{rest[-1]}'.encode())

@@ -18,7 +18,7 @@ def by_name(findings):
 
 
 def test_it_reports_and_concludes(capsys):
-    assert doctor.main() == 0
+    assert doctor.main([]) == 0
     out = capsys.readouterr().out
     words = ['Python', 'Chainer', 'NumPy', 'oneDNN', 'usable cores', 'CuPy', '-g -1 (CPU)', '-g 0 (GPU)']
     for word in words + ['instructions'] * engine.is_available():

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.commands import command_parser, exit_with_message
 from trainer.data.augmentation.draw import Draws
 from trainer.data.augmentation.kernels import KERNEL_NAMES
 from trainer.data.augmentation.sheet import STDS_SHOWN, Cell, draw_sheet, to_picture
 from trainer.data.augmentation.sizes import Sizes
 from trainer.data.augmentation.specimens import Specimens, read_dataset, read_image
 from trainer.data.augmentation.views import TestView, TrainView
-from trainer.errors import InputError, exit_with_message
+from trainer.errors import InputError
 from trainer.files import atomic_write
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser('python -m trainer.augmentation', description=__doc__)
+    parser = command_parser('python -m trainer.augmentation', __doc__)
     add = parser.add_argument
     add('source', metavar='IMAGE_OR_DATASET', help='an image file, or the name of a data set such as cifar10')
     png = 'the PNG file to write (default: %(default)s)'

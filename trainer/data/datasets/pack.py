@@ -17,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.commands import command_parser, exit_with_message
 from trainer.data.decode import POLICIES, Unreadable
 from trainer.data.images import decode, format_of
 from trainer.data.sources import Source, Subset, open_source
 from trainer.data.sources.record_io import class_list_of, write_record
 from trainer.data.sources.shards import CLASS_LIST
 from trainer.data.workers import default_workers
-from trainer.errors import InputError, TrainingError, exit_with_message
+from trainer.errors import InputError, TrainingError
 from trainer.files import atomic_write
 
 FORMATS = ('shards', 'rec')
@@ -216,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser('python -m trainer.datasets.pack', description=__doc__)
+    parser = command_parser('python -m trainer.datasets.pack', __doc__)
     add = parser.add_argument
     add('source', type=Path, metavar='SRC', help='a list of `path label`, a folder of classes or of tars, .tar, .rec')
     add('target', type=Path, metavar='DST', help='a .rec (its .idx is written beside it), or a folder for tar shards')

@@ -97,7 +97,7 @@ def test_replace_between_markers(tmp_path, newline):
     old = ['# Ä', 'say `<!-- results -->`', '<!-- results -->', 'old', '<!-- /results -->', 'end', '']
     path.write_bytes(newline.join(old).encode())
     for _ in range(2):  # the second time changes nothing
-        tables.replace_between_markers(path, '| a\\1 |\n| b |\n')
+        tables.replace_between_markers(path, '| a\\1 |\n| b |\n', 'results')
         new = [*old[:3], '', '| a\\1 |', '| b |', '', *old[4:]]
         assert path.read_bytes() == newline.join(new).encode()
 
@@ -115,10 +115,10 @@ def test_missing_markers_are_refused(tmp_path, text):
     path = tmp_path / 'README.md'
     path.write_text(text)
     with pytest.raises(InputError, match=r'README\.md must hold the lines "<!-- results -->"'):
-        tables.replace_between_markers(path, 'new')
+        tables.replace_between_markers(path, 'new', 'results')
     assert path.read_text() == text
     with pytest.raises(InputError, match='cannot be read'):
-        tables.replace_between_markers(tmp_path / 'missing.md', 'new')
+        tables.replace_between_markers(tmp_path / 'missing.md', 'new', 'results')
 
 
 def test_command(tmp_path, capsys):
