@@ -65,7 +65,7 @@ class Classifier:
         config: Config | None = None,
         batch: int = 32,
     ) -> Classifier:
-        """The classifier in a file of weights of any format, or in a published one by its name.
+        """The classifier in a weights file of any format, or in a published one by its name.
 
         Args:
             source: a file, or a name of `squeeze_net.weights.PUBLISHED`.
@@ -129,7 +129,7 @@ def default_class_names(n_class: int) -> tuple[str, ...]:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Those that `from_flags` reads, but for the file of weights itself."""
+    """Those that `from_flags` reads, but for the weights file itself."""
     group = parser.add_argument_group('the network')
     group.add_argument('--network', choices=list(NETWORKS), metavar='NAME', help='if the file does not tell it')
     group.add_argument(

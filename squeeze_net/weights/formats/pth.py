@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from squeeze_net.weights import names
-from squeeze_net.weights.file import MAX_TENSOR_BYTES, Weights
+from squeeze_net.weights.formats.layer_names import from_torch, torchvision_network
 from squeeze_net.weights.formats.npz import FAULTS
+from squeeze_net.weights.record import MAX_TENSOR_BYTES, Weights
 from trainer.data.datasets.restricted_pickle import FAULTS as PICKLE_FAULTS
 from trainer.data.datasets.restricted_pickle import DataUnpickler
 from trainer.data.metadata import Metadata
@@ -65,9 +65,8 @@ def read(raw: memoryview) -> Weights:
     except InputError:
         raise
     except (*PICKLE_FAULTS, *FAULTS) as error:
-        raise InputError(f'it is no .pth of tensors ({" ".join(str(error).split())[:100]})') from None
-    renamed = names.from_torch(tensors)
-    return Weights(renamed, Metadata(network=names.torchvision_network(tensors)))
+        raise InputError(f'it is not a .pth of tensors ({" ".join(str(error).split())[:100]})') from None
+    return Weights(from_torch(tensors), Metadata(network=torchvision_network(tensors)))
 
 
 def _tensors(state: Any, load: Callable[[_Storage], np.ndarray]) -> dict[str, np.ndarray]:
@@ -79,7 +78,7 @@ def _tensors(state: Any, load: Callable[[_Storage], np.ndarray]) -> dict[str, np
     found, budget = {}, MAX_TENSOR_BYTES
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
-            raise InputError(f'it holds {str(name)[:60]!r}, which is no tensor')
+            raise InputError(f'it holds {str(name)[:60]!r}, which is not a tensor')
         values = load(tensor.storage)
         budget -= math.prod(tensor.size) * values.itemsize
         if budget < 0:
