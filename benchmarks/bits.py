@@ -53,7 +53,7 @@ def measure(dense: Weights, bits: int, initialisation: str, sample: Sample, expe
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'quantised.sqz'
-        coded = archive.write(Weights(tensors, dense.metadata), path)
+        coded = archive.save(Weights(tensors, dense.metadata), path)
         answers = sample.answers(path)
         n_byte = path.stat().st_size
     layers = [one for name, one in coded.items() if name.endswith('/W')]

@@ -23,7 +23,7 @@ from squeeze_net import weights
 from squeeze_net.compression.pipeline import Compression
 from squeeze_net.compression.plan import Plan
 from squeeze_net.compression.prune import by_threshold, mask_of, weights_of
-from squeeze_net.weights.model import fill
+from squeeze_net.weights.network import fill
 from trainer import Config
 from trainer.data import datasets
 from trainer.data.augmentation import Sizes

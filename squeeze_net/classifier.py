@@ -63,7 +63,7 @@ class Classifier:
         config: Config | None = None,
         batch: int = 32,
     ) -> Classifier:
-        """The classifier in a file of weights of any format, or in a published one by its name.
+        """The classifier in a weights file of any format, or in a published one by its name.
 
         Args:
             source: a file, or a name of `squeeze_net.weights.PUBLISHED`.

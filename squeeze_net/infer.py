@@ -96,7 +96,7 @@ def read_list(path: Path) -> list[Path]:
     try:
         lines = read_file(path).decode().splitlines()
     except UnicodeDecodeError:
-        raise trainer.InputError(f'{path} is no list of images: it is not a text') from None
+        raise trainer.InputError(f'{path} is not a list of images: it is not a text') from None
     names = (re.sub(r'\s+\d+$', '', line.strip()) for line in lines)  # a label
     found = [path.parent / name for name in names if name]
     if not found:
@@ -185,7 +185,7 @@ class Drawer:
 def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     if args.top < 1:
-        raise trainer.InputError(f'--top is {args.top}, but has to be 1 or more')
+        raise trainer.InputError(f'--top is {args.top}, but must be 1 or more')
     paths = gather(args.images)
     args.batch = min(args.batch, len(paths))
     model = classifier.from_flags(args.weights, args)

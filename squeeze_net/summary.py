@@ -279,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--graph', type=Path, metavar='FILE', help='draw the architecture to a .svg, .png or .dot')
     args = parser.parse_args(argv)
     if args.n_class < 1:
-        raise trainer.InputError(f'--n_class is {args.n_class}, but has to be 1 or more')
+        raise trainer.InputError(f'--n_class is {args.n_class}, but must be 1 or more')
     try:
         summary = summarise(args.network, args.size, args.n_class)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Score a file of weights, of any format, on images whose classes are known."""
+"""Score a weights file, of any format, on images whose classes are known."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from squeeze_net.compression import plots, report
 from squeeze_net.compression.pipeline import Compression, Interrupted
 from squeeze_net.compression.plan import Plan, read_plan
 from squeeze_net.compression.quantise import INITIALISATIONS
-from squeeze_net.weights.file import Weights
 from squeeze_net.weights.formats.sqz import archive
-from squeeze_net.weights.model import recognise
+from squeeze_net.weights.network import identify
+from squeeze_net.weights.record import Weights
 from trainer import Config, cli, commands
 from trainer.config import CUT_FROM_FILES
 from trainer.data import datasets, preprocessing
@@ -58,7 +58,7 @@ def compress(args: argparse.Namespace) -> int:
         idle = [*given, *(name for name in ('config', 'scan') if getattr(args, name))]
         if idle:
             raise trainer.InputError(f'--lossless only encodes: --{idle[0]} does not go with it')
-        coded = archive.write(source, args.output)
+        coded = archive.save(source, args.output)
         print(report.layer_table([report.layer_row(name, one) for name, one in coded.items()]))
         print(f'{args.output}: {args.output.stat().st_size:,} bytes, of which {archive.payload(coded):,} are tensors')
         return 0
@@ -113,14 +113,14 @@ def read_report(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError):
         sound = False
     if not sound:
-        raise trainer.InputError(f'{path} is no report of `compress`')
+        raise trainer.InputError(f'{path} is not a report of `compress`')
     return record
 
 
 def read_source(path: Path, args: argparse.Namespace) -> Weights:
     found = weights.read(path)
     if args.network is not None:
-        found = recognise(Weights(found.tensors, replace(found.metadata, network=args.network)))
+        found = identify(Weights(found.tensors, replace(found.metadata, network=args.network)))
     if args.preprocess is not None:
         view = preprocessing.find(args.preprocess)
         found = Weights(found.tensors, replace(found.metadata, preprocessing=view))
@@ -224,7 +224,7 @@ def make_parser() -> argparse.ArgumentParser:
     one = kinds.add_parser('inspect', help='what is in an archive')
     one.add_argument('archive', type=Path, metavar='FILE.sqz')
     one.add_argument('--json', action='store_true')
-    one = kinds.add_parser('decompress', help='into a file of weights of another format')
+    one = kinds.add_parser('decompress', help='into a weights file of another format')
     one.add_argument('archive', type=Path, metavar='FILE.sqz')
     one.add_argument('target', type=Path, metavar='DST', help=f'ends in one of {", ".join(weights.WRITTEN)}')
     one = kinds.add_parser('draw', help='accuracy against size, of several compressions')

@@ -21,9 +21,9 @@ from squeeze_net.compression.fold import settle
 from squeeze_net.compression.plan import Plan
 from squeeze_net.compression.prune import Pruning, by_sensitivity, prune, scan_sensitivity, weights_of
 from squeeze_net.compression.quantise import TiedWeights, quantise_model
-from squeeze_net.weights.file import Weights
 from squeeze_net.weights.formats.sqz import archive
-from squeeze_net.weights.model import fill, tensors_of
+from squeeze_net.weights.network import fill, tensors_of
+from squeeze_net.weights.record import Weights
 from trainer import Config, device
 from trainer.data.augmentation import Sizes
 from trainer.errors import InputError
@@ -168,7 +168,7 @@ class Compression:
         for name in sorted(set(vectors) - half):
             self._say(f'{name} holds numbers too large for float16, and stays in float32')
         found = Weights(tensors, self.source.metadata)
-        self.coded = archive.write(found, self.target, half)
+        self.coded = archive.save(found, self.target, half)
         self.archived = archive.Archive(self.target.read_bytes()).weights().tensors
         fill(model, self.archived)
         self._note('archived', self.accuracy(model), self.target.stat().st_size)

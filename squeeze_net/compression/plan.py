@@ -34,15 +34,15 @@ class Plan:
         for name in ('prune_epoch', 'quantise_epoch'):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise InputError(f'--{name} is {value!r}, but has to be a number of epochs, 0 or more')
+                raise InputError(f'--{name} is {value!r}, but must be a number of epochs, 0 or more')
         for name in ('prune_lr', 'quantise_lr', 'drop'):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float('inf'):
-                raise InputError(f'--{name} is {value!r}, but has to be a number of at least 0')
+                raise InputError(f'--{name} is {value!r}, but must be a number of at least 0')
         choices_of = {'initialisation': INITIALISATIONS, 'vectors': ('float16', 'float32')}
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
-                raise InputError(f'--{name} is {getattr(self, name)!r}, but has to be one of {", ".join(choices)}')
+                raise InputError(f'--{name} is {getattr(self, name)!r}, but must be one of {", ".join(choices)}')
 
     def sparsities(self, model: chainer.Chain) -> dict[str, float]:
         """Of each layer, by the path of its weights; not for 'scan', which needs data.

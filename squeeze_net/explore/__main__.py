@@ -76,7 +76,7 @@ def _fractions(text: str) -> list[float]:
     try:
         return [float(word) for word in text.split(',')]
     except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is no list of numbers such as 0.25,0.5') from None
+        raise argparse.ArgumentTypeError(f'{text!r} is not a list of numbers such as 0.25,0.5') from None
 
 
 def make_parser() -> argparse.ArgumentParser:

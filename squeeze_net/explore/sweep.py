@@ -284,7 +284,7 @@ def read_points(path: Path) -> list[dict[str, Any]]:
             except (ValueError, TypeError, KeyError, RecursionError):
                 is_sound = False
             if not is_sound:
-                raise trainer.InputError(f'{path}, line {number}: {line[:60]!r} is no point of a sweep')
+                raise trainer.InputError(f'{path}, line {number}: {line[:60]!r} is not a point of a sweep')
             rows.append(row)
     except (OSError, UnicodeDecodeError) as error:
         raise trainer.InputError(f'{path} cannot be read: {error}') from None

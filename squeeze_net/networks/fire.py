@@ -40,7 +40,7 @@ class Fire(chainer.Chain):
     ) -> None:
         out_channels = expand1x1 + expand3x3
         if bypass == 'simple' and in_channels != out_channels:
-            raise ValueError(f'a bypass adds {in_channels} channels to {expand1x1} + {expand3x3}: they must be as many')
+            raise ValueError(f'a bypass adds {in_channels} channels to {expand1x1} + {expand3x3}: they must be equal')
         super().__init__()
         self.bypass, self.batch_norm = bypass, batch_norm
         xavier = chainer.initializers.LeCunUniform()
@@ -87,7 +87,7 @@ class PreActivationFire(chainer.Chain):
 
     def __init__(self, in_channels: int, squeeze: int, expand1x1: int, expand3x3: int, bypass: bool = False) -> None:
         if bypass and in_channels != expand1x1 + expand3x3:
-            raise ValueError(f'a bypass adds {in_channels} channels to {expand1x1} + {expand3x3}: they must be as many')
+            raise ValueError(f'a bypass adds {in_channels} channels to {expand1x1} + {expand3x3}: they must be equal')
         super().__init__()
         self.bypass, self.halves = bypass, (expand1x1, expand3x3)
         with self.init_scope():

@@ -120,7 +120,7 @@ class PublishedSqueezeNet(chainer.Chain):
     ) -> None:
         bypass = self.bypass if bypass is None else bypass
         if bypass not in BYPASSES:
-            raise ValueError(f'bypass is {bypass!r}, but has to be one of {", ".join(BYPASSES)}')
+            raise ValueError(f'bypass is {bypass!r}, but must be one of {", ".join(BYPASSES)}')
         if size < self.smallest_size():
             raise ValueError(
                 f'images of {size} px leave no map: {type(self).__name__} needs {self.smallest_size()} px or more'

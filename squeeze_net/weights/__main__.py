@@ -1,19 +1,18 @@
-"""Convert a file of weights to another format, or say what is in it."""
+"""Convert a weights file to another format, or describe it."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import trainer
 from squeeze_net import NETWORKS
-from squeeze_net.weights import PUBLISHED, READERS, WRITTEN, Weights, find, read, tensors_of, write
-from squeeze_net.weights.model import classifier_of, fill, recognise
+from squeeze_net.weights import FORMATS, PUBLISHED, WRITTEN, Weights, find, read, start_from, tensors_of, write
+from squeeze_net.weights.network import identify
 from trainer import commands
 from trainer.data import preprocessing
 from trainer.data.preprocessing import PREPROCESSINGS
@@ -44,12 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def with_flags(weights: Weights, args: argparse.Namespace) -> Weights:
     """The same with what the flags add to it."""
-    metadata = weights.metadata
     if args.network is not None:
-        metadata = replace(metadata, network=args.network)
+        weights = weights.with_metadata(network=args.network)
     if args.preprocess is not None:
-        metadata = replace(metadata, preprocessing=preprocessing.find(args.preprocess))
-    weights = recognise(Weights(weights.tensors, metadata))
+        weights = weights.with_metadata(preprocessing=preprocessing.find(args.preprocess))
+    weights = identify(weights)
     if args.reset_classifier is not None:
         weights = reset_classifier(weights, args.reset_classifier, args.seed)
     if args.classes is not None:
@@ -57,7 +55,7 @@ def with_flags(weights: Weights, args: argparse.Namespace) -> Weights:
         n_class = weights.metadata.n_class
         if n_class not in (None, len(names)):
             raise trainer.InputError(f'--classes {args.classes} names {len(names)} classes, the weights have {n_class}')
-        weights = Weights(weights.tensors, replace(weights.metadata, classes=names))
+        weights = weights.with_metadata(classes=names)
     return weights
 
 
@@ -65,14 +63,14 @@ def reset_classifier(weights: Weights, n_class: int, seed: int) -> Weights:
     """The same with a classifier of `n_class` classes as a fresh network has it."""
     network = weights.metadata.network
     if n_class < 1:
-        raise trainer.InputError(f'--reset-classifier is {n_class}, but has to be 1 or more')
+        raise trainer.InputError(f'--reset-classifier is {n_class}, but must be 1 or more')
     if network not in NETWORKS:
         raise trainer.InputError(f'--reset-classifier needs to know the network: give --network {"|".join(NETWORKS)}')
     np.random.seed(seed)
     view = weights.metadata.preprocessing
     model = NETWORKS[network](n_class, 227 if view is None else view.crop)
-    fill(model, weights.tensors, classifier_of(network))
-    return Weights(tensors_of(model), replace(weights.metadata, n_class=n_class, classes=None))
+    start_from(model, network, weights, reset_classifier=True)
+    return Weights(tensors_of(model), weights.metadata).with_metadata(n_class=n_class, classes=None)
 
 
 def describe(weights: Weights, path: Path) -> str:
@@ -97,7 +95,7 @@ def list_tensors(weights: Weights) -> str:
 def make_parser() -> argparse.ArgumentParser:
     parser = commands.command_parser('python -m squeeze_net.weights', __doc__, EXAMPLES)
     parser.add_argument(
-        'source', metavar='SRC', help=f'a file ({", ".join(READERS)}), or a published one: {", ".join(PUBLISHED)}'
+        'source', metavar='SRC', help=f'a file ({", ".join(FORMATS)}), or a published one: {", ".join(PUBLISHED)}'
     )
     parser.add_argument('target', nargs='?', type=Path, metavar='DST', help=f'what to write: {", ".join(WRITTEN)}')
     parser.add_argument('--network', choices=list(NETWORKS), metavar='NAME', help='if the file does not tell it')

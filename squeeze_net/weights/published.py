@@ -12,7 +12,7 @@ from trainer.errors import InputError
 
 @dataclass(frozen=True)
 class Published:
-    """A file of weights of ImageNet (ILSVRC 2012).
+    """A weights file of ImageNet (ILSVRC 2012).
 
     Attributes:
         url: where it is fetched from.
@@ -57,7 +57,7 @@ def find(source: str | Path) -> Path:
         return path
     if str(source) not in PUBLISHED:
         raise InputError(
-            f'{source} does not exist; expected a file of weights, or a published one of {", ".join(PUBLISHED)}'
+            f'{source} does not exist; expected a weights file, or a published one of {", ".join(PUBLISHED)}'
         )
     published = PUBLISHED[str(source)]
     place = Path(get_dataset_directory('squeeze_net/weights', create_directory=False)) / published.file

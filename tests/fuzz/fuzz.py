@@ -36,7 +36,8 @@ from PIL import Image  # noqa: E402
 
 import trainer  # noqa: E402
 from squeeze_net.compression import report  # noqa: E402
-from squeeze_net.weights import Weights, files  # noqa: E402
+from squeeze_net.weights import Weights  # noqa: E402
+from squeeze_net.weights import io as weights_io  # noqa: E402
 from squeeze_net.weights.formats import net  # noqa: E402
 from squeeze_net.weights.formats.sqz import archive  # noqa: E402
 from trainer.data.datasets.restricted_pickle import read_pickle  # noqa: E402
@@ -50,7 +51,7 @@ BOUNDARIES = (0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1
 
 
 def weight_reader(suffix: str) -> Callable[[bytes], Any]:
-    return lambda raw: files.parse(memoryview(raw), suffix, 'file')
+    return lambda raw: weights_io.parse(memoryview(raw), suffix, 'file')
 
 
 def read_net(raw: bytes) -> Any:

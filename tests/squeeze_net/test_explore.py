@@ -293,7 +293,7 @@ def test_the_published_points_can_be_drawn(tmp_path):
     ('more', 'message'),
     [
         (['--size', '9', '--processes', '2'], '--size 9: .* 17 px or more'),
-        (['--ratios', 'a'], "'a' is no list of numbers such as 0.25,0.5"),
+        (['--ratios', 'a'], "'a' is not a list of numbers such as 0.25,0.5"),
         (['-o', 'FILE'], 'FILE: File exists'),
         (['-o', '/proc/x'], '/proc/x: '),
         (['--images', 'FILE'], 'FILE: File exists'),
@@ -341,7 +341,7 @@ def test_conditions_that_are_none(tmp_path, text):
 def test_rows_that_are_none(tmp_path, change):
     lines = [row(0.1, 1, 0.5), row(0.5, 1, 0.5) | change]
     (tmp_path / 'points.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-    with pytest.raises(trainer.InputError, match=r'points\.jsonl, line 2: .* is no point'):
+    with pytest.raises(trainer.InputError, match=r'points\.jsonl, line 2: .* is not a point'):
         read_points(tmp_path / 'points.jsonl')
 
 
@@ -354,7 +354,7 @@ def _is_mine(path, folder):
 
 def test_points_that_are_none(tmp_path):
     (tmp_path / 'points.jsonl').write_text('{"SR": 1}\n')
-    with pytest.raises(trainer.InputError, match=r'line 1: .* is no point'):
+    with pytest.raises(trainer.InputError, match=r'line 1: .* is not a point'):
         read_points(tmp_path / 'points.jsonl')
     with pytest.raises(trainer.InputError, match='cannot be read'):
         read_points(tmp_path / 'none.jsonl')

@@ -1,1 +1,41 @@
-"""The formats of weights, a module each."""
+"""The formats of weights files, a module each; a new one is a module and a line of `FORMATS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from squeeze_net.weights.formats import caffemodel, net, npz, onnx, pth, safetensors
+from squeeze_net.weights.formats.sqz import archive
+from squeeze_net.weights.record import Weights
+
+
+@dataclass(frozen=True)
+class Format:
+    """What is done with files of a suffix.
+
+    Attributes:
+        read: bytes to weights; raises InputError for bytes of anything else.
+        write: weights to bytes; None for formats that are only read.
+        preprocessing: a name of `PREPROCESSINGS`: what the publishers of such files feed their networks, where the
+            file does not say.
+        companion: suffix and contents of a text that is written beside the file.
+    """
+
+    read: Callable[[memoryview], Weights]
+    write: Callable[[Weights], bytes] | None = None
+    preprocessing: str | None = None
+    companion: tuple[str, Callable[[Weights], bytes]] | None = None
+
+
+FORMATS = {
+    '.npz': Format(npz.read, npz.write),
+    '.caffemodel': Format(caffemodel.read, caffemodel.write, 'caffe', ('.prototxt', caffemodel.write_prototxt)),
+    '.net': Format(net.read, net.write, 'caffe'),
+    '.safetensors': Format(safetensors.read, safetensors.write),
+    '.pth': Format(pth.read, preprocessing='torchvision'),
+    '.pt': Format(pth.read, preprocessing='torchvision'),
+    '.onnx': Format(onnx.read, onnx.write),
+    '.sqz': Format(archive.read, archive.write),
+}
+WRITTEN = tuple(suffix for suffix, form in FORMATS.items() if form.write is not None)

@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from squeeze_net.weights.file import Weights
-from squeeze_net.weights.model import shapes_of
-from squeeze_net.weights.names import CONVOLUTIONS
+from squeeze_net.weights.formats.layer_names import CONVOLUTIONS
+from squeeze_net.weights.network import shapes_of
+from squeeze_net.weights.record import Weights
 from trainer.data.metadata import Metadata
 from trainer.errors import InputError
 

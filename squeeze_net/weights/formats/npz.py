@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 
-from squeeze_net.weights.file import MAX_TENSOR_BYTES, Weights
+from squeeze_net.weights.record import MAX_TENSOR_BYTES, Weights
 from trainer.data.metadata import KEY, Metadata
 from trainer.errors import InputError
 from trainer.run.checkpoint import MODEL
@@ -49,7 +49,7 @@ def read(raw: memoryview) -> Weights:
     except InputError:
         raise
     except FAULTS as error:
-        raise InputError(f'it is no .npz, or a broken one ({" ".join(str(error).split())[:100]})') from None
+        raise InputError(f'it is not a .npz file, or a broken one ({" ".join(str(error).split())[:100]})') from None
     metadata = _metadata(arrays.pop(KEY, None), arrays.pop(CONFIG, None))
     if odd := [name for name, array in arrays.items() if array.dtype.kind not in 'fiu']:
         raise InputError(f'{odd[0][:80]} holds {arrays[odd[0]].dtype} values, expected numbers')

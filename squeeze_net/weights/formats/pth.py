@@ -1,8 +1,8 @@
 """PyTorch's `.pth`: a state dict as `torch.save` writes it, read without PyTorch and without running what it names.
 
 Since PyTorch 1.6 the file is a zip of a pickle and of the storages, a member each; before, pickles one after the other
-and then the storages. What a pickle may name is a table of a few functions and storage types; all else is refused, by
-the stack machine of `trainer.datasets.restricted_pickle`.
+and then the storages. A pickle may name a few functions and storage types; all else is refused, by
+`trainer.data.datasets.restricted_pickle`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import io
 import math
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from squeeze_net.weights import names
-from squeeze_net.weights.file import MAX_TENSOR_BYTES, Weights
+from squeeze_net.weights.formats.layer_names import from_torch, torchvision_network
 from squeeze_net.weights.formats.npz import FAULTS
-from trainer.data.datasets.restricted_pickle import StackMachine
+from squeeze_net.weights.record import MAX_TENSOR_BYTES, Weights
+from trainer.data.datasets.restricted_pickle import FAULTS as PICKLE_FAULTS
+from trainer.data.datasets.restricted_pickle import DataUnpickler
 from trainer.data.metadata import Metadata
 from trainer.errors import InputError
 
@@ -51,13 +53,6 @@ class _Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-_CALLABLE = {
-    ('collections', 'OrderedDict'),
-    ('torch._utils', '_rebuild_tensor_v2'),
-    ('torch._utils', '_rebuild_parameter'),
-}
-
-
 def read(raw: memoryview) -> Weights:
     """The tensors of a state dict, also of one below the key 'state_dict' or 'model'.
 
@@ -69,10 +64,9 @@ def read(raw: memoryview) -> Weights:
         tensors = _tensors(state, load)
     except InputError:
         raise
-    except (TypeError, AttributeError, *FAULTS) as error:  # type: ignore[misc]
-        raise InputError(f'it is no .pth of tensors ({" ".join(str(error).split())[:100]})') from None
-    renamed = names.from_torch(tensors)
-    return Weights(renamed, Metadata(network=names.torchvision_network(tensors)))
+    except (*PICKLE_FAULTS, *FAULTS) as error:
+        raise InputError(f'it is not a .pth of tensors ({" ".join(str(error).split())[:100]})') from None
+    return Weights(from_torch(tensors), Metadata(network=torchvision_network(tensors)))
 
 
 def _tensors(state: Any, load: Callable[[_Storage], np.ndarray]) -> dict[str, np.ndarray]:
@@ -84,7 +78,7 @@ def _tensors(state: Any, load: Callable[[_Storage], np.ndarray]) -> dict[str, np
     found, budget = {}, MAX_TENSOR_BYTES
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
-            raise InputError(f'it holds {str(name)[:60]!r}, which is no tensor')
+            raise InputError(f'it holds {str(name)[:60]!r}, which is not a tensor')
         values = load(tensor.storage)
         budget -= math.prod(tensor.size) * values.itemsize
         if budget < 0:
@@ -143,24 +137,24 @@ def _read_zip(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
             loaded[storage] = _values(archive.read(info), storage)
         return loaded[storage]
 
-    return _TensorMachine(io.BytesIO(archive.read(pickles[0]))).run(), load
+    return _TensorUnpickler(io.BytesIO(archive.read(pickles[0]))).load(), load
 
 
 def _read_legacy(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
     file = io.BytesIO(raw[: MAX_PICKLE + 1])
-    if _TensorMachine(file).run() != LEGACY_MAGIC or _TensorMachine(file).run() != LEGACY_PROTOCOL:
+    if _TensorUnpickler(file).load() != LEGACY_MAGIC or _TensorUnpickler(file).load() != LEGACY_PROTOCOL:
         raise InputError('it is neither a zip nor begins as PyTorch files did before 1.6')
-    system = _TensorMachine(file).run()
+    system = _TensorUnpickler(file).load()
     if not isinstance(system, dict) or system.get('little_endian') is not True:
         raise InputError('its numbers are big-endian, expected little-endian')
-    interpreter = _TensorMachine(file)
-    state = interpreter.run()
-    keys = _TensorMachine(file).run()
+    unpickler = _TensorUnpickler(file)
+    state = unpickler.load()
+    keys = _TensorUnpickler(file).load()
     at, places = file.tell(), {}
     if not isinstance(keys, list) or len(keys) > MAX_MEMBERS:
         raise InputError('it has no list of storages')
     for key in keys:
-        storage = interpreter.storages[key]
+        storage = unpickler.storages[key]
         places[storage] = at + 8
         if len(raw) - at < 8 or struct.unpack('<q', raw[at : at + 8])[0] != storage.n:
             raise InputError(f'the storage {key[:40]!r} is cut short, or of another length than its tensors say')
@@ -174,44 +168,39 @@ def _read_legacy(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]
     return state, load
 
 
-class _TensorMachine(StackMachine):
-    """Makes `_Tensor`s of `_Storage`s, which lie behind the pickle or beside it."""
+class _TensorUnpickler(DataUnpickler):
+    """Makes `_Tensor`s of `_Storage`s, which lie after the pickle or beside it."""
+
+    names = frozenset(
+        {
+            ('collections', 'OrderedDict'),
+            ('torch._utils', '_rebuild_tensor_v2'),
+            ('torch._utils', '_rebuild_parameter'),
+        }
+    )
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.storages: dict[str, _Storage] = {}
 
-    def admit(self, module: str, name: str) -> tuple[str, str]:
-        if module == 'torch' and name in STORAGES:
-            return 'storage type', STORAGES[name]
-        if (module, name) in _CALLABLE:
-            return module, name
-        raise InputError(f'its pickle names {module[:60]!r} {name[:60]!r}, which no tensor needs')
+    def find_class(self, module: str, name: str) -> Any:
+        return STORAGES[name] if module == 'torch' and name in STORAGES else super().find_class(module, name)
 
-    def call(self, function: Any, arguments: Any) -> Any:
-        match function, arguments:
-            case ('collections', 'OrderedDict'), ():
-                return {}
-            case ('torch._utils', '_rebuild_tensor_v2'), (
-                _Storage() as storage,
-                offset,
-                tuple() as size,
-                tuple() as stride,
-                *_,
-            ):
+    def call(self, function: str, arguments: tuple[Any, ...]) -> Any:
+        match function.rpartition('.')[2], arguments:
+            case 'OrderedDict', ():
+                return OrderedDict()  # unlike a dict, it takes the attribute `_metadata`, which nobody needs
+            case '_rebuild_tensor_v2', (_Storage() as storage, offset, tuple() as size, tuple() as stride, *_):
                 return _Tensor(storage, offset, size, stride)
-            case ('torch._utils', '_rebuild_parameter'), (_Tensor() as tensor, *_):
+            case '_rebuild_parameter', (_Tensor() as tensor, *_):
                 return tensor
         raise InputError('its pickle calls something with arguments that no tensor has')
 
-    def set_state(self, target: Any, state: Any) -> None:
-        """Of an OrderedDict: the attribute `_metadata`, which nobody needs."""
-        if not isinstance(target, dict):
-            raise InputError('its pickle sets the state of something that has none')
-
-    def load_persistent(self, identity: Any) -> _Storage:
+    def persistent_load(self, identity: Any) -> _Storage:
         match identity:
-            case ('storage', ('storage type', str() as dtype), str() as key, str(), int() as n, *_) if n >= 0:
+            case ('storage', str() as dtype, str() as key, str(), int() as n, *_) if (
+                dtype in STORAGES.values() and n >= 0
+            ):
                 self.storages[key] = _Storage(dtype, key, n)
                 return self.storages[key]
-        raise InputError('its pickle refers to something that is no storage')
+        raise InputError('its pickle refers to something that is not a storage')

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_net.weights import names
-from squeeze_net.weights.file import Weights
-from trainer.data.metadata import KEY, Metadata
+from squeeze_net.weights.formats.layer_names import read_torch, to_torch
+from squeeze_net.weights.record import Weights
+from trainer.data.metadata import KEY
 from trainer.errors import InputError
 
 MAX_HEADER = 8 << 20  # of JSON, which takes some ten times that once read
@@ -21,23 +21,21 @@ def read(raw: memoryview) -> Weights:
     """The tensors; bfloat16 as float32, to which it is exact.
 
     Raises:
-        InputError: no such file, a broken one, or one of numbers that NumPy has no dtype for.
+        InputError: not such a file, a broken one, or one of numbers that NumPy has no dtype for.
     """
     import safetensors
 
     if len(raw) < 8 or struct.unpack('<Q', raw[:8])[0] > min(MAX_HEADER, len(raw) - 8):
         raise InputError(f'it does not begin with the length of a header of at most {MAX_HEADER >> 20} MB')
     try:
-        found = safetensors.deserialize(bytes(raw))
+        entries = safetensors.deserialize(bytes(raw))
         header = json.loads(bytes(raw[8 : 8 + struct.unpack('<Q', raw[:8])[0]]))
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
-        raise InputError(f'it is no .safetensors ({" ".join(str(error).split())[:100]})') from None
-    tensors = {name: _array(spec, name) for name, spec in found}
+        raise InputError(f'it is not a .safetensors file ({" ".join(str(error).split())[:100]})') from None
+    tensors = {name: _array(spec, name) for name, spec in entries}
     if not tensors:
         raise InputError('it holds no tensor')
-    text = (header.get('__metadata__') or {}).get(KEY)
-    metadata = Metadata.loads(text) if text is not None else Metadata(network=names.torchvision_network(tensors))
-    return Weights(names.from_torch(tensors) if names.is_torch(tensors) else tensors, metadata)
+    return read_torch(tensors, (header.get('__metadata__') or {}).get(KEY))
 
 
 def _array(spec: Any, name: str) -> np.ndarray:
@@ -52,5 +50,5 @@ def _array(spec: Any, name: str) -> np.ndarray:
 def write(weights: Weights) -> bytes:
     from safetensors.numpy import save
 
-    tensors = {names.to_torch(name): np.array(tensor, order='C') for name, tensor in weights.tensors.items()}
+    tensors = {to_torch(name): np.array(tensor, order='C') for name, tensor in weights.tensors.items()}
     return save(tensors, {KEY: weights.metadata.dumps()})

@@ -221,7 +221,7 @@ def test_bad_input_is_one_sentence(tmp_path, trained):
 
 def test_nothing_else_is_replaced(tmp_path, trained, capsys):
     (tmp_path / 'x.json').write_text('{"mine": 1}')
-    with pytest.raises(trainer.InputError, match=r'x\.json is no report'):
+    with pytest.raises(trainer.InputError, match=r'x\.json is not a report'):
         main(['compress', str(trained), '-o', str(tmp_path / 'x.sqz'), *QUICK])
     assert main(['compress', str(trained), '-o', str(tmp_path / 'a.sqz'), '--lossless']) == 0
     before = (tmp_path / 'a.sqz').read_bytes()

@@ -9,9 +9,8 @@ from collections import OrderedDict
 import numpy as np
 
 from squeeze_net.weights import Weights
-from squeeze_net.weights.formats import caffemodel, net, npz, safetensors, wire
-from squeeze_net.weights.formats.wire import put
-from squeeze_net.weights.names import to_torch
+from squeeze_net.weights.formats import caffemodel, net, npz, safetensors
+from squeeze_net.weights.formats.layer_names import to_torch
 from trainer.data.metadata import Metadata
 from trainer.data.preprocessing import PREPROCESSINGS
 
@@ -22,6 +21,28 @@ def tensors(seed=0):
     rng = np.random.default_rng(seed)
     shapes = {'conv1/W': (4, 3, 3, 3), 'conv1/b': (4,), 'fire2/squeeze1x1/W': (2, 4, 1, 1), 'conv10/W': (4, 2, 1, 1)}
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def key(field, wire_type):
+    """Of a field in the wire format of protocol buffers; wire types: 0 varint, 2 bytes, 5 32-bit."""
+    return encoded(field << 3 | wire_type)
+
+
+def encoded(value):
+    """A varint."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def put(field, value):
+    """A field with its key: a varint or bytes."""
+    if isinstance(value, int):
+        return key(field, 0) + encoded(value)
+    raw = value.encode() if isinstance(value, str) else value
+    return key(field, 2) + encoded(len(raw)) + raw
 
 
 def weights():
@@ -37,7 +58,7 @@ def caffe_v1(data_type='float'):
         if data_type == 'double':
             return legacy + put(8, tensor.astype('<f8').tobytes())
         if data_type == 'unpacked':
-            return legacy + b''.join(wire.key(5, wire.FIXED32) + struct.pack('<f', x) for x in tensor.reshape(-1))
+            return legacy + b''.join(key(5, 5) + struct.pack('<f', x) for x in tensor.reshape(-1))
         return legacy + put(5, tensor.astype('<f4').tobytes())
 
     found = tensors()
@@ -138,7 +159,7 @@ def onnx():
     found = tensors()
 
     def tensor(name, array, kind):
-        return put(1, b''.join(map(wire.encoded, array.shape))) + put(2, kind) + put(8, name) + put(9, array.tobytes())
+        return put(1, b''.join(map(encoded, array.shape))) + put(2, kind) + put(8, name) + put(9, array.tobytes())
 
     graph = b''.join(put(5, tensor(name, array, 1)) for name, array in found.items())
     graph += put(5, tensor('sizes', np.array([64, 64], np.int64), 7))

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import trainer
 from squeeze_net import NETWORKS, weights
-from squeeze_net.weights import Weights, files, tensors_of
+from squeeze_net.weights import Weights, tensors_of
+from squeeze_net.weights import io as weights_io
 from squeeze_net.weights.__main__ import main
 from squeeze_net.weights.formats import net
 from trainer.data.metadata import Metadata
@@ -34,7 +35,7 @@ def assert_same(found, expected):
 
 
 def parse(raw, suffix):
-    return files.parse(memoryview(raw), suffix, 'file')
+    return weights_io.parse(memoryview(raw), suffix, 'file')
 
 
 @needs_data
@@ -229,10 +230,10 @@ def test_command(tmp_path, capsys):
     assert main([str(tmp_path / 'b.safetensors')]) == 0
     assert 'preprocessing torchvision, 224 px' in capsys.readouterr().out
     for argv, message in (
-        ([str(tmp_path / 'no.npz')], 'does not exist; expected a file of weights, or a published one'),
+        ([str(tmp_path / 'no.npz')], 'does not exist; expected a weights file, or a published one'),
         ([str(tmp_path / 'a.npz'), str(tmp_path / 'x.h5')], r'expected a name that ends in \.npz'),
-        ([str(names)], 'is no file of weights'),
-        ([str(tmp_path / 'a.npz'), '--reset-classifier', '0'], 'has to be 1 or more'),
+        ([str(names)], 'is not a weights file'),
+        ([str(tmp_path / 'a.npz'), '--reset-classifier', '0'], 'must be 1 or more'),
     ):
         with pytest.raises(trainer.InputError, match=message):
             main(argv)

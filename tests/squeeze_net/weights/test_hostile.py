@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import samples
+from samples import encoded, key, put
 
 import trainer
-from squeeze_net.weights import files
-from squeeze_net.weights.formats import net, wire
-from squeeze_net.weights.formats.wire import put
+from squeeze_net.weights import io as weights_io
+from squeeze_net.weights.formats import net
 
 ROOT = Path(__file__).parents[3]
 MAX_MEMORY = 64 << 20  # bytes, for files of some kilobytes
@@ -25,7 +25,7 @@ VALID = samples.all_files()
 
 
 def parse(raw, suffix):
-    return files.parse(memoryview(raw), suffix, 'the file')
+    return weights_io.parse(memoryview(raw), suffix, 'the file')
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -95,7 +95,7 @@ def safetensors_of(header, data=b'\0' * 16):
 
 
 def tensor_of(shape, raw=b'\0' * 16):
-    return put(1, b''.join(map(wire.encoded, shape))) + put(2, 1) + put(8, 'conv1/W') + put(9, raw)
+    return put(1, b''.join(map(encoded, shape))) + put(2, 1) + put(8, 'conv1/W') + put(9, raw)
 
 
 def pth_of(size, stride, n=4):
@@ -121,29 +121,33 @@ LIES = {
     'safetensors, a huge shape': (
         '.safetensors',
         safetensors_of({'a/W': {'dtype': 'F32', 'shape': [HUGE, HUGE], 'data_offsets': [0, 16]}}),
-        'is no .safetensors',
+        'is not a .safetensors',
     ),
     'safetensors, beyond the end': (
         '.safetensors',
         safetensors_of({'a/W': {'dtype': 'F32', 'shape': [1000], 'data_offsets': [0, 4000]}}),
-        'is no .safetensors',
+        'is not a .safetensors',
     ),
-    'safetensors, deep JSON': ('.safetensors', struct.pack('<Q', 20000) + b'[' * 20000, 'is no .safetensors'),
-    'onnx, a huge shape': ('.onnx', put(7, put(5, tensor_of((HUGE, HUGE)))), 'holds 4 numbers'),
+    'safetensors, deep JSON': ('.safetensors', struct.pack('<Q', 20000) + b'[' * 20000, 'is not a .safetensors'),
+    'onnx, a huge shape': ('.onnx', put(7, put(5, tensor_of((HUGE, HUGE)))), 'cannot be read'),
     'onnx, many dimensions': ('.onnx', put(7, put(5, tensor_of([1] * 5000))), None),
-    'onnx, a tensor elsewhere': ('.onnx', put(7, put(5, tensor_of([4], b'') + put(13, b'x'))), 'another file'),
-    'caffemodel, a huge length': ('.caffemodel', wire.key(100, wire.BYTES) + wire.encoded(1 << 62), 'declares'),
+    'onnx, a tensor elsewhere': (
+        '.onnx',
+        put(7, put(5, tensor_of([4], b'') + put(13, put(1, 'location') + put(2, 'x')))),
+        'another file',
+    ),
+    'caffemodel, a huge length': ('.caffemodel', key(100, 2) + encoded(1 << 62), 'cut short'),
     'caffemodel, a huge blob': (
         '.caffemodel',
-        put(100, put(1, 'conv1') + put(7, put(7, put(1, wire.encoded(HUGE) * 2)) + put(5, b'\0' * 16))),
+        put(100, put(1, 'conv1') + put(7, put(7, put(1, encoded(HUGE) * 2)) + put(5, b'\0' * 16))),
         'holds 4 numbers',
     ),
     'caffemodel, many layers': ('.caffemodel', put(100, put(1, 'a')) * 5000, 'more than 4096 layers'),
-    'caffemodel, an endless number': ('.caffemodel', b'\xff' * 200, 'within a number'),
+    'caffemodel, an endless number': ('.caffemodel', b'\xff' * 200, 'not a NetParameter'),
     'pth, a huge tensor of one value': ('.pth', pth_of((1 << 10, 1 << 10), (0, 0)), 'in a storage of 4'),
     'pth, beyond its storage': ('.pth', pth_of((2, 2), (2, 4)), 'beyond its storage'),
     'pth, before its storage': ('.pth', pth_of((2, 2), (-2, 1)), 'strides'),
-    'pth, a loop': ('.pth', pickled_loop(), 'is no tensor'),
+    'pth, a loop': ('.pth', pickled_loop(), 'is not a tensor'),
     'pth, a bomb': ('.pth', zip_bomb('model/data.pkl', 17), 'more than 16 MB'),
     'net, huge counts': ('.net', b'\xff' * 4 * 26, 'its header says'),
 }

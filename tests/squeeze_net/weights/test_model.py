@@ -6,7 +6,7 @@ import pytest
 import trainer
 from squeeze_net import NETWORKS, weights
 from squeeze_net.weights import Weights, tensors_of
-from squeeze_net.weights.model import classifier_of, fill, recognise
+from squeeze_net.weights.network import classifier_of, fill, identify
 from trainer.data.metadata import Metadata
 
 
@@ -45,9 +45,9 @@ def test_faults_are_named_and_nothing_changes(model, change, message):
 
 
 @pytest.mark.parametrize('network', NETWORKS)
-def test_networks_are_recognised(network):
+def test_networks_are_identifyd(network):
     size = 64 if network == 'alexnet' else 122
-    found = recognise(Weights(tensors_of(NETWORKS[network](6, size))))
+    found = identify(Weights(tensors_of(NETWORKS[network](6, size))))
     expected = network.replace('_simple', '')  # a bypass without weights does not show
     assert (found.metadata.network, found.metadata.n_class) == (expected, 6)
 

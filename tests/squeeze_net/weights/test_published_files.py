@@ -64,7 +64,7 @@ def test_offline_it_says_where_to_put_the_file(served):
 def test_a_path_is_itself_and_another_name_is_refused(served):
     (served / 'mine').write_bytes(b'x')
     assert find(served / 'mine') == served / 'mine'
-    with pytest.raises(trainer.InputError, match=r'nothing does not exist; expected a file of weights, or .* mine'):
+    with pytest.raises(trainer.InputError, match=r'nothing does not exist; expected a weights file, or .* mine'):
         find('nothing')
 
 

@@ -171,7 +171,7 @@ def _read_batch(edition: Edition, raw: bytes, name: str) -> tuple[Split, bool]:
         raise InputError(
             f'{name}: {edition.label_key} are {labels.min()}..{labels.max()}, expected 0..{edition.n_class - 1}'
         )
-    split = Split(data.reshape(-1, 3, 32, 32), labels.astype(np.int32))
+    split = Split(np.asarray(data).reshape(-1, 3, 32, 32), labels.astype(np.int32))
     filenames = batch.get('filenames')
     is_jpeg = _is_text_list(filenames) and any(_text(f).endswith(JPEG_SUFFIXES) for f in filenames)
     return split, is_jpeg

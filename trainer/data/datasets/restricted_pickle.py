@@ -1,18 +1,20 @@
 """Pickles of NumPy arrays read as data: nothing they name is imported or called.
 
-`pickle.load` runs whatever its file says.  Here `pickletools` splits the file into opcodes, and the few that
-containers, strings, numbers and plain arrays are made of are interpreted below; any other opcode or name is refused.
-A hostile file can neither run code nor allocate more than a small multiple of its own size.
+`pickle.load` runs whatever its file says. Here a first pass by `pickletools` admits only the opcodes of containers,
+strings, numbers and calls, and bounds their number; then `pickle.Unpickler` reads the file, and gets stand-ins for the
+few names that plain arrays need. A hostile file can neither run code nor allocate more than a small multiple of its
+size: after the first pass every length lies inside the file, and each opcode makes at most one small object.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import pickle
 import pickletools
 import re
-from enum import Enum, auto
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,21 @@ from trainer.errors import InputError
 
 MAX_BYTES = 256 << 20  # the largest file of CIFAR-10 and CIFAR-100 has 155 MB
 MAX_OPCODES = 1 << 20  # that file has some 200,000; an opcode makes at most one object
+MAX_TUPLES = 1 << 14  # hashing a tuple that is nested more deeply than this could overflow C's stack
+FAULTS: tuple[type[Exception], ...] = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError)
+FAULTS += (AttributeError, OverflowError, RecursionError)
+
+_NUMBERS = 'INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT NONE NEWTRUE NEWFALSE'
+_STRINGS = (
+    'STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 '
+    'BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8'
+)
+_TUPLES = 'TUPLE TUPLE1 TUPLE2 TUPLE3'
+_CONTAINERS = 'LIST EMPTY_LIST APPEND APPENDS EMPTY_TUPLE DICT EMPTY_DICT SETITEM SETITEMS MARK'
+_MEMO = 'PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET'
+_CALLS = 'GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID'
+_ADMITTED = frozenset(f'{_NUMBERS} {_STRINGS} {_TUPLES} {_CONTAINERS} {_MEMO} {_CALLS} PROTO FRAME STOP'.split())
+_PLAIN_DTYPE = re.compile(r'[|<>=]?(b1|[iu][1248]|f[248])')
 
 
 def read_pickle(raw: bytes, name: str) -> Any:
@@ -29,205 +46,112 @@ def read_pickle(raw: bytes, name: str) -> Any:
         raw: the whole file, of any protocol, written by Python 2 or 3, at most MAX_BYTES.
         name: what messages call the file.
     Returns:
-        The value; the 8-bit strings of Python 2 come as bytes.
+        The value; the 8-bit strings of Python 2 come as bytes, some arrays as a subclass of ndarray.
     Raises:
         InputError: the file is too large, cut short, or holds anything but such data.
     """
     try:
-        return _ArrayMachine(raw).run()
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+        if len(raw) > MAX_BYTES:
+            raise ValueError(f'it has {len(raw)} bytes, more than {MAX_BYTES}')
+        return _ArrayUnpickler(raw).load()
+    except FAULTS as error:
         raise InputError(f'{name} cannot be read as a pickle of plain arrays: {str(error)[:120]}') from None
 
 
-class _Global(Enum):
-    """The names a pickled array refers to; nothing else may be named."""
+def check_opcodes(file: io.BytesIO) -> None:
+    """Refuse the pickle at which a file stands unless it is whole and all its opcodes are admitted.
 
-    RECONSTRUCT = auto()
-    FROMBUFFER = auto()
-    SCALAR = auto()
-    NDARRAY = auto()
-    DTYPE = auto()
-    ENCODE = auto()
-    BYTES = auto()
+    The file then stands where it stood.
 
-
-_GLOBALS = {
-    ('numpy', 'ndarray'): _Global.NDARRAY,
-    ('numpy', 'dtype'): _Global.DTYPE,
-    ('_codecs', 'encode'): _Global.ENCODE,  # how Python 3 writes bytes for Python 2 ...
-    ('__builtin__', 'bytes'): _Global.BYTES,  # ... and b''
-}
-for _core in 'numpy.core', 'numpy._core':  # before and since NumPy 2
-    _GLOBALS[f'{_core}.multiarray', '_reconstruct'] = _Global.RECONSTRUCT
-    _GLOBALS[f'{_core}.multiarray', 'scalar'] = _Global.SCALAR
-    _GLOBALS[f'{_core}.numeric', '_frombuffer'] = _Global.FROMBUFFER
-
-_PLAIN_DTYPE = re.compile(r'[|<>=]?(b1|[iu][1248]|f[248])')
+    Raises:
+        ValueError: it is cut short, or has an opcode that data do not need, or too many of them.
+    """
+    start = file.tell()
+    n_tuple = 0
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name not in _ADMITTED:
+            raise ValueError(f'opcode {opcode.name} is not admitted')
+        n_tuple += opcode.name.startswith('TUPLE')
+        if count == MAX_OPCODES or n_tuple > MAX_TUPLES:
+            raise ValueError(f'it has more than {MAX_OPCODES} opcodes or {MAX_TUPLES} tuples')
+        # The memo is an array as long as its largest index.
+        if opcode.name.endswith('PUT') and int(argument or 0) >= MAX_OPCODES:
+            raise ValueError(f'it has a place {argument} in the memo, expected less than {MAX_OPCODES}')
+    file.seek(start)
 
 
-class StackMachine:
-    """The stack machine of the pickle format, with the opcodes that data need.
-
-    What names, calls and states mean is a subclass's matter; here, none is admitted.
+class DataUnpickler(pickle.Unpickler):
+    """Reads a pickle whose every call goes to `call`.
 
     Args:
-        raw: a pickle, or a file that stands at the beginning of one.
+        file: stands at the beginning of a pickle, and after `load` behind it.
+    Raises:
+        ValueError: at construction, what `check_opcodes` raises.
     """
 
-    def __init__(self, raw: bytes | io.BytesIO) -> None:
-        self.raw = raw
-        self.stack: list[Any] = []
-        self.marks: list[int] = []  # heights of the stack
-        self.memo: dict[int, Any] = {}
+    names: frozenset[tuple[str, str]] = frozenset()  # module and name of what `call` knows
 
-    def admit(self, module: str, name: str) -> Any:
-        """What stands for a name on the stack."""
-        raise ValueError(f'it names {module!r} {name!r}')
+    def __init__(self, file: io.BytesIO) -> None:
+        check_opcodes(file)
+        super().__init__(file, encoding='bytes')
 
-    def call(self, function: Any, arguments: Any) -> Any:
-        """What becomes of calling what `admit` gave."""
-        raise ValueError('it calls something')
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        """A function of its own for each mention of a name, so that a pickle can set no attribute of a shared one."""
+        if (module, name) not in self.names:
+            raise ValueError(f'it names {module[:60]!r} {name[:60]!r}, which such data do not need')
+        return lambda *arguments: self.call(f'{module}.{name}', arguments)
 
-    def set_state(self, target: Any, state: Any) -> None:
-        raise ValueError('it sets a state')
-
-    def load_persistent(self, identity: Any) -> Any:
-        """What an identity stands for that the writer has kept outside the pickle."""
-        raise ValueError('it refers to something outside')
-
-    def run(self) -> Any:
-        """The value.
-
-        Raises:
-            ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError: it is broken, or not
-                data.
-        """
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(self.raw)):
-            if count == MAX_OPCODES:
-                raise ValueError(f'it has more than {MAX_OPCODES} opcodes')
-            if opcode.name == 'STOP':
-                break
-            self.step(opcode.name, argument)
-        return self.stack.pop()
-
-    def step(self, opcode: str, argument: Any) -> None:
-        stack = self.stack
-        match opcode:
-            case 'BININT1' | 'BININT2' | 'BININT' | 'INT' | 'LONG' | 'LONG1' | 'LONG4' | 'BINFLOAT' | 'FLOAT':
-                stack.append(argument)
-            case 'SHORT_BINSTRING' | 'BINSTRING' | 'STRING':  # 8-bit; pickletools decodes them as Latin-1
-                stack.append(argument.encode('latin-1'))
-            case 'SHORT_BINBYTES' | 'BINBYTES' | 'BINBYTES8' | 'BYTEARRAY8':
-                stack.append(argument)
-            case 'SHORT_BINUNICODE' | 'BINUNICODE' | 'BINUNICODE8' | 'UNICODE':
-                stack.append(argument)
-            case 'NONE':
-                stack.append(None)
-            case 'NEWTRUE' | 'NEWFALSE':
-                stack.append(opcode == 'NEWTRUE')
-            case 'BINPUT' | 'LONG_BINPUT' | 'PUT':
-                self.memo[argument] = stack[-1]
-            case 'MEMOIZE':
-                self.memo[len(self.memo)] = stack[-1]
-            case 'BINGET' | 'LONG_BINGET' | 'GET':
-                stack.append(self.memo[argument])
-            case 'MARK':
-                self.marks.append(len(stack))
-            case 'EMPTY_LIST' | 'LIST':
-                stack.append(self.pop_to_mark() if opcode == 'LIST' else [])
-            case 'APPEND' | 'APPENDS':
-                items = self.pop_to_mark() if opcode == 'APPENDS' else [stack.pop()]
-                _expect(stack[-1], list).extend(items)
-            case 'EMPTY_TUPLE' | 'TUPLE':
-                stack.append(tuple(self.pop_to_mark() if opcode == 'TUPLE' else ()))
-            case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
-                stack.append(tuple(self.pop(int(opcode[-1]))))
-            case 'EMPTY_DICT' | 'DICT':
-                stack.append(_pairs(self.pop_to_mark() if opcode == 'DICT' else []))
-            case 'SETITEM' | 'SETITEMS':
-                items = self.pop_to_mark() if opcode == 'SETITEMS' else self.pop(2)
-                _expect(stack[-1], dict).update(_pairs(items))
-            case 'GLOBAL':
-                stack.append(self.admit(*argument.split(' ', 1)))
-            case 'STACK_GLOBAL':
-                stack.append(self.admit(*map(_text, self.pop(2))))
-            case 'BINPERSID':
-                stack.append(self.load_persistent(stack.pop()))
-            case 'REDUCE':
-                stack.append(self.call(*self.pop(2)))
-            case 'BUILD':
-                state = stack.pop()
-                self.set_state(stack[-1], state)
-            case 'PROTO' | 'FRAME':
-                pass
-            case _:
-                raise ValueError(f'opcode {opcode} is not admitted')
-
-    def pop(self, n: int) -> list[Any]:
-        if len(self.stack) < n:
-            raise ValueError('its stack runs empty')
-        items = self.stack[-n:]
-        del self.stack[-n:]
-        return items
-
-    def pop_to_mark(self) -> list[Any]:
-        mark = self.marks.pop()
-        items = self.stack[mark:]
-        del self.stack[mark:]
-        return items
+    def call(self, function: str, arguments: tuple[Any, ...]) -> Any:
+        """The result of a call in the pickle."""
+        raise NotImplementedError
 
 
-class _ArrayMachine(StackMachine):
+_NDARRAY = 'ndarray'  # what stands for the class
+
+
+class _ArrayUnpickler(DataUnpickler):
     """Makes plain arrays."""
 
+    names = frozenset(
+        (f'{package}.{module}', name)
+        for package in ('numpy.core', 'numpy._core')  # before and since NumPy 2
+        for module, name in (('multiarray', '_reconstruct'), ('multiarray', 'scalar'), ('numeric', '_frombuffer'))
+    ) | {
+        ('numpy', 'dtype'),
+        ('_codecs', 'encode'),  # how Python 3 writes bytes for Python 2 ...
+        ('__builtin__', 'bytes'),  # ... and b''
+    }
+
     def __init__(self, raw: bytes) -> None:
-        if len(raw) > MAX_BYTES:
-            raise ValueError(f'it has {len(raw)} bytes, more than {MAX_BYTES}')
-        super().__init__(raw)
+        super().__init__(io.BytesIO(raw))
         self.budget = 2 * len(raw)  # bytes that calls may still make: an array of a str encoded just before
 
-    def admit(self, module: str, name: str) -> _Global:
-        if (admitted := _GLOBALS.get((module, name))) is None:
-            raise ValueError(f'it names {module!r} {name!r}, which no plain array needs')
-        return admitted
+    def find_class(self, module: str, name: str) -> Any:
+        return _NDARRAY if (module, name) == ('numpy', 'ndarray') else super().find_class(module, name)
 
-    def call(self, function: Any, arguments: Any) -> Any:
-        match function, arguments:
-            case _Global.RECONSTRUCT, (_Global.NDARRAY, (0,), 'b' | b'b'):
-                return np.empty(0, np.int8)  # set_state fills it
-            case _Global.DTYPE, (str() | bytes() as code, *_):
+    def call(self, function: str, arguments: tuple[Any, ...]) -> Any:
+        match function.rpartition('.')[2], arguments:
+            case '_reconstruct', ('ndarray', (0,), 'b' | b'b'):
+                return _Array(self)
+            case 'dtype', (str() | bytes() as code, *_):
                 return _Dtype(_text(code))
-            case _Global.ENCODE, (str() as text, 'latin1' | 'latin-1'):
+            case 'encode', (str() as text, 'latin1' | 'latin-1'):
                 self.spend(len(text))
                 return text.encode('latin-1')
-            case _Global.BYTES, ():
+            case 'bytes', ():
                 return b''
-            case _Global.SCALAR, (_Dtype(plain=dtype), bytes() as data):
-                return self.array(data, dtype, (), 'C')[()]
-            case _Global.FROMBUFFER, (
+            case 'scalar', (_Dtype(plain=dtype), bytes() as data):
+                self.check_size(data, dtype, ())
+                return np.frombuffer(data, dtype)[0]
+            case '_frombuffer', (
                 bytes() | bytearray() as data,
                 _Dtype(plain=dtype),
                 tuple() as shape,
                 'C' | 'F' as order,
             ):
-                return self.array(data, dtype, shape, order)
-        raise ValueError('it calls something with arguments no plain array has')
-
-    def set_state(self, target: Any, state: Any) -> None:
-        match target, state:
-            case _Dtype(), (3, '|' | '<' | '>' | b'|' | b'<' | b'>' as order, None, None, None, -1, -1, 0):
-                target.plain = target.plain.newbyteorder(_text(order))  # type: ignore[arg-type]
-            case np.ndarray(), (1, tuple() as shape, _Dtype(plain=dtype), is_fortran, bytes() as data):
                 self.check_size(data, dtype, shape)
-                target.__setstate__((1, shape, dtype, bool(is_fortran), data))  # type: ignore[arg-type]
-            case _:
-                raise ValueError('it sets a state no plain array has')
-
-    def array(
-        self, data: bytes | bytearray, dtype: np.dtype, shape: tuple[Any, ...], order: Literal['C', 'F']
-    ) -> np.ndarray:
-        self.check_size(data, dtype, shape)
-        return np.frombuffer(data, dtype).reshape(shape, order=order)
+                return np.frombuffer(data, dtype).reshape(shape, order=order)
+        raise ValueError('it calls something with arguments that no plain array has')
 
     def check_size(self, data: bytes | bytearray, dtype: np.dtype, shape: tuple[Any, ...]) -> None:
         """A declared shape allocates nothing before the bytes at hand are found to fill it exactly."""
@@ -244,24 +168,41 @@ class _ArrayMachine(StackMachine):
 class _Dtype:
     """A dtype under construction: its byte order comes after it, and NumPy's own are immutable."""
 
+    __slots__ = ('plain',)
+
     def __init__(self, code: str) -> None:
         if not _PLAIN_DTYPE.fullmatch(code):
             raise ValueError(f'dtype {code!r} is not a plain number')
         self.plain = np.dtype(code)
 
-
-def _pairs(items: list[Any]) -> dict[Any, Any]:
-    keys = items[::2]
-    if not all(isinstance(key, str | bytes | int) for key in keys):  # hashing deep tuples would overflow C's stack
-        raise ValueError('a key is neither a string nor a number')
-    return dict(zip(keys, items[1::2], strict=True))
-
-
-def _expect(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind):
-        raise TypeError(f'it holds something else where a {kind.__name__} is needed')
-    return value
+    def __setstate__(self, state: Any) -> None:
+        match state:
+            case (3, '|' | '<' | '>' | b'|' | b'<' | b'>' as order, None, None, None, -1, -1, 0):
+                self.plain = self.plain.newbyteorder(_text(order))  # type: ignore[arg-type]
+            case _:
+                raise ValueError('it sets a state that no plain dtype has')
 
 
-def _text(value: Any) -> str:
-    return value.decode('latin-1') if isinstance(value, bytes) else _expect(value, str)
+class _Array(np.ndarray):
+    """An array under construction, filled by the one state that comes after it."""
+
+    def __new__(cls, unpickler: _ArrayUnpickler) -> _Array:
+        array = np.empty(0, np.int8).view(cls)
+        array.unpickler = unpickler
+        return array
+
+    def __array_finalize__(self, _: Any) -> None:
+        self.unpickler: _ArrayUnpickler | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        match self.unpickler, state:
+            case _ArrayUnpickler() as unpickler, (1, tuple() as shape, _Dtype(plain=dtype), order, bytes() as data):
+                unpickler.check_size(data, dtype, shape)
+                super().__setstate__((1, shape, dtype, bool(order), data))  # type: ignore[arg-type]
+                self.unpickler = None
+            case _:
+                raise ValueError('it sets a state that no plain array has')
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode('latin-1') if isinstance(value, bytes) else value

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_net.weights.file import Weights
 from squeeze_net.weights.formats.sqz.tensor import DTYPES, KINDS, MAX_CODEBOOK, MAX_VALUES, Coded, decode, encode
+from squeeze_net.weights.record import Weights
 from trainer.data.metadata import Metadata
 from trainer.errors import InputError
 from trainer.files import atomic_write
@@ -101,7 +101,7 @@ class Archive:
 
 
 def read(raw: memoryview) -> Weights:
-    """The weights in an archive; of the form of `squeeze_net.weights.READERS`.
+    """The weights in an archive.
 
     Raises:
         InputError: no archive, a damaged one, or one of numbers out of range.
@@ -148,7 +148,7 @@ def _parse_entry(row: Any, offset: int) -> Entry:
         and len(shape) <= MAX_DIMS
     )
     if not is_sound or not all(type(number) is int and 0 <= number <= LARGEST for number in numbers):
-        raise InputError(f'its header holds {ascii(row)[:80]}, which is no tensor')
+        raise InputError(f'its header holds {ascii(row)[:80]}, which is not a tensor')
     n_value = math.prod(shape)
     if kind >= len(KINDS) or n_value > MAX_VALUES or n_nonzero > n_value or n_codebook > MAX_CODEBOOK:
         raise InputError(f'{name} is of the kind {kind} and shape {shape}, {n_nonzero} not 0, {n_codebook} distinct')
@@ -182,8 +182,13 @@ def pack(weights: Weights, half: frozenset[str] = frozenset()) -> tuple[bytes, d
     return head + body, coded
 
 
-def write(weights: Weights, path: Path, half: frozenset[str] = frozenset()) -> dict[str, Coded]:
-    """Write an archive, whole or not at all; returns what became of each tensor."""
+def write(weights: Weights) -> bytes:
+    """The bytes of an archive, without loss."""
+    return pack(weights)[0]
+
+
+def save(weights: Weights, path: Path, half: frozenset[str] = frozenset()) -> dict[str, Coded]:
+    """Write an archive to a file, whole or not at all; returns what became of each tensor."""
     raw, coded = pack(weights, half)
     with atomic_write(path) as file:
         file.write(raw)

@@ -185,7 +185,7 @@ def _decode(raw: bytes, count: int, counts: np.ndarray) -> np.ndarray:
             raise InputError('a coded tensor has bytes where none are needed')
         return np.full(count, used[0] if used.size else 0, np.int32)
     if len(raw) % 4:
-        raise InputError(f'a block of a coded tensor has {len(raw)} bytes, which is no whole number of words')
+        raise InputError(f'a block of a coded tensor has {len(raw)} bytes, which is not a whole number of words')
     coder = _constriction().stream.queue.RangeDecoder(np.frombuffer(raw, '<u4').astype(np.uint32))
     try:
         symbols = used[coder.decode(_model(counts[used]), count)]

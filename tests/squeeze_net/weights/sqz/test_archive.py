@@ -70,11 +70,11 @@ def test_the_shortest_kind_is_taken():
 
 def test_archives_to_the_bit_and_one_layer_alone(tmp_path):
     expected = small()
-    archive.write(expected, tmp_path / 'a.sqz')
+    archive.save(expected, tmp_path / 'a.sqz')
     opened = Archive((tmp_path / 'a.sqz').read_bytes())
     assert opened.metadata == METADATA
     assert opened['conv2/W'].tobytes() == expected.tensors['conv2/W'].tobytes()
-    found = weights.read(tmp_path / 'a.sqz')  # like any file of weights
+    found = weights.read(tmp_path / 'a.sqz')  # like any weights file
     assert found.tensors.keys() == expected.tensors.keys()
     for name, tensor in expected.tensors.items():
         assert found.tensors[name].tobytes() == tensor.tobytes() and found.tensors[name].shape == tensor.shape
@@ -108,7 +108,7 @@ def test_the_format_stays():
     assert GOLDEN.read_bytes()[opened.n_header :] == raw[start:]
 
 
-# ---- what is no archive ----
+# ---- what is not an archive ----
 
 
 def sealed(header, body=b'', n_text=None, version=1):
@@ -136,15 +136,15 @@ def header(*rows):
         (sealed(b'0' * (1 << 22), n_text=100), 'does not unpack'),
         (sealed(header()), 'lists no tensors'),
         (sealed(header(['a', 0, [1], 'float32', 0, 0])), 'cannot be read'),
-        (sealed(header(['a', 0, [-1], 'float32', 0, 0, 0])), 'is no tensor'),
-        (sealed(header(['a', 0, [1], 'object', 0, 0, 0])), 'is no tensor'),
+        (sealed(header(['a', 0, [-1], 'float32', 0, 0, 0])), 'is not a tensor'),
+        (sealed(header(['a', 0, [1], 'object', 0, 0, 0])), 'is not a tensor'),
         (sealed(header(['a', 0, [1 << 28], 'float32', 0, 0, 0])), 'shape'),
-        (sealed(header(['a', 0, [0, 1 << 70], 'float32', 0, 0, 0])), 'is no tensor'),
-        (sealed(header(['a', 0, [1], 'float32', 0, 0, 10**400])), 'is no tensor'),
+        (sealed(header(['a', 0, [0, 1 << 70], 'float32', 0, 0, 0])), 'is not a tensor'),
+        (sealed(header(['a', 0, [1], 'float32', 0, 0, 10**400])), 'is not a tensor'),
         (sealed(header(['a', 0, [1], 'float32', 0, 0, 2])), '2 not 0'),
         (sealed(header(['a', 1, [1], 'float32', 0, 5000, 0])), '5000 distinct'),
-        (sealed(header(['\ud800', 0, [1], 'float32', 0, 0, 0])), 'is no tensor'),
-        (sealed(header(['\x1b[2J', 0, [1], 'float32', 0, 0, 0])), 'is no tensor'),
+        (sealed(header(['\ud800', 0, [1], 'float32', 0, 0, 0])), 'is not a tensor'),
+        (sealed(header(['\x1b[2J', 0, [1], 'float32', 0, 0, 0])), 'is not a tensor'),
         (sealed(header(['a', 7, [1], 'float32', 0, 0, 0])), 'kind 7'),
         (sealed(header(*[[f'a{i}', 2, [1 << 26], 'float32', 0, 0, 0] for i in range(5)])), 'more than'),
         (sealed(header(['a', 0, [1], 'float32', 5, 0, 0], ['a', 0, [1], 'float32', 5, 0, 0])), 'twice'),

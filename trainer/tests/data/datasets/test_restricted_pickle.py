@@ -18,6 +18,8 @@ CORE = b'cnumpy.core.multiarray\n'
 RECONSTRUCT = CORE + b'_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R'
 UINT8 = b'cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb'
 
+STATE = b'(K\x01K\x01\x85' + UINT8 + b'\x89U\x01xtb'
+
 
 def assert_same(found, expected):
     assert found.dtype.newbyteorder('=') == expected.dtype.newbyteorder(
@@ -103,7 +105,8 @@ HOSTILE = {
     'items for a number': b'K\x00K\x01a.',
     'an odd dict': b'(K\x01d.',
     'a pop of nothing': b'\x86.',
-    'the state of a number': b'K\x01Nb.',
+    'the state of a number': b'K\x01}K\x00K\x01sb.',
+    'a second state of an array': RECONSTRUCT + STATE + STATE + b'.',
     'a call of a number': b'K\x01)R.',
     'nothing': b'',
     'no end': b'K\x01',
@@ -120,7 +123,8 @@ def test_hostile_files_are_refused(raw):
 
 def test_a_large_place_in_the_memo_allocates_nothing():
     start = time.perf_counter()
-    assert read_pickle(b'K\x07r\xff\xff\xff\x7f.', 'file') == 7
+    with pytest.raises(InputError, match='a place 2147483647 in the memo'):
+        read_pickle(b'K\x07r\xff\xff\xff\x7f.', 'file')
     assert time.perf_counter() - start < 1
 
 
@@ -141,3 +145,10 @@ def test_large_files_are_refused(monkeypatch):
     monkeypatch.setattr(restricted_pickle, 'MAX_OPCODES', 100)
     with pytest.raises(InputError, match=r'more than 100 opcodes'):
         read_pickle(raw, 'file')
+
+
+def test_attributes_that_a_file_gives_a_function_last_no_longer_than_the_file():
+    function = CORE + b'_reconstruct\n'
+    slots = b'N}X\x0c\x00\x00\x00__defaults__K\x01\x85s\x86b'
+    read_pickle(b'\x80\x02' + function + slots + b'.', 'file')
+    assert_same(read_pickle(pickle.dumps(np.arange(3), 2), 'file'), np.arange(3))

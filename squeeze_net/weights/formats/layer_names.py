@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from squeeze_net.weights.record import Weights
+from trainer.data.metadata import Metadata
+
 FIRES = tuple(f'fire{n}' for n in range(2, 10))
 CONVOLUTIONS = (
     'conv1',
@@ -57,6 +60,16 @@ def torchvision_network(tensors: Mapping[str, np.ndarray]) -> str | None:
         if numbers == set(fires):
             return network
     return None
+
+
+def read_torch(tensors: Mapping[str, np.ndarray], text: str | None = None) -> Weights:
+    """Tensors by the keys of a state dict, or by the project's own names, as `Weights`.
+
+    Args:
+        text: the metadata as the file holds them; without them, the names tell torchvision's networks.
+    """
+    metadata = Metadata(network=torchvision_network(tensors)) if text is None else Metadata.loads(text)
+    return Weights(from_torch(tensors) if is_torch(tensors) else dict(tensors), metadata)
 
 
 def from_torch(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

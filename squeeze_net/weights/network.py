@@ -1,32 +1,31 @@
-"""From tensors to a network: which one they are of, and that each of them has its place."""
+"""Between tensors and networks: which network tensors are of, and filling it so that each tensor has its place."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import Any
 
 import chainer
 import numpy as np
 
-from squeeze_net import NETWORKS
-from squeeze_net.weights.file import Weights
+from squeeze_net.networks import BASELINES, NETWORKS
+from squeeze_net.weights.record import Weights
 from trainer.data.metadata import MAX_CLASSES
 from trainer.errors import InputError
 
 SHOWN = 3  # faults in a message
 IMAGENET_SIZE, CIFAR_SIZE = 227, 122  # px, where a file does not say
-COUNT = 'N'  # of the batches that a running statistic has seen; not all formats hold it, and inference needs it not
+COUNT = 'N'  # of the batches that a running statistic has seen; not all formats hold it, and inference does not need it
 
 
 def arrays_of(model: chainer.Chain) -> dict[str, Any]:
     """Parameters and running statistics by their paths, 'fire2/squeeze1x1/W'."""
-    found = {path[1:]: parameter.array for path, parameter in model.namedparams()}
+    arrays = {path[1:]: parameter.array for path, parameter in model.namedparams()}
     for path, link in model.namedlinks(skipself=True):
         for name in sorted(link._persistent):  # a set, whose order differs from process to process
             if hasattr(value := getattr(link, name), 'dtype'):
-                found[f'{path[1:]}/{name}'] = value
-    return found
+                arrays[f'{path[1:]}/{name}'] = value
+    return arrays
 
 
 def tensors_of(model: chainer.Chain) -> dict[str, np.ndarray]:
@@ -52,7 +51,7 @@ def classifier_of(network: str) -> frozenset[str]:
     return frozenset(name for name, shape in shapes_of(network).items() if other[name].shape != shape)
 
 
-def recognise(weights: Weights) -> Weights:
+def identify(weights: Weights) -> Weights:
     """The same with the network and the number of classes that names and shapes tell, where the file did not.
 
     Bypasses without weights do not show: such a network is taken for the one without.
@@ -60,17 +59,17 @@ def recognise(weights: Weights) -> Weights:
     metadata, tensors = weights.metadata, weights.tensors
     network = metadata.network
     if network is None:
-        by_cost = sorted(NETWORKS, key=lambda name: name in ('alexnet', 'vgg_bn'))  # which take a while to make
-        network = next((name for name in by_cost if _is_of(tensors, name)), None)
+        by_cost = sorted(NETWORKS, key=lambda name: name in BASELINES)  # which take a while to make
+        network = next((name for name in by_cost if _fits(tensors, name)), None)
     n_class = metadata.n_class
     if n_class is None and network in NETWORKS:
         sizes = {tensors[name].shape[0] for name in classifier_of(network) if name in tensors and tensors[name].ndim}
         if len(sizes) == 1 and 1 <= (size := sizes.pop()) <= MAX_CLASSES:
             n_class = size
-    return Weights(tensors, replace(metadata, network=network, n_class=n_class))
+    return weights.with_metadata(network=network, n_class=n_class)
 
 
-def _is_of(tensors: dict[str, np.ndarray], network: str) -> bool:
+def _fits(tensors: dict[str, np.ndarray], network: str) -> bool:
     """Whether these are the names of a network, and the shapes of its convolutions, but for the classifier."""
     shapes = shapes_of(network)
     if shapes.keys() != {name for name in tensors if name.rpartition('/')[2] != COUNT}:
@@ -103,6 +102,29 @@ def build(weights: Weights, purpose: str) -> tuple[chainer.Chain, int]:
         raise InputError(f'{metadata.network}: {error}') from None
     fill(model, weights.tensors)
     return model, size
+
+
+def start_from(model: chainer.Chain, network: str, weights: Weights, reset_classifier: bool) -> None:
+    """Give a network the weights of another training.
+
+    Args:
+        model: of `NETWORKS[network]`, with any number of classes.
+        weights: of the same network.
+        reset_classifier: keep the model's own classifier.
+    Raises:
+        InputError: they do not fit; says so of the classifier, which may be left out.
+    """
+    classifier = classifier_of(network)
+    arrays = arrays_of(model)
+    if not reset_classifier:
+        for name in sorted(classifier & weights.tensors.keys()):
+            given, expected = weights.tensors[name].shape, arrays[name].shape
+            if given != expected and given[1:] == expected[1:]:
+                raise InputError(
+                    f'the weights are of {given[0]} classes, the data of {expected[0]}: '
+                    'begin with a fresh classifier by --reset-classifier'
+                )
+    fill(model, weights.tensors, classifier if reset_classifier else frozenset())
 
 
 def fill(model: chainer.Chain, tensors: dict[str, np.ndarray], without: frozenset[str] = frozenset()) -> None:

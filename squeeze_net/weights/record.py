@@ -1,8 +1,9 @@
-"""What every file of weights is once read: tensors by the project's names, and what is known about them."""
+"""Weights as every format is read into: tensors by the project's names, and what is known about them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ MAX_FILE_BYTES = 1 << 30
 MAX_TENSOR_BYTES = 384 << 20  # what a file may unfold to, if it is packed, or if its tensors share their storage
 
 
-@dataclass
+@dataclass(frozen=True)
 class Weights:
     """Tensors and what belongs to them.
 
@@ -29,6 +30,10 @@ class Weights:
     def n_parameters(self) -> int:
         """Not counting the running statistics of batch normalisation."""
         return sum(tensor.size for name, tensor in self.tensors.items() if not is_statistic(name))
+
+    def with_metadata(self, **changes: Any) -> Weights:
+        """The same tensors, with other values in some fields of the metadata."""
+        return replace(self, metadata=replace(self.metadata, **changes))
 
 
 def is_statistic(name: str) -> bool:

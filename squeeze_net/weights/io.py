@@ -1,0 +1,118 @@
+"""Weights files by their suffix: read one of any format, write one, and start a network from one."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+
+import chainer
+
+from squeeze_net.weights.formats import FORMATS, WRITTEN
+from squeeze_net.weights.network import build, identify, start_from
+from squeeze_net.weights.published import find
+from squeeze_net.weights.record import MAX_FILE_BYTES, Weights
+from trainer.config import Config
+from trainer.data.preprocessing import PREPROCESSINGS
+from trainer.errors import InputError
+from trainer.files import atomic_write
+
+
+def read(path: str | Path) -> Weights:
+    """The weights in a file, by the project's names, with what the file says or shows about them.
+
+    Args:
+        path: ends in one of `FORMATS`.
+    Raises:
+        InputError: another suffix, or a file that is not what its suffix says; names it and the fault.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f'{path} is not a weights file: expected a name that ends in {", ".join(FORMATS)}')
+    try:
+        n_bytes = path.stat().st_size
+        if not 1 <= n_bytes <= MAX_FILE_BYTES or not path.is_file():
+            raise InputError(f'{path} has {n_bytes} bytes, expected a file of 1 .. {MAX_FILE_BYTES >> 20} MB')
+        with path.open('rb') as file:
+            raw = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise InputError(f'{path} cannot be read: {error.strerror}') from None
+    return parse(raw, suffix, str(path))
+
+
+def parse(raw: memoryview, suffix: str, name: str) -> Weights:
+    """As `read`, of the bytes of a file called `name`."""
+    form = FORMATS[suffix]
+    try:
+        weights = identify(form.read(raw))
+    except InputError as error:
+        raise InputError(f'{name} cannot be read as {suffix}: {error}') from None
+    except MemoryError:
+        raise InputError(f'{name} cannot be read as {suffix}: there is too little memory') from None
+    if weights.metadata.preprocessing is None and form.preprocessing is not None and weights.metadata.network:
+        weights = weights.with_metadata(preprocessing=PREPROCESSINGS[form.preprocessing])
+    return weights
+
+
+def write(weights: Weights, path: str | Path) -> list[Path]:
+    """Write a file, whole or not at all; beside a .caffemodel also its .prototxt.
+
+    Args:
+        path: ends in one of `WRITTEN`; .onnx and .caffemodel need to know the network.
+    Returns:
+        What was written.
+    Raises:
+        InputError: another suffix, weights that the format cannot hold, or a folder that cannot be written.
+    """
+    path = Path(path)
+    form = FORMATS.get(path.suffix.lower())
+    if form is None or form.write is None:
+        raise InputError(f'{path} cannot be written: expected a name that ends in {", ".join(WRITTEN)}')
+    contents: dict[Path, bytes] = {}
+    if form.companion is not None:
+        suffix, write_companion = form.companion
+        contents[path.with_suffix(suffix)] = write_companion(weights)
+    contents[path] = form.write(weights)
+    for place, content in contents.items():
+        try:
+            with atomic_write(place) as file:
+                file.write(content)
+        except OSError as error:
+            raise InputError(f'{place} cannot be written ({error.strerror})') from None
+    return list(contents)
+
+
+def load_model(path: str | Path, network: str | None = None) -> tuple[chainer.Chain, Weights]:
+    """The network of a file, with its weights.
+
+    Args:
+        path: of the file.
+        network: a key of `squeeze_net.NETWORKS`, where the file does not tell.
+    Raises:
+        InputError: the network is not known, or the weights do not fit it.
+    """
+    weights = read(path)
+    if network is not None:
+        weights = identify(weights.with_metadata(network=network))
+    try:
+        model, _ = build(weights, 'a network')
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from None
+    return model, weights
+
+
+def loader(config: Config) -> Callable[[str, chainer.Chain], None]:
+    """What puts the weights of `--pretrained` into the network of a run; notes if they expect other images."""
+
+    def load(source: str, model: chainer.Chain) -> None:
+        weights = read(find(source))
+        try:
+            start_from(model, config.model, weights, config.reset_classifier)
+        except InputError as error:
+            raise InputError(f'--pretrained {source}: {error}') from None
+        view = weights.metadata.preprocessing
+        if view is not None and view.name != config.preprocess:
+            print(f'note: {source} expects images of --preprocess {view.name}, not {config.preprocess}')
+
+    return load
