@@ -60,7 +60,7 @@ def _check(draws: Draws, size: int, sides: tuple[int, int]) -> None:
         n = int(wrong.argmax())
         raise ValueError(
             f'image {n}: crop {size} px at top {draws.top[n]}, left {draws.left[n]} of side {draws.side[n]}: '
-            f'sides have to lie in {sides[0]} .. {sides[1]} px, and crops inside their side'
+            f'sides must lie in {sides[0]} .. {sides[1]} px, and crops inside their side'
         )
 
 
