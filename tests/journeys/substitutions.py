@@ -148,9 +148,9 @@ def weights_of_a_run(path):
 
 def onnx_file(path):
     from squeeze_net import weights
-    from squeeze_net.weights.model import recognise
+    from squeeze_net.weights.network import identify
 
-    weights.write(recognise(weights.read(RESULTS / 'squeezenet_jpeg/weights_best.npz')), path)
+    weights.write(identify(weights.read(RESULTS / 'squeezenet_jpeg/weights_best.npz')), path)
 
 
 # What a command names -> how it comes about. A name that ends in / is a folder.

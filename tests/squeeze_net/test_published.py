@@ -67,7 +67,7 @@ def test_bypasses():
     y = fire(x).array
     fire.bypass = 'none'
     np.testing.assert_allclose(y, fire(x).array + x, rtol=1e-5)
-    with pytest.raises(ValueError, match='they must be as many'):
+    with pytest.raises(ValueError, match='they must be equal'):
         Fire(96, 16, 64, 64, bypass='simple')
     with pytest.raises(ValueError, match=r"'both'.*none, simple, complex"):
         SqueezeNetV10(bypass='both')
