@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError
 
 import trainer.links as L
 from squeeze_net.networks.squeezenet import PublishedSqueezeNet
 from squeeze_net.weights.formats.layer_names import from_caffe
+from squeeze_net.weights.formats.protobuf import parse
 from squeeze_net.weights.network import build
 from squeeze_net.weights.record import Weights
 from trainer.errors import InputError
@@ -71,10 +71,7 @@ def read(raw: memoryview) -> Weights:
     Raises:
         InputError: not such a file, cut short, or with blobs whose data do not fill their shape.
     """
-    try:
-        net = NetParameter.FromString(bytes(raw))
-    except DecodeError:
-        raise InputError('it is not a NetParameter, or is cut short') from None
+    net = parse(NetParameter, raw, 'a NetParameter')
     if len(net.layers) + len(net.layer) > MAX_LAYERS:
         raise InputError(f'it has more than {MAX_LAYERS} layers')
     tensors: dict[str, np.ndarray] = {}

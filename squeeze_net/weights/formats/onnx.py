@@ -11,9 +11,9 @@ from typing import Any
 
 import chainer
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from squeeze_net.weights.formats.layer_names import read_torch
+from squeeze_net.weights.formats.protobuf import parse
 from squeeze_net.weights.network import arrays_of, build
 from squeeze_net.weights.record import MAX_TENSOR_BYTES, Weights
 from trainer.data.metadata import KEY
@@ -41,10 +41,7 @@ def read(raw: memoryview) -> Weights:
     Raises:
         InputError: no such file, a broken one, or one whose tensors lie in other files.
     """
-    try:
-        model = _import_onnx().ModelProto.FromString(bytes(raw))
-    except DecodeError:
-        raise InputError('it is not an ONNX model, or is cut short') from None
+    model = parse(_import_onnx().ModelProto, raw, 'an ONNX model')
     if not model.HasField('graph'):
         raise InputError('it holds no graph')
     tensors: dict[str, np.ndarray] = {}
