@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from squeeze_net import BASELINES, NETWORKS
+from squeeze_net import BASELINES, NETWORKS, weights
 from trainer.report.tables import table
 from trainer.run import checkpoint
 from trainer.run.records import read_run
@@ -73,3 +73,13 @@ def test_figures_of_the_readme_are_those_of_the_records():
     record = json.loads((ROOT / 'results/bench/train_step_avx512.json').read_text(encoding='utf-8'))
     ratio = record['networks']['squeezenet']['times_as_fast']['project']['torch_eager']['train_64']['median_of_rounds']
     assert f'trains {ratio:.2f} times as fast as PyTorch' in readme
+
+
+@pytest.mark.parametrize(
+    'path', sorted(ROOT.glob('results/**/weights_*.npz')) + sorted(ROOT.glob('results/**/*.sqz')), ids=str
+)
+def test_weights_record_all_that_a_command_needs(path):
+    """`infer` and `validate` open them without another flag."""
+    metadata = weights.read(path).metadata
+    assert metadata.network in NETWORKS
+    assert metadata.preprocessing is not None and metadata.classes is not None
