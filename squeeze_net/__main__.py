@@ -30,12 +30,14 @@ python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10
 
 
 def main() -> int:
+    """Train as the command line asks; returns the exit code."""
     config = cli.parse(NETWORKS, description=__doc__, examples=EXAMPLES)
     with parallel.join(config, cli.resume_command()) as ranks, copied_to(config.log_file if ranks.is_first else None):
         return run(config, ranks)
 
 
 def run(config: trainer.Config, ranks: parallel.Ranks) -> int:
+    """The experiment, a line a stage; returns the exit code."""
     trainer.check(config, ranks)
 
     with ranks.first_on_host_first():

@@ -187,6 +187,7 @@ def conclude(findings: list[Finding]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Print what was found; the exit code is 0 whatever that is."""
     command_parser('python -m trainer.doctor', __doc__).parse_args(argv)
     findings = examine()
     print(*findings, '', *conclude(findings), sep='\n')

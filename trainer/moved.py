@@ -72,4 +72,5 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
+    """Let the old names be imported, from now on."""
     sys.meta_path.insert(0, _Finder())  # first: a moved package finds its submodules by their old names, too

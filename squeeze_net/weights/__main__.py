@@ -29,6 +29,7 @@ python -m squeeze_net.weights squeezenet1_1.pth start.npz --reset-classifier 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Describe or convert a weights file as the command line asks."""
     args = make_parser().parse_args(argv)
     path = find(args.source)
     weights = with_flags(read(path), args)
@@ -74,6 +75,7 @@ def reset_classifier(weights: Weights, n_class: int, seed: int) -> Weights:
 
 
 def describe(weights: Weights, path: Path) -> str:
+    """One line on a file: network, parameters, classes, preprocessing."""
     metadata = weights.metadata
     words = [f'{path}: {metadata.network or "an unknown network"}', f'{weights.n_parameters:,} parameters']
     if metadata.n_class is not None:
@@ -84,6 +86,7 @@ def describe(weights: Weights, path: Path) -> str:
 
 
 def list_tensors(weights: Weights) -> str:
+    """A line a tensor: name, shape, dtype."""
     width = max(map(len, weights.tensors))
     lines = []
     for name, tensor in weights.tensors.items():
@@ -93,6 +96,7 @@ def list_tensors(weights: Weights) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
     parser = commands.command_parser('python -m squeeze_net.weights', __doc__, EXAMPLES)
     parser.add_argument(
         'source', metavar='SRC', help=f'a file ({", ".join(FORMATS)}), or a published one: {", ".join(PUBLISHED)}'

@@ -48,6 +48,7 @@ def _array(spec: Any, name: str) -> np.ndarray:
 
 
 def write(weights: Weights) -> bytes:
+    """The bytes of a `.safetensors` file, tensors under their own names."""
     from safetensors.numpy import save
 
     tensors = {to_torch(name): np.array(tensor, order='C') for name, tensor in weights.tensors.items()}

@@ -135,10 +135,12 @@ def _step_counts() -> np.ndarray:
 
 
 def write_levels(out: Writer, levels: np.ndarray) -> None:
+    """Append rounded counts (n,), as their differences."""
     out.block(_encode(_fold(np.diff(levels, prepend=0)), _step_counts()))
 
 
 def read_levels(source: Reader, n: int) -> np.ndarray:
+    """The `n` rounded counts that `write_levels` appended."""
     steps = _unfold(_decode(source.block(), n, _step_counts()).astype(np.int64))
     levels = np.cumsum(steps)
     if levels.min() < 0 or levels.max() > MAX_LEVEL:
@@ -250,6 +252,7 @@ def write_rising(out: Writer, values: np.ndarray) -> None:
 
 
 def read_rising(source: Reader, count: int) -> np.ndarray:
+    """The `count` rising numbers that `write_rising` appended."""
     lengths = read_symbols(source, count, N_LENGTH)
     below = np.maximum(lengths - 1, 0)
     steps = _unpack(source.block(), below).astype(np.int64) + np.where(lengths > 0, 1 << below.astype(np.int64), 0)
