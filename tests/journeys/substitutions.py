@@ -220,8 +220,6 @@ MEASUREMENTS = {
     'benchmarks/train_step.py': 'times the networks beside PyTorch and ONNX Runtime, for minutes',
     'benchmarks/validation.py': 'needs PyTorch',
     'benchmarks/busy.py': 'needs PyTorch',
-    'benchmarks/coding.py': 'needs bitarray',
-    'benchmarks/sparse.py': 'needs SciPy',
     'benchmarks/bits.py': 'clusters every layer in 21 ways, for a minute, however few the images are',
     'benchmarks/models.py --data': 'times eleven networks in both engines, for minutes',
 }

@@ -218,7 +218,7 @@ def test_published_network_takes_545_000_bytes_at_most():
         assert again.tensors[name].tobytes() == tensor.tobytes()
     assert archive.payload(coded) <= 545_000
     assert len(raw) - archive.payload(coded) < 2_000
-    assert encode_s < 60 and decode_s < 5  # loops over weights would take longer; benchmarks/coding.py has the figures
+    assert encode_s < 60 and decode_s < 5  # loops over weights would take longer; docs/compression.md has the figures
 
 
 @needs_data
