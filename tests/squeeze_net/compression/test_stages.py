@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import trainer
 from squeeze_net import NETWORKS
-from squeeze_net.compression.fold import settle
+from squeeze_net.compression.fold import fold_model
 from squeeze_net.compression.plan import Plan, read_plan
 from squeeze_net.compression.prune import (
     Pruning,
@@ -199,11 +199,11 @@ def test_gradients_are_summed_by_code():
     np.testing.assert_allclose(link.W.grad, [a, 0, a, b, b, a])
 
 
-# ---- settling ----
+# ---- folding ----
 
 
 @pytest.mark.parametrize('network', ['squeezenet', 'squeezenet_v1.1_bn', 'vgg_bn', 'squeezenet_v1.0'])
-def test_settled_networks_compute_the_same(network):
+def test_folded_networks_compute_the_same(network):
     np.random.seed(0)
     model = NETWORKS[network](6, 40)
     rng = np.random.default_rng(0)
@@ -219,7 +219,7 @@ def test_settled_networks_compute_the_same(network):
     x = rng.normal(size=(3, 3, 40, 40)).astype(np.float32)
     with chainer.using_config('train', False):
         before = model(x).array
-        n_dead = settle(model, 40)
+        n_dead = fold_model(model, 40)
         after = model(x).array
     np.testing.assert_allclose(after, before, atol=2e-4 * np.abs(before).max())
     if engine.is_available():  # which finds the dead biases
