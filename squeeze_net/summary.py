@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shutil
@@ -18,7 +17,9 @@ from chainer.utils.conv import get_conv_outsize
 
 import trainer
 from squeeze_net import NETWORKS
+from trainer.commands import command_parser
 from trainer.files import atomic_write
+from trainer.report.tables import text_table
 
 EXAMPLES = """\
 python -m squeeze_net.summary squeezenet_v1.0
@@ -74,99 +75,80 @@ class Summary:
 
 
 def summarise(name: str, size: int = 227, n_class: int = 1000) -> Summary:
-    """Run a network of `NETWORKS` on one image of size x size px, and note down what it does.
+    """Run a network of `NETWORKS` on one image of size x size px, and record what it does.
 
     Raises:
         ValueError: a size that leaves no map; says which does.
     """
     model = NETWORKS[name](n_class, size)
-    watch = _Watch(model, size)
+    layers = [Layer('input', (3, size, size))]
     with (
         chainer.using_config('train', False),
-        chainer.using_config('engine', 'plain'),  # whose functions are one an operation
+        chainer.using_config('engine', 'plain'),  # a function for each operation
         chainer.no_backprop_mode(),
-        watch.links,
-        watch.functions,
+        _Links(model, layers),
+        _Functions(layers),
     ):
         y = model(np.zeros((1, 3, size, size), np.float32))
-    watch.end(y.shape)
-    return Summary(name, size, n_class, watch.layers)
+    if len(layers[-1].output) == 3:  # logits in a map, which are then averaged
+        side = layers[-1].output[1]
+        layers.append(Layer('avgpool', y.shape[1:], f'{side}x{side}'))
+    return Summary(name, size, n_class, layers)
 
 
-class _Watch:
-    """Hooks that turn calls of links and functions into layers, in their order."""
+class _Links(chainer.LinkHook):
+    """Adds a layer for each child of the network that is called, and sets its output afterwards."""
 
-    def __init__(self, model: chainer.Chain, size: int) -> None:
-        self.model, self.layers = model, [Layer('input', (3, size, size))]
-        self.names = {id(link): link.name for link in model.children()}
-        self.current: Layer | None = None
-        watch = self
+    name = 'SummaryOfLinks'
 
-        class Links(chainer.LinkHook):
-            name = 'Summary'
+    def __init__(self, model: chainer.Chain, layers: list[Layer]) -> None:
+        self.layers, self.children = layers, {id(link) for link in model.children()}
 
-            def forward_preprocess(self, args: Any) -> None:
-                if id(args.link) in watch.names:
-                    watch.begin(args.link)
-
-            def forward_postprocess(self, args: Any) -> None:
-                if id(args.link) in watch.names and watch.current is not None:
-                    watch.current.output = tuple(args.out.shape[1:])
-                    watch.current = None
-
-        class Functions(chainer.FunctionHook):
-            name = 'Summary'
-
-            def forward_postprocess(self, function: Any, in_data: Any) -> None:
-                watch.note(function, in_data)
-
-        self.links, self.functions = Links(), Functions()
-
-    def begin(self, link: Any) -> None:
-        name = self.names[id(link)]
+    def forward_preprocess(self, args: Any) -> None:
+        link = args.link
+        if id(link) not in self.children:
+            return
         if isinstance(link, chainer.links.BatchNormalization):  # belongs to the layer before it
             self.layers[-1].parameters += link.count_params()
             return
-        layer = self.current = Layer(str(name), parameters=link.count_params())
+        layer = Layer(link.name, depth=1, parameters=link.count_params())
         if hasattr(link, 'squeeze1x1'):
-            sizes = (self._convolution(link[part]).W.shape[0] for part in ('squeeze1x1', 'expand1x1', 'expand3x3'))
-            layer.s1x1, layer.e1x1, layer.e3x3 = sizes
-            layer.bypass = link.bypass if isinstance(link.bypass, str) else 'simple' if link.bypass else 'none'
+            parts = (link.squeeze1x1, link.expand1x1, link.expand3x3)
+            layer.s1x1, layer.e1x1, layer.e3x3 = (getattr(part, 'conv', part).W.shape[0] for part in parts)
+            layer.bypass = {False: 'none', True: 'simple'}.get(link.bypass, link.bypass)
             layer.depth = 2
-        else:
-            layer.depth = 1
-            W = self._convolution(link).W
-            layer.window = f'{W.shape[2]}x{W.shape[3]}' if W.ndim == 4 else ''
         self.layers.append(layer)
 
-    @staticmethod
-    def _convolution(link: Any) -> Any:
-        return link if hasattr(link, 'W') else link.conv
+    def forward_postprocess(self, args: Any) -> None:
+        if id(args.link) in self.children:
+            self.layers[-1].output = tuple(args.out.shape[1:])
 
-    def note(self, function: Any, in_data: Any) -> None:
-        label = function.label
+
+class _Functions(chainer.FunctionHook):
+    """Adds the multiplications of a function to its layer, and a layer for each max pool."""
+
+    name = 'SummaryOfFunctions'
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self.layers = layers
+
+    def forward_postprocess(self, function: Any, in_data: Any) -> None:
         layer = self.layers[-1]
-        if label in ('Convolution2DFunction', 'LinearFunction'):
+        if function.label == 'LinearFunction':
+            layer.macs += in_data[1].size
+        elif function.label == 'Convolution2DFunction':
             x, W = in_data[:2]
-            if W.ndim == 4:
-                height = (x.shape[2] + 2 * function.ph - function.dy * (W.shape[2] - 1) - 1) // function.sy + 1
-                width = (x.shape[3] + 2 * function.pw - function.dx * (W.shape[3] - 1) - 1) // function.sx + 1
-                layer.macs += W.size * height * width
-                if layer.s1x1 is None:
-                    layer.window = f'{W.shape[2]}x{W.shape[3]}/{function.sy} (x{W.shape[0]})'
-            else:
-                layer.macs += W.size
-        elif label.startswith('MaxPooling'):
-            x = in_data[0]
+            height = get_conv_outsize(x.shape[2], W.shape[2], function.sy, function.ph, d=function.dy)
+            width = get_conv_outsize(x.shape[3], W.shape[3], function.sx, function.pw, d=function.dx)
+            layer.macs += W.size * height * width
+            if layer.s1x1 is None:
+                layer.window = f'{W.shape[2]}x{W.shape[3]}/{function.sy} (x{W.shape[0]})'
+        elif function.label.startswith('MaxPooling'):
+            C, H = in_data[0].shape[1:3]
             ksize, stride, pad = function.ksize[0], function.stride[0], function.pad[0]
-            side = get_conv_outsize(x.shape[2], ksize, stride, pad, function.cover_all)
+            side = get_conv_outsize(H, ksize, stride, pad, function.cover_all)
             number = re.sub(r'\D', '', layer.name.split('_')[0])
-            self.layers.append(Layer(f'maxpool{number}', (x.shape[1], side, side), f'{ksize}x{ksize}/{stride}'))
-
-    def end(self, shape: tuple[int, ...]) -> None:
-        if len(self.layers[-1].output) == 3:  # of logits in a map, which are then averaged
-            side = self.layers[-1].output[1]
-            self.layers.append(Layer('avgpool', shape[1:], f'{side}x{side}'))
+            self.layers.append(Layer(f'maxpool{number}', (C, side, side), f'{ksize}x{ksize}/{stride}'))
 
 
 COLUMNS = ('layer', 'output', 'filter/stride', 'depth', 's1x1', 'e1x1', 'e3x3', 'bypass', 'parameters', 'MACs', 'bytes')
@@ -188,17 +170,9 @@ def cells(summary: Summary) -> list[list[str]]:
 
 
 def as_text(summary: Summary) -> str:
-    rows = [list(COLUMNS), *cells(summary)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = []
-    for row in rows:
-        words = [
-            word.ljust(width) if i < N_LEFT else word.rjust(width)
-            for i, (word, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append('  '.join(words).rstrip())
+    titles, *lines, totals = text_table([COLUMNS, *cells(summary)], N_LEFT)
     rule = '-' * max(map(len, lines))
-    return '\n'.join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    return '\n'.join([titles, rule, *lines, rule, totals])
 
 
 def as_markdown(summary: Summary) -> str:
@@ -248,17 +222,14 @@ def draw(summary: Summary, path: Path) -> str:
     Raises:
         trainer.InputError: another kind of file.
     """
-    kind = path.suffix.removeprefix('.')
+    kind, note = path.suffix.removeprefix('.'), ''
     if kind not in ('dot', 'svg', 'png'):
-        raise trainer.InputError(f'--graph {path}: the name has to end in .svg, .png or .dot')
-    if kind != 'dot' and shutil.which('dot') is None:
-        path = path.with_suffix('.dot')
-        note = f'; Graphviz is not installed: with it, dot -T{kind} {path} -o {path.with_suffix("." + kind)}'
-        kind = 'dot'
-    else:
-        note = ''
+        raise trainer.InputError(f'--graph {path}: the name must end in .svg, .png or .dot')
     content = as_dot(summary).encode()
-    if kind != 'dot':
+    if kind != 'dot' and shutil.which('dot') is None:
+        picture, path = path, path.with_suffix('.dot')
+        note = f'; Graphviz is not installed: with it, dot -T{kind} {path} -o {picture}'
+    elif kind != 'dot':
         content = subprocess.run(['dot', f'-T{kind}'], input=content, capture_output=True, check=True).stdout
     with atomic_write(path) as file:
         file.write(content)
@@ -266,16 +237,11 @@ def draw(summary: Summary, path: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog='python -m squeeze_net.summary',
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('network', choices=NETWORKS, metavar='NAME', help=', '.join(NETWORKS))
+    parser = command_parser('python -m squeeze_net.summary', __doc__, EXAMPLES)
+    parser.add_argument('network', choices=list(NETWORKS), metavar='NAME', help=', '.join(NETWORKS))
     parser.add_argument('--size', type=int, default=227, metavar='PX', help='of the images (default: 227)')
     parser.add_argument('--n_class', type=int, default=1000, metavar='N', help='default: 1000')
-    parser.add_argument('--format', choices=FORMATS, default='text', help='default: text')
+    parser.add_argument('--format', choices=list(FORMATS), default='text', help='default: text')
     parser.add_argument('--graph', type=Path, metavar='FILE', help='draw the architecture to a .svg, .png or .dot')
     args = parser.parse_args(argv)
     if args.n_class < 1:

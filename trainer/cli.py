@@ -10,13 +10,12 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from trainer.commands import Parser, command_parser
 from trainer.config import Config
 from trainer.config.setting import Setting, settings_of
 from trainer.config.table import GROUPS
 from trainer.errors import InputError, program_name, typed_command
+from trainer.run import records
 
 TYPES: dict[str, tuple[Any, str]] = {'int': (int, 'N'), 'float': (float, 'X'), 'str': (str, 'TEXT')}
 LENGTHS = {'epoch', 'iterations'}  # one replaces the other
@@ -105,6 +104,12 @@ def add_settings(target: _Group, *names: str, **defaults: Any) -> None:
         add_setting(target, field, one, defaults.get(name, field.default))
 
 
+def add_group(target: _Group, group: type) -> None:
+    """Give a command a flag for each setting of `group`; those that are not given are left out of its arguments."""
+    for field, one in settings_of(group).values():
+        add_setting(target, field, one, argparse.SUPPRESS)
+
+
 def add_setting(target: _Group, field: Field[Any], one: Setting, default: Any, **changed: Any) -> None:
     """The flag of one setting; `changed` are options of `add_argument` that differ here."""
     short = [flag for flag in one.flags if not flag.startswith('--')]
@@ -140,16 +145,14 @@ def read_yaml(path: Path, parser: Parser, group: type) -> dict[str, Any]:
         InputError: a file that cannot be read, an unknown key, a value that does not fit; names file and key.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f'--config {path} cannot be read: {" ".join(str(error).split())}') from None
-    if not isinstance(values, dict):
-        raise InputError(f'--config {path} is a {type(values).__name__}; expected lines `flag: value`')
+        values = records.read_yaml(path)
+    except InputError as error:
+        raise InputError(f'--config {error}') from None
     table = settings_of(group)
     argv: list[str] = []
     for key, value in values.items():
         if key not in table:
-            close = difflib.get_close_matches(str(key), table, n=1)
+            close = difflib.get_close_matches(key, table, n=1)
             hint = f'; did you mean {close[0]!r}?' if close else ''
             raise InputError(f'--config {path} has the unknown key {key!r}{hint}')
         argv += _as_flags(key, value, *table[key], path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,18 @@ from squeeze_net import NETWORKS, weights
 from squeeze_net.compression import plots, report
 from squeeze_net.compression.pipeline import Compression, Interrupted
 from squeeze_net.compression.plan import Plan, read_plan
-from squeeze_net.compression.quantise import INITIALISATIONS
 from squeeze_net.weights.formats.sqz import archive
 from squeeze_net.weights.network import identify
-from squeeze_net.weights.record import Weights
+from squeeze_net.weights.record import MAX_FILE_BYTES, Weights
 from trainer import Config, cli, commands
 from trainer.config import CUT_FROM_FILES
+from trainer.config.setting import settings_of
 from trainer.data import datasets, preprocessing
 from trainer.data.augmentation import Sizes
 from trainer.data.augmentation.sizes import LARGEST, SMALLEST
 from trainer.data.datasets import Data, Stream
 from trainer.data.preprocessing import PREPROCESSINGS
+from trainer.data.sources.source import read_file
 from trainer.files import atomic_write, make_place
 from trainer.run.records import read_json, strict_json
 
@@ -46,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compress(args: argparse.Namespace) -> int:
-    given = {field.name: getattr(args, field.name) for field in fields(Plan) if getattr(args, field.name) is not None}
+    given = {name: getattr(args, name) for name in settings_of(Plan) if name in args}
     path = weights.find(args.source)
     source = read_source(path, args)
     if args.output.suffix != archive.SUFFIX:
-        raise trainer.InputError(f'-o {args.output}: the name has to end in {archive.SUFFIX}')
+        raise trainer.InputError(f'-o {args.output}: the name must end in {archive.SUFFIX}')
     make_place(args.output)
     if args.output.exists() and args.output.samefile(path):
-        raise trainer.InputError(f'-o {args.output} is the file that is to be compressed: choose another name')
+        raise trainer.InputError(f'-o {args.output} is the file to compress: choose another name')
     if args.lossless:
         idle = [*given, *(name for name in ('config', 'scan') if getattr(args, name))]
         if idle:
@@ -72,12 +72,12 @@ def compress(args: argparse.Namespace) -> int:
     compression = Compression(with_facts(source, config, data), args.output, plan, config, data)
     if args.scan:
         compression.scan_only()
-        print('--sparsity scan, with the same flags else, prunes by it')
+        print('to prune by it: the same command with --sparsity scan in place of --scan')
         return 0
     try:
         compression.run()
     except Interrupted as interrupted:
-        print('interrupted; the same command goes on where this one stopped')
+        print('interrupted; the same command resumes it')
         return interrupted.exit_code
     record = compression.report()
     with atomic_write(report_path, 'w') as file:
@@ -118,27 +118,23 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def read_source(path: Path, args: argparse.Namespace) -> Weights:
-    found = weights.read(path)
+    source = weights.read(path)
     if args.network is not None:
-        found = identify(Weights(found.tensors, replace(found.metadata, network=args.network)))
+        source = identify(source.with_metadata(network=args.network))
     if args.preprocess is not None:
-        view = preprocessing.find(args.preprocess)
-        found = Weights(found.tensors, replace(found.metadata, preprocessing=view))
-    return found
+        source = source.with_metadata(preprocessing=preprocessing.find(args.preprocess))
+    return source
 
 
 def make_config(args: argparse.Namespace, source: Weights) -> Config:
     """Of retraining and tests: the images that the network expects."""
     view = source.metadata.preprocessing
-    if view is None and args.preprocess is None:
+    if view is None:
         raise trainer.InputError(f'{args.source} does not say what images it expects: give --preprocess and --size')
-    name = args.preprocess or (view.name if view is not None else '')
-    size = args.size
-    if size is None:
-        assert view is not None
-        size = view.crop if args.dataset in CUT_FROM_FILES and name != 'experiment' else size_of(source, view.crop)
+    is_cut = args.dataset in CUT_FROM_FILES and view.name != 'experiment'
+    size = args.size or (view.crop if is_cut else size_of(source, view.crop))
     model = str(source.metadata.network)
-    return cli.config_of(args, *RETRAINING, model=model, size=size, preprocess=name, epoch=1)
+    return cli.config_of(args, *RETRAINING, model=model, size=size, preprocess=view.name, epoch=1)
 
 
 def size_of(source: Weights, crop: int) -> int:
@@ -154,14 +150,13 @@ def has_fixed_size(source: Weights) -> bool:
 def with_facts(source: Weights, config: Config, data: Data | Stream) -> Weights:
     """The weights with what the archive says of them: the images that they are tested on, and the classes."""
     view = data.pictures(Sizes.of(config.size, has_fixed_size(source)), config.preprocess).preprocessing
-    return Weights(source.tensors, replace(source.metadata, preprocessing=view, classes=tuple(data.classes)))
+    return source.with_metadata(preprocessing=view, classes=tuple(data.classes))
 
 
 def inspect(args: argparse.Namespace) -> int:
+    raw = read_file(args.archive, MAX_FILE_BYTES)
     try:
-        opened = archive.Archive(args.archive.read_bytes())
-    except OSError as error:
-        raise trainer.InputError(f'{args.archive} cannot be read: {error.strerror}') from None
+        opened = archive.Archive(raw)
     except trainer.InputError as error:
         raise trainer.InputError(f'{args.archive} cannot be read as an archive: {error}') from None
     rows = [report.entry_row(entry) for entry in opened.entries.values()]
@@ -196,24 +191,9 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument('--config', type=Path, metavar='FILE.yaml', help='the flags of the plan from lines `flag: value`')
     plan = one.add_argument_group('the plan')
     plan.add_argument(
-        '--sparsity',
-        metavar='X|PATTERN=X,...|scan',
-        help='fraction of zeros: of all, shared out among the layers by what their weights add to them, '
-        'of each layer, or as high as costs each no more than --drop (default: 0.8)',
-    )
-    plan.add_argument(
         '--scan', action='store_true', help='only try and draw how much each layer can be pruned, for --sparsity scan'
     )
-    plan.add_argument('--drop', type=float, metavar='X', help='of accuracy, for scan (default: 0.01)')
-    plan.add_argument(
-        '--prune_epoch', type=int, metavar='N', help='epochs of retraining; pruned in the first half (default: 4)'
-    )
-    plan.add_argument('--prune_lr', type=float, metavar='X', help='at its start (default: 0.01)')
-    plan.add_argument('--bits', metavar='N|PATTERN=N,...', help='of the codes of each layer, 1 to 8 (default: 5)')
-    plan.add_argument('--initialisation', choices=INITIALISATIONS, help='of the centroids (default: linear)')
-    plan.add_argument('--quantise_epoch', type=int, metavar='N', help='epochs of retraining the centroids (default: 2)')
-    plan.add_argument('--quantise_lr', type=float, metavar='X', help='at its start (default: 0.0001)')
-    plan.add_argument('--vectors', choices=('float16', 'float32'), help='biases, scales and shifts (default: float16)')
+    cli.add_group(plan, Plan)
     group = one.add_argument_group('the network and its data')
     group.add_argument('--network', choices=list(NETWORKS), metavar='NAME', help='if the file does not tell it')
     group.add_argument('--preprocess', choices=list(PREPROCESSINGS), metavar='NAME', help='if the file does not say it')

@@ -1,7 +1,7 @@
-"""What a trained network need not keep: statistics of batch normalisation, and biases that cannot matter.
+"""What a trained network need not keep: statistics of batch normalisation, and biases without effect.
 
-In test mode batch normalisation is a scale and a shift: two numbers a channel in the place of four. A bias whose
-channel is normalised before anything else becomes of it is taken away again.
+In test mode batch normalisation is a scale and a shift: two numbers per channel instead of four. A bias that is added
+just before batch normalisation has no effect: the mean that is subtracted contains it.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ import trainer.functions as F
 from trainer.functions.shifts import find_dead_biases
 
 
-def settle(model: chainer.Chain, size: int) -> int:
-    """Bring a network into that form, in place; in test mode it computes the same, but for rounding.
+def fold_model(model: chainer.Chain, size: int) -> int:
+    """Fold every batch normalisation, in place; in test mode the network computes the same, except for rounding.
 
     Args:
         model: on the CPU.
         size: of its images, px.
     Returns:
-        How many biases were found not to matter; they are 0 afterwards.
+        How many biases have no effect; they are 0 afterwards.
     """
     x = np.random.default_rng(0).normal(0, 1, (2, 3, size, size)).astype(np.float32)
     dead = _dead_biases(model, x)
     if any(bias.array.any() for bias in dead):
-        before = _Inputs()
+        before = _RecordInputs()
         _compute(model, x, before)
         for bias in dead:
             bias.array[...] = 0
-        _compute(model, x, _MoveMeans(before.found))
+        _compute(model, x, _MoveMeans(before.inputs))
     for link in model.links():
         if hasattr(link, 'avg_mean'):
-            fold(link)
+            fold_link(link)
     return len(dead)
 
 
-class _Inputs(chainer.LinkHook):
-    """Notes down what each batch normalisation is given."""
+class _RecordInputs(chainer.LinkHook):
+    """Records the input of each batch normalisation."""
 
-    name = 'Inputs'
+    name = 'RecordInputs'
 
     def __init__(self) -> None:
-        self.found: dict[int, np.ndarray] = {}
+        self.inputs: dict[int, np.ndarray] = {}
 
     def forward_preprocess(self, args: Any) -> None:
         if hasattr(args.link, 'avg_mean'):
-            self.found[id(args.link)] = args.args[0].array.astype(np.float64)
+            self.inputs[id(args.link)] = args.args[0].array.astype(np.float64)
 
 
 class _MoveMeans(chainer.LinkHook):
-    """Moves each running mean as far as its input has moved, before it is used: so all that follows is as it was."""
+    """Moves each running mean as far as its input has moved, before it is used; all that follows stays as it was."""
 
     name = 'MoveMeans'
 
@@ -66,8 +66,8 @@ class _MoveMeans(chainer.LinkHook):
             args.link.avg_mean -= moved.mean(axes).astype(args.link.avg_mean.dtype)
 
 
-def fold(link: Any) -> None:
-    """Make scale and shift of batch normalisation's gamma and beta: y = gamma * (x - mean) / sqrt(var + eps) + beta."""
+def fold_link(link: Any) -> None:
+    """Put all of batch normalisation, y = gamma * (x - mean) / sqrt(var + eps) + beta, into its gamma and beta."""
     scale = link.gamma.array / np.sqrt(link.avg_var.astype(np.float64) + link.eps)
     shift = link.beta.array - link.avg_mean.astype(np.float64) * scale
     link.gamma.array[...], link.beta.array[...] = scale, shift
@@ -76,7 +76,7 @@ def fold(link: Any) -> None:
 
 
 def unit_variance(eps: float) -> np.float32:
-    """The variance whose sum with eps is 1 in float32, so that nothing is left of the division."""
+    """The variance whose sum with eps is 1 in float32, so that the division changes nothing."""
     variance = np.float32(1 - eps)
     while variance + np.float32(eps) < 1:
         variance = np.nextafter(variance, np.float32(2))
@@ -89,7 +89,7 @@ def _dead_biases(model: chainer.Chain, x: np.ndarray) -> list[Any]:
     with (
         chainer.using_config('train', True),
         chainer.using_config('in_recomputing', True),  # statistics stay
-        chainer.using_config('engine', 'fused'),  # whose functions it knows; where there is none, all biases stay
+        chainer.using_config('engine', 'fused'),  # `find_dead_biases` knows its functions; without it, all biases stay
     ):
         y = model(x)
         return find_dead_biases(F.softmax_cross_entropy(y, np.zeros(len(x), np.int32)))

@@ -5,6 +5,7 @@ Source: Han et al., "Deep Compression" (2016), figure 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +18,7 @@ from tqdm import tqdm
 import trainer
 from squeeze_net import NETWORKS, make_network
 from squeeze_net.compression import plots, report
-from squeeze_net.compression.fold import settle
+from squeeze_net.compression.fold import fold_model
 from squeeze_net.compression.plan import Plan
 from squeeze_net.compression.prune import Pruning, by_sensitivity, prune, scan_sensitivity, weights_of
 from squeeze_net.compression.quantise import TiedWeights, quantise_model
@@ -26,16 +27,19 @@ from squeeze_net.weights.network import fill, tensors_of
 from squeeze_net.weights.record import Weights
 from trainer import Config, device
 from trainer.data.augmentation import Sizes
+from trainer.data.datasets import Data, Stream
 from trainer.errors import InputError
 from trainer.files import atomic_write
 from trainer.run import checkpoint
 from trainer.run.records import SUMMARY, read_json, strict_json
 from trainer.step.evaluate import evaluate
+from trainer.step.optimizer import GradientHook
 
 SCAN = 'scan'  # as --sparsity
 LARGEST_HALF = float(np.finfo(np.float16).max)
+PRUNING = ('sparsity', 'prune_epoch', 'prune_lr', 'drop')  # flags of that stage; the last one for SCAN only
 QUANTISING = ('bits', 'initialisation', 'quantise_epoch', 'quantise_lr')  # flags of that stage
-SHAPING = ('dataset', 'limit', 'size', 'preprocess', 'batch', 'precision', 'seed')  # those of any
+SHAPING = ('dataset', 'limit', 'size', 'preprocess', 'batch', 'precision', 'seed')  # those of all stages
 
 
 @dataclass
@@ -65,7 +69,7 @@ class Compression:
         data: as `trainer.datasets.load` gives it.
     """
 
-    def __init__(self, source: Weights, target: Path, plan: Plan, config: Config, data: Any) -> None:
+    def __init__(self, source: Weights, target: Path, plan: Plan, config: Config, data: Data | Stream) -> None:
         self.source, self.target, self.plan, self.config, self.data = source, target, plan, config, data
         network = source.metadata.network
         if network not in NETWORKS or source.metadata.n_class is None:
@@ -77,16 +81,15 @@ class Compression:
         self.stages: list[Stage] = []
 
     def run(self) -> list[Stage]:
-        """All stages, those already done from the disk."""
+        """All stages; those already done are read from the disk."""
         model = self._model(self.source)
         if self.plan.sparsity != SCAN:
             self.plan.sparsities(model)
         self.plan.bits_of(model)  # both complain before anything is trained
-        pruning = {name: getattr(self.plan, name) for name in self._flags_of_pruning()}
-        quantising = {name: getattr(self.plan, name) for name in QUANTISING}
-        self._claim('pruned', pruning | self._conditions())
-        self._claim('quantised', pruning | quantising | self._conditions())
-        self._note('trained', self.accuracy(model), 4 * self.source.n_parameters)
+        pruning = PRUNING if self.plan.sparsity == SCAN else PRUNING[:-1]
+        self._check_stage('pruned', pruning)
+        self._check_stage('quantised', pruning + QUANTISING)
+        self._add_stage('trained', model, 4 * self.source.n_parameters)
         model = self._prune(model)
         model = self._quantise(model)
         self._archive(model)
@@ -97,23 +100,23 @@ class Compression:
         model = self._model(self.source)
         self.folder.mkdir(parents=True, exist_ok=True)
         full = self.accuracy(model)
-        found = self.scan(model, full)
-        self._say(report.scan_table(found, full, by_sensitivity(found, full, self.plan.drop)))
+        scan = self.scan(model, full)
+        print(report.scan_table(scan, full, by_sensitivity(scan, full, self.plan.drop)))
 
-    def _claim(self, stage: str, wanted: dict[str, Any]) -> None:
-        """Refuse what other flags, other data or another network have left of a stage."""
+    def _check_stage(self, stage: str, flags: Sequence[str]) -> None:
+        """Refuse a stage on the disk that was made with other flags, from other data or of another network."""
+        wanted = {name: getattr(self.plan, name) for name in flags} | self._conditions()
         path, kept = self.folder / f'{stage}.json', self.folder / 'results' / stage
-        found = read_json(path) if kept.exists() and path.exists() else wanted
-        odd = [name for name in wanted if found.get(name) != wanted[name]]
-        if odd:
-            what = odd[0] if odd[0].startswith('the ') else f'--{odd[0]}, {found.get(odd[0])}'
-            raise InputError(f'{kept} was made with another {what}: remove it to make it again, or choose another -o')
+        earlier = read_json(path) if kept.exists() and path.exists() else wanted
+        for name, value in wanted.items():
+            if earlier.get(name) != value:
+                what = name if name.startswith('the ') else f'--{name}, {earlier.get(name)}'
+                raise InputError(
+                    f'{kept} was made with another {what}: remove it to make it again, or choose another -o'
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, 'w') as file:
             file.write(strict_json(wanted))
-
-    def _flags_of_pruning(self) -> list[str]:
-        return ['sparsity', 'prune_epoch', 'prune_lr'] + ['drop'] * (self.plan.sparsity == SCAN)
 
     def _conditions(self) -> dict[str, Any]:
         """What results depend on besides the plan."""
@@ -131,14 +134,13 @@ class Compression:
             sparsities = plan.sparsities(model)
         n_iteration = plan.prune_epoch * len(self.data.train.labels) // self.config.batch
         if plan.prune_epoch:
-            hook = Pruning(sparsities, n_iteration=n_iteration // 2)  # then the others settle
+            hook = Pruning(sparsities, n_iteration=n_iteration // 2)  # the second half trains what is left
             model = self._retrain('pruned', model, plan.prune_epoch, plan.prune_lr, hook)
         else:
             for name, parameter in weights_of(model).items():
                 prune(parameter, sparsities[name])
-        n_nonzero = sum(int((p.array != 0).sum()) for p in weights_of(model).values())
-        n_other = self.source.n_parameters - sum(p.size for p in weights_of(model).values())
-        self._note('pruned', self.accuracy(model), 4 * (n_nonzero + n_other))
+        n_nonzero, n_other = self._counts(model)
+        self._add_stage('pruned', model, 4 * (sum(n_nonzero.values()) + n_other))
         return model
 
     def _quantise(self, model: chainer.Chain) -> chainer.Chain:
@@ -148,30 +150,34 @@ class Compression:
         self.pruned = {name: np.array(host.send(p.array)) for name, p in weights_of(model).items()}
         quantise_model(model, bits, plan.initialisation, self.config.seed)
         if plan.quantise_epoch:
-            self._say(f'quantised, before retraining: {self.accuracy(model):.2%}')
+            print(f'quantised, before retraining: {self.accuracy(model):.2%}', flush=True)
             model = self._retrain('quantised', model, plan.quantise_epoch, plan.quantise_lr, TiedWeights())
-        n_bit = sum(int((p.array != 0).sum()) * (bits[name] + 4) for name, p in weights_of(model).items())
-        n_codebook = sum(4 << bits[name] for name in bits)
-        n_other = self.source.n_parameters - sum(p.size for p in weights_of(model).values())
-        self._note('quantised', self.accuracy(model), n_bit // 8 + n_codebook + 4 * n_other)
+        n_nonzero, n_other = self._counts(model)
+        n_bit = sum(n * (bits[name] + 4) for name, n in n_nonzero.items())
+        n_codebook = sum(4 << n for n in bits.values())
+        self._add_stage('quantised', model, n_bit // 8 + n_codebook + 4 * n_other)
         return model
 
     def _archive(self, model: chainer.Chain) -> None:
         model.to_device('@numpy')
-        n_dead = settle(model, self.config.size)
-        self._say(f'{n_dead} biases do not matter')
-        tensors = tensors_of(model)
-        vectors = (
-            [name for name in tensors if not name.endswith(('/W', '/N'))] if self.plan.vectors == 'float16' else []
-        )
-        half = frozenset(name for name in vectors if np.abs(tensors[name]).max(initial=0) <= LARGEST_HALF)
-        for name in sorted(set(vectors) - half):
-            self._say(f'{name} holds numbers too large for float16, and stays in float32')
-        found = Weights(tensors, self.source.metadata)
-        self.coded = archive.save(found, self.target, half)
+        print(f'{fold_model(model, self.config.size)} biases have no effect', flush=True)
+        tensors, half = tensors_of(model), set()
+        for name, tensor in sorted(tensors.items()):
+            if self.plan.vectors == 'float16' and not name.endswith(('/W', '/N')):
+                if np.abs(tensor).max(initial=0) <= LARGEST_HALF:
+                    half.add(name)
+                else:
+                    print(f'{name} holds numbers too large for float16, and stays in float32', flush=True)
+        self.coded = archive.save(Weights(tensors, self.source.metadata), self.target, frozenset(half))
         self.archived = archive.Archive(self.target.read_bytes()).weights().tensors
         fill(model, self.archived)
-        self._note('archived', self.accuracy(model), self.target.stat().st_size)
+        self._add_stage('archived', model, self.target.stat().st_size)
+
+    def _counts(self, model: chainer.Chain) -> tuple[dict[str, int], int]:
+        """How many weights of each layer are not zero, and how many other parameters there are."""
+        parameters = weights_of(model)
+        n_nonzero = {name: int((p.array != 0).sum()) for name, p in parameters.items()}
+        return n_nonzero, self.source.n_parameters - sum(p.size for p in parameters.values())
 
     # ---- what they need ----
 
@@ -201,29 +207,28 @@ class Compression:
         path = self.folder / 'scan.json'
         kept = read_json(path) if path.exists() else {}
         rows = kept['accuracies'] if kept.get('conditions') == self._conditions() else {}
-        found = {name: {float(sparsity): a for sparsity, a in row.items()} for name, row in rows.items()}
-        if len(found) < (n_layer := len(weights_of(model))):
-            self._say('trying how much each layer can be pruned')
+        scan = {name: {float(sparsity): a for sparsity, a in row.items()} for name, row in rows.items()}
+        if len(scan) < (n_layer := len(weights_of(model))):
+            print('trying how much each layer can be pruned', flush=True)
         with tqdm(total=n_layer, desc='layers', disable=None, leave=False) as bar:
-            for name in scan_sensitivity(model, lambda: self.accuracy(model), full, found):
+            for name in scan_sensitivity(model, lambda: self.accuracy(model), full, scan):
                 bar.update()
                 if name not in rows:  # a scan of many images takes long enough to be stopped
-                    accuracies = {name: {str(s): a for s, a in row.items()} for name, row in found.items()}
+                    accuracies = {name: {str(s): a for s, a in row.items()} for name, row in scan.items()}
                     with atomic_write(path, 'w') as file:
                         file.write(strict_json({'conditions': self._conditions(), 'accuracies': accuracies}))
         picture = self.target.with_name(f'{self.target.stem}_scan.png')
-        plots.draw_scan(found, full, picture)
-        self._say(f'drew {picture}')
-        return found
+        plots.draw_scan(scan, full, picture)
+        print(f'drew {picture}', flush=True)
+        return scan
 
-    def _retrain(self, name: str, model: chainer.Chain, n_epoch: int, lr: float, hook: Any) -> chainer.Chain:
+    def _retrain(self, name: str, model: chainer.Chain, n_epoch: int, lr: float, hook: GradientHook) -> chainer.Chain:
         """Train with a hook on the gradients, or take what an earlier call has left."""
         config = replace(
             self.config, epoch=n_epoch, lr=lr, schedule='cosine', run=name, save_path=str(self.folder), resume='auto'
         )
         summary = config.run_folder / SUMMARY
-        is_done = summary.exists() and read_json(summary).get('finished')
-        if not is_done:
+        if not (summary.exists() and read_json(summary).get('finished')):
             outcome = trainer.train(model, self.data, config, hooks=[hook])
             if outcome.exit_code:
                 raise Interrupted(outcome.exit_code)
@@ -231,12 +236,10 @@ class Compression:
         checkpoint.load_model(config.run_folder / 'weights_last.npz', fresh)
         return fresh
 
-    def _note(self, name: str, accuracy: float, n_byte: int) -> None:
-        self.stages.append(Stage(name, accuracy, n_byte))
-        self._say(f'{name:10} {n_byte:>11,} bytes   test accuracy {accuracy:.2%}')
-
-    def _say(self, line: str) -> None:
-        print(line, flush=True)
+    def _add_stage(self, name: str, model: chainer.Chain, n_byte: int) -> None:
+        stage = Stage(name, self.accuracy(model), n_byte)
+        self.stages.append(stage)
+        print(f'{name:10} {n_byte:>11,} bytes   test accuracy {stage.accuracy:.2%}', flush=True)
 
     def draw(self) -> list[Path]:
         """The pictures of `plots.draw_all`, beside the target."""
@@ -244,7 +247,6 @@ class Compression:
 
     def report(self) -> dict[str, Any]:
         """Stages and layers, as JSON holds them."""
-        layers = [report.layer_row(name, coded) for name, coded in self.coded.items()]
         return {
             'network': self.network,
             'n_parameters': self.source.n_parameters,
@@ -252,7 +254,7 @@ class Compression:
             'config': self.config.as_dict(),
             'data': self.data.source,
             'stages': [asdict(stage) for stage in self.stages],
-            'layers': layers,
+            'layers': [report.layer_row(name, coded) for name, coded in self.coded.items()],
         }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.report.curves import COLOURS, DPI, LABEL, NOTE, TITLE, new_figure, save, set_title
+from trainer.report.curves import COLOURS, DPI, LABEL, NOTE, TITLE, label_axes, new_figure, save, set_title
 
 N_COLUMN = 5
 N_BIN = 80
@@ -25,12 +25,11 @@ def draw_all(
         before: weights of each layer as pruning left them.
         after: the same weights as the archive holds them.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f'{stem.name}_{what}.png') for what in ('stages', 'layers', 'weights')]
-    draw_stages(record, paths[0])
-    draw_layers(record, paths[1])
-    draw_weights(before, after, paths[2])
-    return paths
+    stages, layers, weights = (stem.with_name(f'{stem.name}_{what}.png') for what in ('stages', 'layers', 'weights'))
+    draw_stages(record, stages)
+    draw_layers(record, layers)
+    draw_weights(before, after, weights)
+    return [stages, layers, weights]
 
 
 def draw_stages(record: Mapping[str, Any], path: Path) -> None:
@@ -96,9 +95,8 @@ def draw_weights(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarra
         codebook = np.unique(after[name])
         panel.set_axis_on()
         panel.hist(kept, N_BIN, histtype='stepfilled', color=COLOURS[0], alpha=0.75)  # one shape, not N_BIN
-        panel.plot(
-            codebook, np.zeros(len(codebook)), '|', color=COLOURS[1], markersize=11, markeredgewidth=1.2, clip_on=False
-        )
+        ticks: dict[str, Any] = {'color': COLOURS[1], 'markersize': 11, 'markeredgewidth': 1.2, 'clip_on': False}
+        panel.plot(codebook, np.zeros(len(codebook)), '|', **ticks)
         panel.set_title(f'{_layer(name)}: {len(kept):,}', fontsize=NOTE - 3)
         panel.set_yticks([])
         panel.tick_params(labelsize=NOTE - 5)
@@ -116,12 +114,9 @@ def draw_scan(scan: Mapping[str, Mapping[float, float]], full: float, path: Path
         x, y = [0.0, *row], [full, *row.values()]
         colour = colormaps['viridis'](i / max(len(scan) - 1, 1))
         style = ('-', '--', ':')[i % 3]  # so that neighbours differ by more than their shade
-        axes.plot(
-            100 * np.array(x), 100 * np.array(y), style, marker='o', color=colour, markersize=4, label=_layer(name)
-        )
-    axes.set_xlabel('weights of the layer set to 0, %', fontsize=LABEL)
-    axes.set_ylabel('test accuracy, %', fontsize=LABEL)
-    axes.grid(alpha=0.25)
+        percent = 100 * np.array([x, y])
+        axes.plot(*percent, style, marker='o', color=colour, markersize=4, label=_layer(name))
+    label_axes(axes, 'weights of the layer set to 0, %', 'test accuracy, %')
     figure.legend(loc='outside right upper', fontsize=NOTE - 3, frameon=False)
     set_title(figure, 'Sensitivity: one layer pruned at a time, not retrained')
     save(figure, path)
@@ -153,9 +148,7 @@ def draw_tradeoff(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     label = f'trained, float32: {trained["n_byte"] / 1e3:,.0f} kB, {trained["accuracy"]:.2%}'
     axes.axhline(100 * trained['accuracy'], color='0.4', linestyle='--', linewidth=1.5, label=label)
     axes.set_xlim(left=0)
-    axes.set_xlabel('size of the weights, kB', fontsize=LABEL)
-    axes.set_ylabel('test accuracy, %', fontsize=LABEL)
-    axes.grid(alpha=0.25)
+    label_axes(axes, 'size of the weights, kB', 'test accuracy, %')
     axes.margins(0.12)
     figure.legend(loc='outside lower center', fontsize=NOTE + 1, frameon=False)
     set_title(figure, f'Accuracy of {records[0]["network"]} against its size', records[0]['data'])

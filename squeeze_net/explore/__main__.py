@@ -16,7 +16,8 @@ from pathlib import Path
 import trainer
 from squeeze_net.explore.metaparameters import MACROS, Metaparameters, cross, grid
 from squeeze_net.explore.plots import draw, table
-from squeeze_net.explore.sweep import CONDITIONS, POINTS, Sweep, load, read_conditions, read_points, run
+from squeeze_net.explore.point import load
+from squeeze_net.explore.sweep import CONDITIONS, POINTS, Sweep, read_conditions, read_points, run
 from trainer import cli, commands
 from trainer.engine.cores import count_cores
 from trainer.files import make_place
@@ -32,7 +33,7 @@ python -m squeeze_net.explore -o runs/explore --size 32 --limit 500 --epoch 6 --
 def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     base = Metaparameters(args.base_e, args.incr_e, args.freq, pct3x3=args.share)
-    make = grid(args.ratios, args.shares, base) if args.grid else cross(args.ratios, args.shares, base, args.ratio)
+    networks = grid(args.ratios, args.shares, base) if args.grid else cross(args.ratios, args.shares, base, args.ratio)
     images = args.images or args.output
     if args.draw_only:
         rows = read_points(args.output / POINTS)
@@ -54,9 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         make_place(images / 'pareto.png')
         data = load(config)
         sweep = Sweep(args.output, args.macro, args.batch_norm, config, args.seeds, data.source)
-        make_place(sweep.log_of(make[0], 0))
-        sweep.build(make[0], 0, data.n_class)  # refuses a size before processes of their own do
-        rows, exit_code = run(sweep, make, args.processes)
+        first = sweep.point(networks[0])
+        make_place(first.log)
+        first.build(data.n_class)  # refuses a size before any process is started
+        rows, exit_code = run(sweep, networks, args.processes)
         conditions = sweep.conditions
         if exit_code > 128:
             print('stopped; the same command goes on where this one ended')

@@ -1,34 +1,29 @@
-"""Training the points of a sweep, some at a time, and keeping what became of them; a sweep that was stopped goes on."""
+"""Training the points of a sweep, several at a time, and keeping their results; a sweep that was stopped is resumed."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
+import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context, parent_process, resource_tracker
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import chainer
-import numpy as np
 from tqdm import tqdm
 
 import trainer
 from squeeze_net.explore.metaparameters import METAPARAMETERS, Metaparameters
+from squeeze_net.explore.point import Point
 from trainer import Config
-from trainer.data import datasets
-from trainer.data.augmentation import Sizes
 from trainer.files import atomic_write
-from trainer.run.records import SUMMARY, read_json, read_run, strict_json
+from trainer.run.records import read_json, strict_json
 
 POINTS, CONDITIONS = 'points.jsonl', 'conditions.json'
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLL_S = 0.05  # between two looks at the running processes
 
 
 @dataclass(frozen=True)
@@ -37,11 +32,10 @@ class Sweep:
 
     Attributes:
         folder: of `points.jsonl` and of the runs.
-        macro: the layout, a key of MACROS.
-        batch_norm: between convolutions and ReLUs; without it, few epochs from scratch lead nowhere.
-        config: of every run, but for its name and seed.
+        macro, batch_norm: as in `Point`.
+        config: of every run, except its name and seed.
         seeds: how often each point is trained.
-        source: what the images are, as the data say it.
+        source: what the images are, in the words of the data.
     """
 
     folder: Path
@@ -53,7 +47,7 @@ class Sweep:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """What rows have to have in common to be compared."""
+        """What rows must have in common to be compared."""
         names = ('dataset', 'limit', 'size', 'epoch', 'batch', 'lr', 'schedule', 'weight_decay', 'warmup', 'precision')
         return {
             'macro': self.macro,
@@ -62,178 +56,109 @@ class Sweep:
             **{name: getattr(self.config, name) for name in names},
         }
 
-    def run_config(self, point: Metaparameters, seed: int) -> Config:
-        return replace(self.config, model='squeezenet', run=f'{point.name}_seed{seed}', seed=seed, resume='auto')
-
-    def log_of(self, point: Metaparameters, seed: int) -> Path:
-        """Where a process of its own prints to."""
-        folder = self.run_config(point, seed).run_folder
-        return folder.with_name(f'{folder.name}.log')  # the name itself has dots
-
-    def train(self, point: Metaparameters, seed: int) -> int:
-        """Train one network, or go on where it was stopped; returns the exit code.
-
-        Raises:
-            InputError: flags or data that do not fit.
-        """
-        data = load(self.config)
-        return trainer.train(self.build(point, seed, data.n_class), data, self.run_config(point, seed)).exit_code
-
-    def build(self, point: Metaparameters, seed: int, n_class: int) -> chainer.Chain:
-        """The untrained network of a point.
-
-        Raises:
-            InputError: a size of images that leaves no map.
-        """
-        np.random.seed(seed)
-        try:
-            with self.config.using_precision():
-                return point.network(self.macro, self.batch_norm)(n_class, self.config.size)
-        except ValueError as error:
-            raise trainer.InputError(f'--size {self.config.size}: {error}') from None
-
-    def row(self, point: Metaparameters, seed: int) -> dict[str, Any] | None:
-        """What a finished run says, None for one that is not."""
-        folder = self.run_config(point, seed).run_folder
-        if not (folder / SUMMARY).exists():
-            return None
-        summary = read_run(folder).summary
-        if summary is None or not summary.get('finished'):
-            return None
-        found = {name: summary['last'][name] for name in ('test_accuracy', 'train_accuracy', 'test_loss')}
-        n_parameters = summary['n_parameters']
-        return {**asdict(point), 'seed': seed, 'n_parameters': n_parameters, 'bytes': 4 * n_parameters, **found} | {
-            'seconds': summary['seconds']
-        }
+    def point(self, metaparameters: Metaparameters, seed: int = 0) -> Point:
+        run = f'{metaparameters.name}_seed{seed}'
+        config = replace(self.config, model='squeezenet', run=run, seed=seed, resume='auto')
+        return Point(metaparameters, self.macro, self.batch_norm, config)
 
 
-def load(config: Config) -> datasets.Data | datasets.Stream:
-    return datasets.load(config.dataset, config.data, limit=config.limit, max_side=Sizes.of(config.size).side_max)
-
-
-def run(sweep: Sweep, points: Sequence[Metaparameters], processes: int) -> tuple[list[dict[str, Any]], int]:
-    """Train what is missing, `processes` networks at a time; rows are kept as they come.
+def run(sweep: Sweep, networks: Sequence[Metaparameters], processes: int) -> tuple[list[dict[str, Any]], int]:
+    """Train what is missing, `processes` networks at a time; each row is written as soon as its network is trained.
 
     Returns:
-        The rows of all points, and the exit code: 0, or what a signal or a failure ended a run with.
+        The rows of all points, and the exit code: 0, or that of a signal or of the first run that failed.
     """
-    claim(sweep)
-    jobs = [(point, seed) for seed in range(sweep.seeds) for point in points]
-    waiting = [job for job in jobs if sweep.row(*job) is None]
-    print(f'{len(jobs)} networks, of which {len(jobs) - len(waiting)} are there already', flush=True)
+    check_conditions(sweep)
+    points = [sweep.point(network, seed) for seed in range(sweep.seeds) for network in networks]
+    missing = [point for point in points if point.row() is None]
+    print(f'{len(points)} networks to train, {len(points) - len(missing)} already done', flush=True)
     exit_code = 0
-    if processes == 1:
-        for point, seed in waiting:
-            print(f'{point.name}, seed {seed}', flush=True)
-            if exit_code := sweep.train(point, seed):
+    if processes > 1 and missing:
+        exit_code = run_side_by_side(sweep, points, missing, processes)
+    elif processes == 1:
+        for point in missing:
+            print(point, flush=True)
+            if exit_code := point.train():
                 break
-            keep(sweep, jobs)
-    elif waiting:
-        exit_code = _run_side_by_side(sweep, jobs, waiting, processes)
-    return keep(sweep, jobs), exit_code
+            write_rows(sweep, points)
+    return write_rows(sweep, points), exit_code
 
 
-def _run_side_by_side(sweep: Sweep, jobs: list[Any], waiting: list[Any], processes: int) -> int:
-    """A process a network, each with its share of the cores and its output in a file; a signal stops all of them."""
-    context = get_context('spawn')
-    running: dict[Any, tuple[Any, Any]] = {}
-    waiting, exit_code = list(waiting), 0
-    heard: list[int] = []
+def run_side_by_side(sweep: Sweep, points: Sequence[Point], missing: Sequence[Point], processes: int) -> int:
+    """Train each network in a process of its own; a signal, or a run that fails, starts no more of them."""
+    running: dict[Point, subprocess.Popen[bytes]] = {}
+    waiting, exit_code, n_forwarded = list(missing), 0, 0
+    with _signals() as received, tqdm(total=len(missing), desc='networks', disable=None) as bar:
+        while running or (waiting and not received):
+            while waiting and not received and len(running) < processes:
+                point = waiting.pop(0)
+                running[point] = start(point)
+            if len(received) > n_forwarded:  # the first one saves and ends a run, a second one ends it at once
+                n_forwarded = len(received)
+                for process in running.values():
+                    process.terminate()
+            for point in [point for point, process in running.items() if process.poll() is not None]:
+                code = running.pop(point).returncode
+                if code == 0:
+                    row = next(row for row in write_rows(sweep, points) if _is_of(row, point))
+                    bar.write(f'{point}: {row["bytes"] / 1e6:.2f} MB, {row["test_accuracy"]:.2%}')
+                    bar.update()
+                    continue
+                waiting.clear()
+                shell_code = code if code > 0 else 128 - code  # as shells have it for a signal
+                exit_code = exit_code or shell_code
+                if shell_code <= 128 or not received:
+                    bar.write(f'{point}: {_reason(code, point.log)} (see {point.log})', file=sys.stderr)
+            time.sleep(POLL_S)
+    return 128 + received[0] if received else exit_code
 
-    def forward(number: int, _: Any) -> None:
-        heard.append(number)
-        for process, _ in running.values():
-            _stop(process, number)
 
-    # SIGHUP is ignored under nohup, and stays so.
-    numbers = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, forward) for number in numbers}
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals received within the block, in the place of what they do; SIGHUP stays ignored under nohup."""
+    received: list[int] = []
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        numbers.remove(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
     try:
-        with tqdm(total=len(waiting), desc='networks', disable=None) as bar:
-            while running or (waiting and not heard):
-                while waiting and not heard and len(running) < processes:
-                    job = waiting.pop(0)
-                    process = context.Process(target=_in_process, args=(sweep, *job))
-                    with _held_back():
-                        process.start()
-                    running[process.sentinel] = process, job
-                    if heard:  # while it started, and so not forwarded
-                        _stop(process, heard[0])
-                for sentinel in wait(list(running)):
-                    process, (point, seed) = running.pop(sentinel)
-                    process.join()
-                    if process.exitcode:
-                        waiting.clear()
-                        code = process.exitcode if process.exitcode > 0 else 128 - process.exitcode  # of a signal
-                        exit_code = exit_code or code
-                        if code <= 128 or not heard:
-                            log = sweep.log_of(point, seed)
-                            why = _last_words(process.exitcode, log)
-                            bar.write(f'{point.name}, seed {seed}: {why} (see {log})', file=sys.stderr)
-                    else:
-                        row = next(row for row in keep(sweep, jobs) if _is_of(row, point, seed))
-                        bar.write(f'{point.name}, seed {seed}: {row["bytes"] / 1e6:.2f} MB, {row["test_accuracy"]:.2%}')
-                        bar.update()
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 128 + heard[0] if heard else exit_code
 
 
-def _stop(process: Any, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGTERM if number == signal.SIGHUP else number)
+def start(point: Point) -> subprocess.Popen[bytes]:
+    """Start the process that trains a point and prints to its log; Ctrl-C reaches it through this one only."""
+    point.log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, '-m', 'squeeze_net.explore.point']
+    with point.log.open('ab') as log:
+        process = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=log, stderr=log, process_group=0)
+    assert process.stdin is not None  # stays open: the process ends when it is closed
+    with suppress(BrokenPipeError):  # of a process that has already ended
+        process.stdin.write(f'{point.as_json()}\n'.encode())
+    return process
 
 
-def _last_words(exit_code: int, log: Path) -> str:
-    """Why a process ended: what killed it (no memory, say), or the last line that it wrote."""
+def _reason(exit_code: int, log: Path) -> str:
+    """Why a process ended: what killed it (no memory, for example), or the last line that it wrote."""
     if exit_code < 0:
         return f'ended by signal {-exit_code} ({signal.strsignal(-exit_code)})'
     text = log.read_text(encoding='utf-8', errors='replace') if log.exists() else ''
     return text.strip().rpartition('\n')[2] or f'ended with exit code {exit_code}'
 
 
-@contextmanager
-def _held_back() -> Iterator[None]:
-    """A process that is started here hears no signal until it lets them through."""
-    resource_tracker.ensure_running()  # the first time, it would let them through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _in_process(sweep: Sweep, point: Metaparameters, seed: int) -> None:
-    log = sweep.log_of(point, seed)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open('a') as file:
-        os.setpgid(0, 0)  # Ctrl-C reaches it by way of the parent, once
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-        with trainer.exit_with_message('python -m squeeze_net.explore'):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            sys.exit(sweep.train(point, seed))
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def claim(sweep: Sweep) -> None:
-    """Refuse a folder whose points, or runs that are to become points, were trained otherwise."""
+def check_conditions(sweep: Sweep) -> None:
+    """Refuse a folder whose points or unfinished runs were trained otherwise; write `conditions.json`."""
     path, points = sweep.folder / CONDITIONS, sweep.folder / POINTS
-    runs = Path(sweep.config.save_path).glob('results/*/*.npz')  # a run that was stopped has not become a row
+    runs = Path(sweep.config.save_path).glob('results/*/*.npz')  # a run that was stopped has no row yet
     if (points.exists() and read_points(points)) or any(runs):
-        found = read_json(path)
-        odd = [name for name, value in sweep.conditions.items() if found.get(name, value) != value]
-        if odd:
+        earlier = read_json(path)
+        different = [name for name, value in sweep.conditions.items() if earlier.get(name, value) != value]
+        if different:
+            name = different[0]
             raise trainer.InputError(
-                f'{sweep.folder} holds runs of {odd[0]} {found[odd[0]]}, not of {sweep.conditions[odd[0]]}: '
+                f'{sweep.folder} holds runs of {name} {earlier[name]}, not of {sweep.conditions[name]}: '
                 'choose another -o'
             )
     with atomic_write(path, 'w') as file:
@@ -244,35 +169,36 @@ def read_conditions(path: Path) -> dict[str, Any]:
     """What the points of a folder have in common.
 
     Raises:
-        InputError: it cannot be read, or lacks what the pictures say; names it.
+        InputError: it cannot be read, or lacks what the pictures show; names it.
     """
-    found = read_json(path)
+    conditions = read_json(path)
     for name, kind in {'macro': str, 'dataset': str, 'size': int, 'epoch': int, 'limit': (int, type(None))}.items():
-        if name not in found or not isinstance(found[name], kind):  # type: ignore[arg-type]
+        if name not in conditions or not isinstance(conditions[name], kind):  # type: ignore[arg-type]
             raise trainer.InputError(f'{path} does not say the {name} of a sweep')
-    return found
+    return conditions
 
 
-def keep(sweep: Sweep, jobs: Sequence[tuple[Metaparameters, int]]) -> list[dict[str, Any]]:
-    """Write the rows that there are, also those of points of earlier calls, and return the ones of these jobs."""
-    rows = [row for job in jobs if (row := sweep.row(*job)) is not None]
+def write_rows(sweep: Sweep, points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Write the rows of all finished runs, also those of earlier sweeps; returns the ones of `points`."""
+    rows = [row for point in points if (row := point.row()) is not None]
     path = sweep.folder / POINTS
     earlier = read_points(path) if path.exists() else []
-    others = [row for row in earlier if not any(_is_of(row, *job) for job in jobs)]
+    others = [row for row in earlier if not any(_is_of(row, point) for point in points)]
     with atomic_write(path, 'w') as file:
         file.writelines(strict_json(row) + '\n' for row in others + rows)
     return rows
 
 
-def _is_of(row: Mapping[str, Any], point: Metaparameters, seed: int) -> bool:
-    return row['seed'] == seed and all(row[name] == value for name, value in asdict(point).items())
+def _is_of(row: Mapping[str, Any], point: Point) -> bool:
+    wanted = asdict(point.metaparameters) | {'seed': point.config.seed}
+    return wanted.items() <= row.items()
 
 
 def read_points(path: Path) -> list[dict[str, Any]]:
     """The rows of `points.jsonl`.
 
     Raises:
-        InputError: it cannot be read, or has lines that are none; says which.
+        InputError: it cannot be read, or has a line that is not a row; says which.
     """
     rows = []
     try:

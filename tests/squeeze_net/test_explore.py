@@ -10,7 +10,6 @@ import time
 import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +23,8 @@ from squeeze_net.explore import sweep
 from squeeze_net.explore.__main__ import main
 from squeeze_net.explore.metaparameters import Metaparameters, cross, grid
 from squeeze_net.explore.plots import draw, front, marks
-from squeeze_net.explore.sweep import Sweep, claim, read_points
+from squeeze_net.explore.point import Point
+from squeeze_net.explore.sweep import Sweep, check_conditions, read_points
 from trainer import Config
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ def test_a_sweep_its_pictures_and_what_is_there_already(tmp_path, capsys):
             assert np.asarray(picture.convert('L')).std() > 5
     capsys.readouterr()
     assert main([*flags(tmp_path), '--grid']) == 0
-    assert '4 networks, of which 3 are there already' in capsys.readouterr().out
+    assert '4 networks to train, 3 already done' in capsys.readouterr().out
     again = read_points(tmp_path / 'points.jsonl')
     assert len(again) == 4 and all(r in again for r in rows)
     # A process of its own or not, a network of the same seed learns the same.
@@ -168,7 +168,7 @@ def test_a_terminal_that_closes_stops_the_processes_unless_under_nohup(tmp_path,
     argv = command(tmp_path, '--processes', '2', '-e', '2', '--ratios', '0.5', '--shares', '0.5')
     argv = ['nohup', *argv] if is_ignored else [*argv, '-e', '400']
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        wait_for(lambda: len(Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()) >= 2)
+        wait_for(lambda: len(Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()) >= 1)
         process.send_signal(signal.SIGHUP)
         out, errors = process.communicate(timeout=120)
     assert process.returncode == (0 if is_ignored else 128 + signal.SIGHUP), (out, errors)
@@ -176,34 +176,30 @@ def test_a_terminal_that_closes_stops_the_processes_unless_under_nohup(tmp_path,
 
 
 class Ended:
-    """A process that has nothing to do."""
+    """A process that has ended."""
 
-    def __init__(self, exitcode=0):
-        self.sentinel, end = os.pipe()
-        os.close(end)  # as a sentinel is when its process has ended
-        self.exitcode = exitcode
+    def __init__(self, exit_code=0):
+        self.returncode = exit_code
 
-    def start(self):
-        pass
-
-    join = start
+    def poll(self):
+        return self.returncode
 
 
 def test_a_signal_between_two_processes_is_heard(tmp_path, monkeypatch):
-    points, started = [Metaparameters(SR=ratio) for ratio in (0.1, 0.2, 0.3)], []
+    made, started = make_sweep(tmp_path), []
+    points = [made.point(Metaparameters(SR=ratio)) for ratio in (0.1, 0.2, 0.3)]
 
-    def keep(*_):
+    def write_rows(*_):
         os.kill(os.getpid(), signal.SIGTERM)  # while no process runs
-        return [asdict(started[-1]) | {'seed': 0, 'bytes': 1, 'test_accuracy': 0.5}]
+        return [asdict(started[-1].metaparameters) | {'seed': 0, 'bytes': 1, 'test_accuracy': 0.5}]
 
-    def process(target, args):
-        started.append(args[1])
+    def start(point):
+        started.append(point)
         return Ended()
 
-    monkeypatch.setattr(sweep, 'get_context', lambda _: SimpleNamespace(Process=process))
-    monkeypatch.setattr(sweep, 'keep', keep)
-    jobs = [(point, 0) for point in points]
-    assert sweep._run_side_by_side(make_sweep(tmp_path), jobs, jobs, 1) == 128 + signal.SIGTERM
+    monkeypatch.setattr(sweep, 'start', start)
+    monkeypatch.setattr(sweep, 'write_rows', write_rows)
+    assert sweep.run_side_by_side(made, points, points, 1) == 128 + signal.SIGTERM
     assert started == points[:1]
 
 
@@ -216,13 +212,25 @@ def test_a_signal_between_two_processes_is_heard(tmp_path, monkeypatch):
     ],
 )
 def test_why_a_process_ended_is_told(tmp_path, monkeypatch, capsys, exit_code, found, message):
-    monkeypatch.setattr(sweep, 'get_context', lambda _: SimpleNamespace(Process=lambda **_: Ended(exit_code)))
-    made, jobs = make_sweep(tmp_path), [(Metaparameters(), 0), (Metaparameters(SR=0.5), 0)]
-    log = made.log_of(*jobs[0])
+    monkeypatch.setattr(sweep, 'start', lambda _: Ended(exit_code))
+    made = make_sweep(tmp_path)
+    points = [made.point(Metaparameters()), made.point(Metaparameters(SR=0.5))]
+    log = points[0].log
     log.parent.mkdir(parents=True)
     log.write_text('epoch 1\nerror: no memory\n')
-    assert sweep._run_side_by_side(made, jobs, jobs, 1) == found
+    assert sweep.run_side_by_side(made, points, points, 1) == found
     assert re.search(f'seed 0: {message} \\(see {re.escape(str(log))}\\)', capsys.readouterr().err)
+
+
+def test_a_point_as_json_is_the_same_point(tmp_path):
+    point = make_sweep(tmp_path, batch=20).point(Metaparameters(SR=0.5), 7)
+    assert Point.from_json(point.as_json()) == point
+
+
+def test_a_point_trains_what_stdin_describes(tmp_path):
+    command = [sys.executable, '-m', 'squeeze_net.explore.point']
+    done = subprocess.run(command, input='{}\n', capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and 'stdin does not describe a point' in done.stderr and done.stderr.count('\n') == 1
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path):
@@ -230,7 +238,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
         wait_for(lambda: list(tmp_path.glob('runs/results/*/log.jsonl')))
         children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
-        assert len(children) >= 2
+        assert len(children) == 2
         process.kill()
     wait_for(lambda: not any(Path(f'/proc/{child}').exists() for child in children))
 
@@ -238,7 +246,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
 def test_stopped_before_anything_is_trained(tmp_path):
     argv = command(tmp_path, '--processes', '2', '-e', '40')
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        wait_for(lambda: len(Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()) >= 2)
+        wait_for(lambda: len(Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()) >= 1)
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGINT and 'goes on' in out and 'Traceback' not in errors
@@ -258,21 +266,21 @@ def make_sweep(folder, source='drawn shapes', **values):
 
 @pytest.mark.parametrize(('changed', 'values'), [('size', {'size': 40}), ('source', {'source': 'photographs'})])
 def test_points_of_one_folder_have_their_conditions_in_common(tmp_path, changed, values):
-    claim(make_sweep(tmp_path, precision='float32'))
-    claim(make_sweep(tmp_path))  # there is nothing yet
+    check_conditions(make_sweep(tmp_path, precision='float32'))
+    check_conditions(make_sweep(tmp_path))  # there is nothing yet
     run = tmp_path / 'runs/results/stopped'
     run.mkdir(parents=True)
     for held in run / 'checkpoint_last.npz', tmp_path / 'points.jsonl':
         held.write_text(json.dumps(row(0.5, 1, 0.5)) + '\n')
-        claim(make_sweep(tmp_path))
+        check_conditions(make_sweep(tmp_path))
         with pytest.raises(trainer.InputError, match=f'holds runs of {changed} .* choose another -o'):
-            claim(make_sweep(tmp_path, **values))
+            check_conditions(make_sweep(tmp_path, **values))
         with pytest.raises(trainer.InputError, match='holds runs of precision bf16, not of float32'):
-            claim(make_sweep(tmp_path, precision='float32'))
+            check_conditions(make_sweep(tmp_path, precision='float32'))
         (run / 'checkpoint_last.npz').unlink(missing_ok=True)
     (tmp_path / 'conditions.json').unlink()
     with pytest.raises(trainer.InputError, match=r'conditions\.json is missing'):
-        claim(make_sweep(tmp_path))
+        check_conditions(make_sweep(tmp_path))
 
 
 def test_earlier_conditions_lack_the_data_and_the_precision(tmp_path):
@@ -280,7 +288,7 @@ def test_earlier_conditions_lack_the_data_and_the_precision(tmp_path):
     (tmp_path / 'points.jsonl').write_text(json.dumps(row(0.5, 1, 0.5)) + '\n')
     text = json.dumps({name: value for name, value in known.items() if name not in ('source', 'precision')})
     (tmp_path / 'conditions.json').write_text(text)
-    claim(make_sweep(tmp_path))
+    check_conditions(make_sweep(tmp_path))
     assert json.loads((tmp_path / 'conditions.json').read_text()) == known
 
 

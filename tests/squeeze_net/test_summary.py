@@ -97,7 +97,7 @@ def test_with_graphviz_it_is_drawn(tmp_path, capsys, monkeypatch):
     [
         (['squeezenet_v1.0', '--size', '20'], 'images of 20 px leave no map: SqueezeNetV10 needs 21 px or more'),
         (['squeezenet_v1.0', '--n_class', '0'], '--n_class is 0, but must be 1 or more'),
-        (['squeezenet_v1.0', '--graph', 'net.jpg'], 'net.jpg: the name has to end in .svg, .png or .dot'),
+        (['squeezenet_v1.0', '--graph', 'net.jpg'], 'net.jpg: the name must end in .svg, .png or .dot'),
     ],
 )
 def test_faults_are_named(argv, words):

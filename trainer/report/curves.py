@@ -189,6 +189,13 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def label_axes(axes: Axes, x: str, y: str) -> None:
+    """Name both axes of a plot of points, and give it a grid."""
+    axes.set_xlabel(x, fontsize=LABEL)
+    axes.set_ylabel(y, fontsize=LABEL)
+    axes.grid(alpha=0.25)
+
+
 def set_title(figure: Figure, *lines: str) -> None:
     text = '\n'.join(textwrap.fill(verbatim(line), 70) for line in lines if line)
     figure.suptitle(text, fontsize=TITLE)

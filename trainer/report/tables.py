@@ -22,6 +22,21 @@ RULE = '| --- | --- | --- ' + '| ---: ' * 7 + '|'
 UNKNOWN = '–'
 
 
+def text_table(rows: Sequence[Sequence[str]], n_left: int = 1) -> list[str]:
+    """Rows of words as lines for the terminal: columns two spaces apart, aligned to the right except the first ones.
+
+    Args:
+        rows: all of one length; the first one usually holds the titles.
+        n_left: how many columns are aligned to the left.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    signs = ['<'] * n_left + ['>'] * (len(widths) - n_left)
+    return [
+        '  '.join(f'{word:{sign}{width}}' for word, sign, width in zip(row, signs, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
 def table(runs: Sequence[Run]) -> str:
     """The runs as a Markdown table, a row each, with footnotes; what is not known is a dash."""
     notes: list[str] = []

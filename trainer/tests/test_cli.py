@@ -94,9 +94,11 @@ def test_config_of_a_run_repeats_it(tmp_path):
         ('batch: many', r"argument -b/--batch: invalid int value: 'many'"),
         ('batch: [1, 2]', r'batch takes one value, not \[1, 2\]'),
         ('model: resnet', r'argument --model: invalid choice'),
-        ('- batch', r'is a list; expected lines `flag: value`'),
-        ('batch: "', r'cannot be read'),
-        ('!!python/object/apply:os.system ["true"]', r'cannot be read'),
+        ('- batch', r'is not a mapping, expected lines such as'),
+        ('batch: "', r'line 1: found unexpected end of stream'),
+        ('!!python/object/apply:os.system ["true"]', r'line 1: could not determine a constructor'),
+        ('batch: 2020-99-99', r'is not YAML: month must be'),
+        ('batch: &a [1]\nlr: *a', r'holds an alias'),
     ],
 )
 def test_faults_of_a_file_are_named(tmp_path, text, message):
@@ -108,7 +110,7 @@ def test_faults_of_a_file_are_named(tmp_path, text, message):
 
 
 def test_missing_file_is_named():
-    with pytest.raises(InputError, match=r'--config nowhere\.yaml cannot be read'):
+    with pytest.raises(InputError, match=r'--config nowhere\.yaml is missing'):
         parse('--config', 'nowhere.yaml')
 
 

@@ -146,7 +146,7 @@ def test_stopped_and_gone_on_with(trained, tmp_path):
                 break
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGINT and 'goes on where this one stopped' in rest
+    assert process.returncode == 128 + signal.SIGINT and 'the same command resumes it' in rest
     assert not broken.exists()
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -209,7 +209,7 @@ def test_bad_input_is_one_sentence(tmp_path, trained):
         (['inspect', str(tmp_path / 'no.sqz')], 'cannot be read as an archive'),
         (['inspect', str(tmp_path / 'none.sqz')], 'none.sqz cannot be read'),
         (['decompress', str(tmp_path / 'no.sqz'), 'b.npz'], 'cannot be read as .sqz'),
-        (['compress', str(trained), '-o', 'x.zip', '--lossless'], 'has to end in .sqz'),
+        (['compress', str(trained), '-o', 'x.zip', '--lossless'], 'must end in .sqz'),
         (['compress', str(trained), '-o', small, *QUICK, '--bits', '12'], 'expected 1 .. 8'),
         (['compress', str(trained), '-o', small, *QUICK, '--sparsity', '1.5'], 'sparsity'),
         (['compress', str(trained), '-o', small, '--dataset', 'cifar10', '--data', 'nowhere'], 'nowhere'),
@@ -225,7 +225,7 @@ def test_nothing_else_is_replaced(tmp_path, trained, capsys):
         main(['compress', str(trained), '-o', str(tmp_path / 'x.sqz'), *QUICK])
     assert main(['compress', str(trained), '-o', str(tmp_path / 'a.sqz'), '--lossless']) == 0
     before = (tmp_path / 'a.sqz').read_bytes()
-    with pytest.raises(trainer.InputError, match='is the file that is to be compressed'):
+    with pytest.raises(trainer.InputError, match='is the file to compress'):
         main(['compress', str(tmp_path / 'a.sqz'), '-o', str(tmp_path / 'a.sqz'), *QUICK])
     with pytest.raises(trainer.InputError, match='--lossless only encodes: --bits does not'):
         main(['compress', str(trained), '-o', str(tmp_path / 'b.sqz'), '--lossless', '--bits', '4'])

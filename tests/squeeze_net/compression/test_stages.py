@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import trainer
 from squeeze_net import NETWORKS
-from squeeze_net.compression.fold import settle
+from squeeze_net.compression.fold import fold_model
 from squeeze_net.compression.plan import Plan, read_plan
 from squeeze_net.compression.prune import (
     Pruning,
@@ -199,11 +199,11 @@ def test_gradients_are_summed_by_code():
     np.testing.assert_allclose(link.W.grad, [a, 0, a, b, b, a])
 
 
-# ---- settling ----
+# ---- folding ----
 
 
 @pytest.mark.parametrize('network', ['squeezenet', 'squeezenet_v1.1_bn', 'vgg_bn', 'squeezenet_v1.0'])
-def test_settled_networks_compute_the_same(network):
+def test_folded_networks_compute_the_same(network):
     np.random.seed(0)
     model = NETWORKS[network](6, 40)
     rng = np.random.default_rng(0)
@@ -219,7 +219,7 @@ def test_settled_networks_compute_the_same(network):
     x = rng.normal(size=(3, 3, 40, 40)).astype(np.float32)
     with chainer.using_config('train', False):
         before = model(x).array
-        n_dead = settle(model, 40)
+        n_dead = fold_model(model, 40)
         after = model(x).array
     np.testing.assert_allclose(after, before, atol=2e-4 * np.abs(before).max())
     if engine.is_available():  # which finds the dead biases
@@ -248,21 +248,23 @@ def test_plans(model, tmp_path):
     [
         (lambda m, p: Plan(prune_epoch=-1), '--prune_epoch is -1'),
         (lambda m, p: Plan(initialisation='best'), "--initialisation is 'best'"),
+        (lambda m, p: Plan(drop=float('nan')), '--drop is nan'),
         (lambda m, p: Plan(sparsity='all').sparsities(m), "--sparsity has 'all' where a number"),
         (lambda m, p: Plan(sparsity='=0.5').sparsities(m), 'is not `pattern=number`'),
         (lambda m, p: Plan(bits='9').bits_of(m), 'expected 1 .. 8'),
         (lambda m, p: Plan(bits='conv1=4').bits_of(m), 'fire2/.*gives|gives .* 0 bits'),
         (lambda m, p: Plan(bits='4.5').bits_of(m), 'gives conv1/W 4.5 bits'),
         (lambda m, p: Plan(bits='100').bits_of(m), 'gives conv1/W 100 bits'),
-        (lambda m, p: Plan(prune_lr=True), '--prune_lr is True'),
         (lambda m, p: read_plan(p / 'none.yaml'), 'none.yaml is missing'),
-        (lambda m, p: read_plan(p / 'word.yaml'), "--prune_lr has 'fast' where a number"),
+        (lambda m, p: read_plan(p / 'true.yaml'), "true.yaml: argument --prune_lr: .* 'True'"),
+        (lambda m, p: read_plan(p / 'word.yaml'), "word.yaml: argument --prune_lr: .* 'fast'"),
         (lambda m, p: read_plan(p / 'date.yaml'), 'date.yaml is not YAML'),
-        (lambda m, p: read_plan(p / 'odd.yaml'), "holds 'colour'"),
+        (lambda m, p: read_plan(p / 'odd.yaml'), "odd.yaml has the unknown key 'colour'"),
     ],
 )
 def test_plans_that_are_none(model, tmp_path, make, message):
     (tmp_path / 'odd.yaml').write_text('colour: 3\n')
+    (tmp_path / 'true.yaml').write_text('prune_lr: true\n')
     (tmp_path / 'word.yaml').write_text('prune_lr: fast\n')
     (tmp_path / 'date.yaml').write_text('prune_epoch: 2020-99-99\n')
     with pytest.raises(trainer.InputError, match=message):
