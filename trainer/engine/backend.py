@@ -170,9 +170,6 @@ class FullyConnected(Protocol):
 
 
 class Elementwise(Protocol):
-    def is_dense(self, x: Array) -> bool:
-        """Whether the elements lie without a gap, in C order or channels last."""
-
     def add(self, x: Array, other: Array, out: Array) -> Array:
         """out = x + other; `other` in any layout, `out` without gaps and laid out as x. It may be x or other."""
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import chainer
 import numpy as np
-from chainer.utils.conv import get_conv_outsize
 
 from trainer import engine
 from trainer.engine.backend import Convolution
@@ -89,13 +88,6 @@ class Window(NamedTuple):
     dilate: Pair
     groups: int
 
-    def size_over(self, x: Input, W: Input) -> tuple[int, ...]:
-        """Height and width of the output."""
-        return tuple(
-            get_conv_outsize(length, k, s, p, d=d)
-            for length, k, s, p, d in zip(x.shape[2:], W.shape[2:], self.stride, self.pad, self.dilate, strict=True)
-        )
-
 
 def _is_well_formed(x: Input, W: Input, b: Input | None, add: Input | None, window: Window) -> bool:
     """Otherwise Chainer says what is wrong."""
@@ -107,7 +99,7 @@ def _is_well_formed(x: Input, W: Input, b: Input | None, add: Input | None, wind
         and (b is None or (b.shape == W.shape[:1] and b.dtype == np.float32))
     ):
         return False
-    y_shape = x.shape[0], W.shape[0], *window.size_over(x, W)
+    y_shape = Convolution(x.shape, W.shape, *window).y_shape
     return min(y_shape) > 0 and (add is None or add.shape == y_shape)
 
 

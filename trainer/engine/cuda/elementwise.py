@@ -17,11 +17,6 @@ from trainer.engine.maps import Array, Shape, misalignments, pixel_stride
 Rows: TypeAlias = tuple[Array, int, int]  # what the kernels see: an array, its columns, and elements from row to row
 
 
-def is_dense(x: Array) -> bool:
-    """Whether the elements lie without a gap, in C order or channels last."""
-    return x.flags.c_contiguous or (x.ndim == 4 and pixel_stride(x) == x.shape[1])
-
-
 def rows_of(x: Array) -> Rows:
     """A map as rows of channels; anything else, copied into C order if it is not, as one of (N, ...)."""
     if x.ndim == 4:

@@ -26,13 +26,6 @@ from trainer.engine.onednn.operation import (
 Layout: TypeAlias = tuple[Shape, int]  # shape and pixel stride of a map; (size,) and 0 of elements without a gap
 
 
-def is_dense(x: np.ndarray) -> bool:
-    """Whether the elements lie without a gap, in C order or channels last."""
-    if x.flags.c_contiguous:
-        return True
-    return x.ndim == 4 and pixel_stride(x) == x.shape[1]
-
-
 def layouts_of(*arrays: np.ndarray) -> tuple[Layout, ...]:
     """Of arrays of one shape that are all maps or all in C order."""
     if arrays[0].ndim != 4 or all(a.flags.c_contiguous for a in arrays):
