@@ -144,5 +144,5 @@ def test_large_files_and_missing_ones_are_refused(tmp_path):
     make_run(tmp_path)
     with (tmp_path / 'log.jsonl').open('wb') as file:
         file.truncate((64 << 20) + 1)
-    with pytest.raises(InputError, match='larger than 67,108,864 bytes'):
+    with pytest.raises(InputError, match='more than 67,108,864 bytes'):
         read_run(tmp_path)
