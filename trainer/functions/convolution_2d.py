@@ -77,7 +77,7 @@ def convolution_2d(
     if len({v.dtype for v in (*xs, *(inputs[-1:] if add is not None else ()))}) > 1:
         return in_chainer(*inputs)
     node = Convolution2D(in_chainer, window, len(xs), b is not None, add is not None)
-    return apply(node, inputs, lambda: in_chainer(*inputs))
+    return apply(node, inputs)
 
 
 class Window(NamedTuple):
@@ -117,7 +117,7 @@ class Convolution2D(EngineFunction):
         self.in_chainer, self.window, self.n_part = in_chainer, window, n_part
         self.has_bias, self.has_add = has_bias, has_add
 
-    def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
+    def reference(self, *inputs: chainer.Variable) -> Variables:
         return (self.in_chainer(*inputs),)
 
     def forward(self, inputs: Arrays) -> Arrays:
