@@ -97,7 +97,7 @@ class Checkpoint(Extension):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        check_finite(trainer.updater.get_optimizer('main').target, trainer.updater.iteration)
+        check_finite(trainer.updater.model, trainer.updater.iteration)
         trainer.updater.average_statistics()
         if self.ranks.is_first:
             save(self.folder / LAST, trainer, self.config, self.metadata, self.computed_on)
@@ -109,7 +109,7 @@ class Checkpoint(Extension):
         last = self.folder / LAST
         average = trainer.updater.average
         with average.in_place() if average is not None else nullcontext():
-            save_weights(self.folder / 'weights_last.npz', trainer.updater.get_optimizer('main').target, self.metadata)
+            save_weights(self.folder / 'weights_last.npz', trainer.updater.model, self.metadata)
         if self.recorder.best is self.recorder.entries[-1]:
             link_or_copy(self.folder / 'weights_last.npz', self.folder / 'weights_best.npz')
             if last.exists():  # not in a run resumed from another one's
@@ -153,7 +153,7 @@ def resume(path: Path, trainer: Trainer, config: Config, file: BinaryIO | None =
         if 'config' not in arrays:
             raise InputError(f'{path} holds no training state; weights alone are loaded with --load_model')
         config.check_resumes(json.loads(str(arrays['config'])), path)
-        _check_shapes(arrays, path, MODEL, trainer.updater.get_optimizer('main').target)
+        _check_shapes(arrays, path, MODEL, trainer.updater.model)
         NpzDeserializer(arrays).load(trainer)
         before = str(arrays[COMPUTED_ON]) if COMPUTED_ON in arrays else ''
         return before if before != trainer.get_extension('Checkpoint').computed_on else ''

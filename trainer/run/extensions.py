@@ -37,7 +37,7 @@ def extend(
         start: says which entries the log begins with.
     """
     updater, ranks, target = trainer.updater, trainer.updater.ranks, trainer.updater.device
-    model, computed_on = updater.get_optimizer('main').target, device.describe(target)
+    model, computed_on = updater.model, device.describe(target)
     n_epoch = config.count_epochs(len(data.train.labels))
     schedule = config.make_schedule(n_epoch)
     progress = Progress(len(data.train.labels), n_epoch, shown_epoch=config.start_epoch - 1)

@@ -34,7 +34,7 @@ class EpochTest:
         self.batch, self.divide = config.batch, config.test_batch_divide
 
     def __call__(self, updater: Updater) -> Evaluation:
-        ranks, average, model = updater.ranks, updater.average, updater.get_optimizer('main').target
+        ranks, average, model = updater.ranks, updater.average, updater.model
         self.stop.check()  # on all ranks, as those without test images would not reach the check below
         self.progress.begin_test(self.n)
         updater.average_statistics()
