@@ -64,7 +64,7 @@ class Checkpoint(Extension):
         ranks: Ranks = ONE_PROCESS,
         computed_on: str = '',
     ) -> None:
-        self.ranks, self.has_to_save = ranks, False
+        self.ranks, self.is_asked_to_save = ranks, False
         self.metadata, self.computed_on = metadata, computed_on
         self.folder, self.config, self.recorder, self.stop = config.run_folder, config, recorder, stop
         self.interval_s = config.checkpoint_minutes * 60 or float('inf')
@@ -82,7 +82,7 @@ class Checkpoint(Extension):
 
     def __call__(self, trainer: Trainer) -> None:
         is_epoch_end = len(self.recorder.entries) > self._saved_epochs
-        if is_epoch_end or self.has_to_save or (self.ranks.size == 1 and self.is_due()) or self.stop.requested:
+        if is_epoch_end or self.is_asked_to_save or (self.ranks.size == 1 and self.is_due()) or self.stop.requested:
             self._saved_epochs = len(self.recorder.entries)
             self._save(trainer)
         if is_epoch_end:
@@ -213,10 +213,10 @@ def _check_shapes(arrays: Any, path: Path, prefix: str, model: chainer.Link) -> 
     serializer = DictionarySerializer()
     serializer.save(model)
     expected = {prefix + name: np.asarray(value) for name, value in serializer.target.items()}
-    found = {name for name in arrays.files if name.startswith(prefix)} - {KEY}
-    faults = [f'{name} is missing' for name in sorted(expected.keys() - found)]
-    faults += [f'{name} has no place' for name in sorted(found - expected.keys())]
-    for name in sorted(expected.keys() & found):
+    present = {name for name in arrays.files if name.startswith(prefix)} - {KEY}
+    faults = [f'{name} is missing' for name in sorted(expected.keys() - present)]
+    faults += [f'{name} has no place' for name in sorted(present - expected.keys())]
+    for name in sorted(expected.keys() & present):
         if arrays.zip.getinfo(f'{name}.npy').file_size > 2 * expected[name].nbytes + HEADER_BYTES:
             faults.append(f'{name} is larger than {expected[name].shape}')  # not read: it may be a zip bomb
         elif arrays[name].shape != expected[name].shape:

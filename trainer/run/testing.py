@@ -40,12 +40,12 @@ class EpochTest:
         updater.average_statistics()
         batch = -(-self.batch // (self.divide * ranks.size))
         with average.in_place() if average is not None else nullcontext():
-            found = evaluate(
+            evaluation = evaluate(
                 model, self.pictures.test, self.n, self.n_class, batch, updater.device, self._advance, ranks
             )
         for line in self.pictures.new_faults(ranks.gather):
             tqdm.write(line)
-        return found
+        return evaluation
 
     def _advance(self, n: int) -> None:
         self.progress.advance_test(n)

@@ -114,15 +114,15 @@ def _select(entries: Iterable[Entry], limit: int | None) -> list[Entry]:
 
 
 def _classes(entries: Iterable[Entry], place: Path) -> list[str]:
-    found: dict[str, set[str]] = {'train': set(), 'test': set()}
+    classes: dict[str, set[str]] = {'train': set(), 'test': set()}
     for entry in entries:
-        found[entry.split].add(entry.class_name)
-    for split, names in found.items():
+        classes[entry.split].add(entry.class_name)
+    for split, names in classes.items():
         if not names:
             raise InputError(f'{place} holds no images as {split}/<class>/*')
-    if odd := sorted(found['train'] ^ found['test']):
+    if odd := sorted(classes['train'] ^ classes['test']):
         raise InputError(f'{place}: the class {odd[0]!r} is in only one of train and test; both need the same classes')
-    return sorted(found['train'])
+    return sorted(classes['train'])
 
 
 def _contents(place: Path, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:

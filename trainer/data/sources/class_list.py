@@ -18,6 +18,17 @@ class ClassList(NamedTuple):
     names: tuple[str, ...]  # the rest of the line, or the key
 
 
+def read_class_names(path: Path | None, default: Path | None = None) -> tuple[str, ...] | None:
+    """The names in a class list, or if None is given in the `default` one, where that exists; else None.
+
+    Raises:
+        InputError: as `read_class_list`.
+    """
+    if path is None and default is not None and default.is_file():
+        path = default
+    return None if path is None else read_class_list(path).names
+
+
 def read_class_list(path: Path, folders: Collection[str] = ()) -> ClassList:
     """Read `synset_words.txt`, or any list with a class on each line.
 

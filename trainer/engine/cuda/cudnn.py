@@ -57,11 +57,11 @@ def load() -> Any:
     if cudnn.__version__.split('.')[:2] != FRONTEND.split('.')[:2]:
         raise EngineError(f'nvidia-cudnn-frontend is {cudnn.__version__}, not {FRONTEND}: {advice}')
     try:
-        found = cudnn.backend_version()
+        installed = cudnn.backend_version()
     except RuntimeError as error:
         raise EngineError(f"cuDNN's library is missing ({in_one_line(error)}): {advice}") from None
-    if found < OLDEST:
-        raise EngineError(f'cuDNN is {_dotted(found)}, older than {_dotted(OLDEST)}: {advice}')
+    if installed < OLDEST:
+        raise EngineError(f'cuDNN is {_dotted(installed)}, older than {_dotted(OLDEST)}: {advice}')
     return cudnn
 
 
