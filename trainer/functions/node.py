@@ -130,6 +130,7 @@ def apply(
 
 
 def array_of(x: Input) -> Array:
+    """The array of a variable, or the array itself."""
     return cast(Array, x.array if isinstance(x, chainer.Variable) else x)
 
 

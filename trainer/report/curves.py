@@ -190,6 +190,7 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def set_title(figure: Figure, *lines: str) -> None:
+    """The lines that are not empty, wrapped, as the title."""
     text = '\n'.join(textwrap.fill(verbatim(line), 70) for line in lines if line)
     figure.suptitle(text, fontsize=TITLE)
 

@@ -89,6 +89,7 @@ class Checkpoint(Extension):
             self._keep_epoch(trainer)
 
     def is_due(self) -> bool:
+        """Whether `--checkpoint_minutes` have passed since the last one."""
         return time.monotonic() - self._saved_at > self.interval_s
 
     def finish(self, trainer: Trainer) -> None:

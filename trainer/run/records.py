@@ -79,6 +79,7 @@ class Run:
 
     @property
     def model(self) -> str:
+        """The network's name; of a run that does not say, its own."""
         return str(self.config.get('model') or (self.summary or {}).get('model') or self.name)
 
     @property

@@ -70,6 +70,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
+        """Whether the run is to end."""
         return self.signal is not None
 
     @property

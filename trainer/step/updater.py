@@ -88,10 +88,12 @@ class Updater(StandardUpdater):
 
     @property
     def optimizer(self) -> Any:
+        """The one that updates the network."""
         return self.get_optimizer('main')
 
     @property
     def model(self) -> chainer.Chain:
+        """The network."""
         return self.optimizer.target
 
     def update_core(self) -> None:
@@ -149,6 +151,7 @@ class Updater(StandardUpdater):
         return sum(loss * part for loss, (_, part) in zip(losses, labels, strict=True))
 
     def draw_mix(self, iteration: int, n: int) -> Mix | None:
+        """What a batch of n images is mixed with, after `iteration` updates; None without mixing."""
         return None if self.mixing is None else self.mixing.draw(iteration, n)
 
     def _update_average(self) -> None:

@@ -14,6 +14,8 @@ KEY = re.compile(r'[A-Za-z]*\d+')  # of WordNet, n01440764, or a number
 
 
 class ClassList(NamedTuple):
+    """The classes in the order of their labels."""
+
     keys: tuple[str, ...]  # what folders are called: the first word of each line if all are like `KEY`, else the line
     names: tuple[str, ...]  # the rest of the line, or the key
 

@@ -130,6 +130,7 @@ class RecordIO:
 
 
 def class_list_of(path: Path) -> Path:
+    """Where the class list of a `.rec` lies, if it has one."""
     return path.with_suffix('.classes.txt')
 
 

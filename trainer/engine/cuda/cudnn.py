@@ -100,6 +100,7 @@ def _preload(major: int) -> None:
 
 
 def in_one_line(error: Exception, longest: int = 300) -> str:
+    """The text of an error, its white space collapsed, at most `longest` characters."""
     return ' '.join(str(error).split())[:longest]
 
 
@@ -164,6 +165,7 @@ def _define(graph: Any, problem: Problem, tensors: dict[int, Any], types: dict[s
 
 
 def refusal(problem: Problem, error: Exception | str) -> str:
+    """What an `EngineError` says of a convolution that cuDNN does not compute."""
     shapes = ', '.join(f'{t.dtype} {t.shape}' for t in problem.operands().values())
     words = in_one_line(error) if isinstance(error, Exception) else error
     return f'cuDNN refuses the convolution ({problem.kind} of {shapes}): {words}'

@@ -28,6 +28,7 @@ def rows_of(x: Array) -> Rows:
 
 
 def empty_like(x: Array) -> Array:
+    """An uninitialised array of the shape and precision of x: a map if x has four dimensions, else in C order."""
     return empty_map(x.shape, x.dtype) if x.ndim == 4 else empty(x.shape, x.dtype)
 
 

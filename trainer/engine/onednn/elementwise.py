@@ -75,6 +75,7 @@ def _empty_like(x: np.ndarray) -> np.ndarray:
 def binary_operation(
     algorithm: int, layouts: tuple[Layout, ...], types: tuple[int, int], scaled: bool = False
 ) -> Operation:
+    """The operation on two arrays and their sum or product, [and the scale of the second, (1,) float32]."""
     lib = library()
     one, other = (_describe(layout, t) for layout, t in zip(layouts[:2], types, strict=True))
     out = _describe(layouts[2], types[0])
@@ -128,6 +129,7 @@ def relu(x: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(1024)
 def relu_operation(layouts: tuple[Layout, ...], data_type: int) -> Operation:
+    """The operation on x and max(x, 0)."""
     x, out = (_describe(layout, data_type) for layout in layouts)
     descriptor = _relu_descriptor(x, out)
     return Operation(descriptor, ((dnn.SRC, x), (dnn.DST, out)))

@@ -55,6 +55,8 @@ def post_op_arg(index: int) -> int:
 
 
 class ExecuteArgument(ctypes.Structure):
+    """A dnnl_exec_arg_t."""
+
     _fields_ = (('arg', c_int), ('memory', c_void_p))
 
 
@@ -109,6 +111,7 @@ _SIGNATURES = {
 
 
 def dims(values: Sequence[int]) -> Dims:
+    """A dnnl_dims_t, as far as it is used."""
     return (c_int64 * len(values))(*values)
 
 

@@ -171,4 +171,5 @@ def describe_plain(shape: Sequence[int], data_type: int) -> Descriptor:
 
 
 def describe_vector(n: int, data_type: int = dnn.F32) -> Descriptor:
+    """Of n elements without a gap."""
     return library().describe((n,), (1,), data_type)

@@ -46,6 +46,7 @@ def forward(pooling: Pooling, x: Map, training: bool) -> tuple[Map, np.ndarray |
 def forward_operation(
     pooling: Pooling, x_shape: Shape, pixel: int, data_type: int, training: bool
 ) -> tuple[Operation, int]:
+    """The operation on x, y, [the places of the maxima], and the bytes of those."""
     y_shape = pooling.y_shape(x_shape)
     x, y = describe_map(x_shape, pixel, data_type), describe_map(y_shape, y_shape[1], data_type)
     descriptor = _forward_descriptor(pooling, x_shape, x, y, training)

@@ -47,6 +47,7 @@ def forward(x: Map, window: ResponseWindow, training: bool) -> tuple[Map, np.nda
 def forward_operation(
     shape: Shape, pixel: int, data_type: int, window: ResponseWindow, training: bool
 ) -> tuple[Operation, int]:
+    """The operation on x, y, [workspace], and the bytes of that."""
     x, y = describe_map(shape, pixel, data_type), describe_map(shape, shape[1], data_type)
     descriptor = _forward_descriptor(x, y, window, training)
     workspace, n_byte = workspace_of(descriptor) if training else (None, 0)
