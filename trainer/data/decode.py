@@ -209,6 +209,7 @@ class Batches(Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]):
         return [fault for _, fault in sorted(self._loader.unreadable.items())]
 
     def close(self) -> None:
+        """End the processes; again, it does nothing."""
         self._is_closed = True
         self._loader.close()
 

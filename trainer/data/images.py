@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from trainer.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,6 +94,13 @@ def decode_named(raw: bytes, name: str, upright: bool = True) -> Image:
         return decode(raw, upright=upright)
     except InputError as error:
         raise InputError(f'{name} cannot be read as an image: {error}') from None
+
+
+def squash(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """An image (H, W, 3) uint8 resized to width x height px, whatever its shape (Pillow's bicubic)."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def describe_decoder() -> str:

@@ -99,18 +99,18 @@ def read_splits(place: Path, kind: Kind, limit: int | None = None) -> Stream:
     suffix = kind.suffix
     tests = [place / f'{name}{suffix}' for name in TEST_NAMES]
     train = place / f'train{suffix}'
-    found = [path for path in tests if path.exists()]
-    if not train.exists() or not found:
+    existing = [path for path in tests if path.exists()]
+    if not train.exists() or not existing:
         missing = train if not train.exists() else tests[0]
         wanted = f'train{suffix} and {" or ".join(path.name for path in tests)}'
         raise InputError(f'{missing} does not exist; a folder of {kind.text} holds {wanted}')
     class_list = next((path for name in CLASS_LISTS if (path := place / name).is_file()), None)
-    splits = [kind.open(path, class_list) for path in (train, found[0])]
+    splits = [kind.open(path, class_list) for path in (train, existing[0])]
     named = [split.classes for split in splits if split.classes is not None]
     if len(named) == 2 and named[0] != named[1]:
         odd = sorted(set(named[0]) ^ set(named[1]))
         which = f'the class {odd[0]!r} is in only one' if odd else 'the classes have another order in one'
-        raise InputError(f'{place}: {which} of {train.name} and {found[0].name}; both need the same classes')
+        raise InputError(f'{place}: {which} of {train.name} and {existing[0].name}; both need the same classes')
     n_class = max(int(split.labels.max()) for split in splits) + 1
     data = Stream(
         name=place.resolve().name,

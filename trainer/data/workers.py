@@ -64,6 +64,8 @@ class Job(NamedTuple):
 
 
 class Reply(NamedTuple):
+    """What became of a job."""
+
     row: int
     image: int
     outcome: int  # DONE, or UNREADABLE: `text` says why

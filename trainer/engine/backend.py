@@ -64,6 +64,7 @@ class Pooling(NamedTuple):
     y_size: Pair
 
     def y_shape(self, x_shape: Shape) -> Shape:
+        """(N, C, H', W') of the output, given that of x."""
         return (*x_shape[:2], *self.y_size)
 
 
@@ -107,6 +108,8 @@ class DropoutMask(Protocol):
 
 
 class Memory(Protocol):
+    """Arrays in the memory of the backend."""
+
     def zeros(self, shape: Shape) -> Array:
         """Float32, in C order."""
 
@@ -170,8 +173,7 @@ class FullyConnected(Protocol):
 
 
 class Elementwise(Protocol):
-    def is_dense(self, x: Array) -> bool:
-        """Whether the elements lie without a gap, in C order or channels last."""
+    """Sums, rectifier and masks. Arrays of one call have one shape."""
 
     def add(self, x: Array, other: Array, out: Array) -> Array:
         """out = x + other; `other` in any layout, `out` without gaps and laid out as x. It may be x or other."""
@@ -193,6 +195,8 @@ class Elementwise(Protocol):
 
 
 class Poolings(Protocol):
+    """Maximum, average and global average."""
+
     def forward(self, pooling: Pooling, x: Map, training: bool) -> tuple[Map, Array | None]:
         """y, and for a maximum in training, in which place of its window each came from: all that is saved."""
 
@@ -258,6 +262,8 @@ class BatchNormalizations(Protocol):
 
 
 class ResponseNormalizations(Protocol):
+    """Local response normalisation, across channels."""
+
     def is_supported(self, window: ResponseWindow, x: Map) -> bool:
         """Whether the backend computes it, and correctly."""
 
@@ -269,6 +275,8 @@ class ResponseNormalizations(Protocol):
 
 
 class Losses(Protocol):
+    """Softmax cross entropy."""
+
     def softmax_cross_entropy(self, x: Array, t: Array, smoothing: float = 0.0) -> tuple[Array, tuple[Array, Array]]:
         """The mean over the rows whose label is not -1, () float32, and what the backward pass needs besides x and t.
 

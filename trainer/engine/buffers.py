@@ -53,6 +53,7 @@ class Ranges:
         return -1
 
     def give_back(self, offset: int, n_byte: int) -> None:
+        """Free a range that `take` handed out, from any thread."""
         self._returned.append((offset, n_byte))
 
     def free(self) -> list[tuple[int, int]]:

@@ -45,6 +45,11 @@ def pixel_stride(x: Array) -> int:
     return pixel // size if is_channels_last else 0
 
 
+def is_dense(x: Array) -> bool:
+    """Whether the elements lie without a gap, in C order or channels last."""
+    return x.flags.c_contiguous or (x.ndim == 4 and pixel_stride(x) == x.shape[1])
+
+
 def channel_slices(maps: Any) -> list[slice]:
     """Which channels of the concatenation of some maps each of them holds."""
     ends = np.cumsum([x.shape[1] for x in maps]).tolist()

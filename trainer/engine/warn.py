@@ -10,4 +10,5 @@ from trainer.engine.errors import EngineWarning
 
 @functools.cache
 def warn_once(message: str) -> None:
+    """Give an `EngineWarning`, unless one with this message has been given."""
     warnings.warn(message, EngineWarning, stacklevel=3)

@@ -6,7 +6,7 @@ import chainer
 
 from trainer import engine
 from trainer.functions.concat import SideBySide, joined
-from trainer.functions.node import EngineFunction, Input, Output, Variables, apply, to_float32
+from trainer.functions.node import EngineFunction, Input, Output, Variables, apply
 from trainer.functions.places import Arrays, Places
 
 
@@ -23,13 +23,15 @@ def add(x: Input, other: Input) -> Output:
         if sizes == [part.shape[1] for part in other]:
             return SideBySide(map(add, x, other))
     x, other = joined(x), joined(other)
-    if x.ndim != 4 or x.shape != other.shape or x.dtype != other.dtype or not engine.serves(x, other):
-        return chainer.functions.add(to_float32(x), to_float32(other))
-    return apply(Add(), (x, other), lambda: chainer.functions.add(to_float32(x), to_float32(other)))
+    is_served = x.ndim == 4 and x.shape == other.shape and x.dtype == other.dtype and engine.serves(x, other)
+    return apply(Add(), (x, other), is_served)
 
 
 class Add(EngineFunction):
     """x, other -> x + other, maps."""
+
+    def reference(self, *inputs: chainer.Variable) -> Variables:
+        return (chainer.functions.add(*inputs),)
 
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs(())
@@ -37,9 +39,7 @@ class Add(EngineFunction):
         return (self.ops.elementwise.add(x, other, self.ops.memory.empty_map(x.shape, x.dtype)),)
 
     def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
-        (gy,) = gys
-        return (gy,) * len(indexes)
+        return gys * len(indexes)
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
-        (gy,) = gys
-        return (gy,) * len(indexes)
+        return gys * len(indexes)

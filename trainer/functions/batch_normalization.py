@@ -68,7 +68,7 @@ def batch_normalization(
         return put_together(in_chainer(*inputs, **statistics), x)
     running = None if running_mean is None or running_var is None else Running(running_mean, running_var, decay)
     node = BatchNormalization(in_chainer, eps, relu, running, known=_latest.of(xs))
-    y = put_together(apply(node, inputs, lambda: in_chainer(*inputs, **statistics)), x)
+    y = put_together(apply(node, inputs, otherwise=lambda: in_chainer(*inputs, **statistics)), x)
     _latest.keep(xs, node)
     return y
 
@@ -108,7 +108,9 @@ def fixed_batch_normalization(
         or not _are_vectors(mean, var, like=gamma)
     ):
         return put_together(in_chainer(*inputs), x)
-    return put_together(apply(FixedBatchNormalization(in_chainer, eps, relu), inputs, lambda: in_chainer(*inputs)), x)
+    return put_together(
+        apply(FixedBatchNormalization(in_chainer, eps, relu), inputs, otherwise=lambda: in_chainer(*inputs)), x
+    )
 
 
 def _joined(xs: Sequence[Input]) -> chainer.Variable:

@@ -26,11 +26,14 @@ def concat(xs: Sequence[Input], axis: int = 1) -> chainer.Variable:
     shapes = {(x.ndim, x.shape[:1], x.shape[2:], x.dtype) for x in xs}
     if axis != 1 or xs[0].ndim != 4 or len(shapes) > 1 or not engine.serves(*xs):
         return chainer.functions.concat([to_float32(x) for x in xs], axis)
-    return apply(Concat(), tuple(xs), lambda: chainer.functions.concat([to_float32(x) for x in xs], axis))
+    return apply(Concat(), tuple(xs))
 
 
 class Concat(EngineFunction):
     """Maps -> one of all their channels."""
+
+    def reference(self, *inputs: chainer.Variable) -> Variables:
+        return (chainer.functions.concat(inputs),)
 
     def forward(self, inputs: Arrays) -> Arrays:
         self.retain_inputs(())

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import chainer
 import numpy as np
-from chainer.utils.conv import get_conv_outsize
 
 from trainer import engine
 from trainer.engine.backend import Convolution
@@ -78,7 +77,7 @@ def convolution_2d(
     if len({v.dtype for v in (*xs, *(inputs[-1:] if add is not None else ()))}) > 1:
         return in_chainer(*inputs)
     node = Convolution2D(in_chainer, window, len(xs), b is not None, add is not None)
-    return apply(node, inputs, lambda: in_chainer(*inputs))
+    return apply(node, inputs)
 
 
 class Window(NamedTuple):
@@ -88,13 +87,6 @@ class Window(NamedTuple):
     pad: Pair
     dilate: Pair
     groups: int
-
-    def size_over(self, x: Input, W: Input) -> tuple[int, ...]:
-        """Height and width of the output."""
-        return tuple(
-            get_conv_outsize(length, k, s, p, d=d)
-            for length, k, s, p, d in zip(x.shape[2:], W.shape[2:], self.stride, self.pad, self.dilate, strict=True)
-        )
 
 
 def _is_well_formed(x: Input, W: Input, b: Input | None, add: Input | None, window: Window) -> bool:
@@ -107,7 +99,7 @@ def _is_well_formed(x: Input, W: Input, b: Input | None, add: Input | None, wind
         and (b is None or (b.shape == W.shape[:1] and b.dtype == np.float32))
     ):
         return False
-    y_shape = x.shape[0], W.shape[0], *window.size_over(x, W)
+    y_shape = Convolution(x.shape, W.shape, *window).y_shape
     return min(y_shape) > 0 and (add is None or add.shape == y_shape)
 
 
@@ -125,7 +117,7 @@ class Convolution2D(EngineFunction):
         self.in_chainer, self.window, self.n_part = in_chainer, window, n_part
         self.has_bias, self.has_add = has_bias, has_add
 
-    def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
+    def reference(self, *inputs: chainer.Variable) -> Variables:
         return (self.in_chainer(*inputs),)
 
     def forward(self, inputs: Arrays) -> Arrays:

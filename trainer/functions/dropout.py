@@ -10,8 +10,7 @@ from trainer.engine.backend import DropoutMask
 from trainer.engine.dropout import DropoutKey as DropoutKey
 from trainer.engine.maps import Array, channel_slices
 from trainer.functions.concat import SideBySide, joined, parts
-from trainer.functions.node import EngineFunction, Input, Output, Variables, apply, to_float32
-from trainer.functions.places import Arrays, Places
+from trainer.functions.node import Input, Output, UnaryFunction, Variables, apply, to_float32
 
 
 def dropout(x: Input, ratio: float = 0.5, *, mask: Array | None = None) -> Output:
@@ -51,25 +50,22 @@ def _dropout(x: Input, mask: DropoutMask, first_channel: int, ratio: float) -> c
         factor = chainer.backend.get_array_module(wide).asarray(kept).astype(wide.dtype)
         return chainer.functions.dropout(wide, ratio, mask=factor * wide.dtype.type(1 / (1 - ratio)))
 
-    if not engine.serves(x):
-        return in_chainer()
-    return apply(Dropout(mask, first_channel), (x,), in_chainer)
+    return apply(Dropout(mask, first_channel), (x,), engine.serves(x), in_chainer)
 
 
-class Dropout(EngineFunction):
+class Dropout(UnaryFunction):
     """x -> x * mask."""
 
     def __init__(self, mask: DropoutMask, first_channel: int) -> None:
         super().__init__()
         self.mask, self.first_channel = mask, first_channel
 
-    def forward(self, inputs: Arrays) -> Arrays:
+    def compute(self, x: Array) -> Array:
         self.retain_inputs(())
-        return (self.mask.apply(inputs[0], self.first_channel),)
+        return self.mask.apply(x, self.first_channel)
 
-    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
-        (gy,) = gys
-        return (self.mask.apply(gy, self.first_channel),)
+    def gradient(self, gy: Array) -> Array:
+        return self.mask.apply(gy, self.first_channel)
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
         (gy,) = gys

@@ -8,7 +8,7 @@ import numpy as np
 from trainer import engine
 from trainer.engine.maps import Array
 from trainer.functions.concat import joined
-from trainer.functions.node import EngineFunction, Input, apply, to_compute_dtype, to_float32
+from trainer.functions.node import EngineFunction, Input, Variables, apply, to_compute_dtype, to_float32
 from trainer.functions.places import Arrays, Places
 
 
@@ -39,13 +39,13 @@ def linear(x: Input, W: Input, b: Input | None = None, n_batch_axes: int = 1) ->
     ):
         return chainer.functions.linear(to_float32(x), W, None if b is None else to_float32(b), n_batch_axes)
     inputs = to_compute_dtype(x), *inputs[1:]
-    return apply(Linear(), inputs, lambda: chainer.functions.linear(*map(to_float32, inputs)))
+    return apply(Linear(), inputs)
 
 
 class Linear(EngineFunction):
     """x, W and perhaps b -> y."""
 
-    def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
+    def reference(self, *inputs: chainer.Variable) -> Variables:
         return (chainer.functions.linear(*inputs),)
 
     def forward(self, inputs: Arrays) -> Arrays:

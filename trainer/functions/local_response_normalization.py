@@ -6,9 +6,9 @@ import chainer
 
 from trainer import engine
 from trainer.engine.backend import ResponseWindow
+from trainer.engine.maps import Array
 from trainer.functions.concat import joined
-from trainer.functions.node import EngineFunction, Input, apply, to_float32
-from trainer.functions.places import Arrays, Places
+from trainer.functions.node import Input, UnaryFunction, Variables, apply
 
 
 def local_response_normalization(
@@ -24,35 +24,27 @@ def local_response_normalization(
 
     Source: Krizhevsky et al., "ImageNet classification with deep convolutional neural networks" (2012), section 3.3.
     """
-
-    def in_chainer(x: Input) -> chainer.Variable:
-        return chainer.functions.local_response_normalization(to_float32(x), n, k, alpha, beta)
-
     x = joined(x)
-    window, backend = ResponseWindow(n, k, alpha, beta), engine.of(x)
-    if x.ndim != 4 or not engine.serves(x) or not (backend and backend.response_normalization.is_supported(window, x)):
-        return in_chainer(x)
-    return apply(LocalResponseNormalization(window), (x,), lambda: in_chainer(x))
+    window = ResponseWindow(n, k, alpha, beta)
+    backend = engine.of(x) if x.ndim == 4 and engine.serves(x) else None
+    is_served = backend is not None and backend.response_normalization.is_supported(window, x)
+    return apply(LocalResponseNormalization(window), (x,), is_served)
 
 
-class LocalResponseNormalization(EngineFunction):
+class LocalResponseNormalization(UnaryFunction):
     """x -> y."""
 
     def __init__(self, window: ResponseWindow) -> None:
         super().__init__()
         self.window = window
 
-    def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
+    def reference(self, *inputs: chainer.Variable) -> Variables:
         return (chainer.functions.local_response_normalization(inputs[0], *self.window),)
 
-    def forward(self, inputs: Arrays) -> Arrays:
+    def compute(self, x: Array) -> Array:
         self.retain_inputs((0,))
-        (x,) = inputs
         y, self.workspace = self.ops.response_normalization.forward(x, self.window, chainer.config.enable_backprop)
-        return (y,)
+        return y
 
-    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
-        (gy,) = gys
-        x = self.inputs[0].data
-        gx = self.ops.response_normalization.backward(x, self.workspace, gy, self.window)
-        return (gx,)
+    def gradient(self, gy: Array) -> Array:
+        return self.ops.response_normalization.backward(self.inputs[0].data, self.workspace, gy, self.window)

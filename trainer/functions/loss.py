@@ -9,8 +9,7 @@ import numpy as np
 
 from trainer import engine
 from trainer.engine.maps import Array
-from trainer.functions.node import EngineFunction, Input, Output, apply, array_of, to_float32
-from trainer.functions.places import Arrays, Places
+from trainer.functions.node import Input, Output, UnaryFunction, Variables, apply, array_of, to_float32
 
 
 def softmax_cross_entropy(x: Input, t: Input, *, smoothing: float = 0.0, **options: Any) -> Output:
@@ -32,16 +31,10 @@ def softmax_cross_entropy(x: Input, t: Input, *, smoothing: float = 0.0, **optio
     """
     if smoothing and options:
         raise ValueError(f'smoothing={smoothing} goes with no other option, not with {", ".join(options)}')
-
-    def in_chainer() -> chainer.Variable:
-        return _in_chainer(to_float32(x), t, smoothing, options)
-
-    if options or x.ndim != 2 or t.dtype != np.int32 or t.shape != x.shape[:1] or not engine.serves(x):
-        return in_chainer()
-    backend = engine.of(x)
-    if backend is None or backend.loss is None:
-        return in_chainer()
-    return apply(SoftmaxCrossEntropy(array_of(t), smoothing), (x,), in_chainer)
+    is_served = x.ndim == 2 and t.dtype == np.int32 and t.shape == x.shape[:1] and engine.serves(x)
+    backend = engine.of(x) if is_served and not options else None
+    is_served = backend is not None and backend.loss is not None
+    return apply(SoftmaxCrossEntropy(t, smoothing, options), (x,), is_served)
 
 
 def _in_chainer(x: Input, t: Input, smoothing: float, options: dict[str, Any]) -> chainer.Variable:
@@ -55,27 +48,26 @@ def _in_chainer(x: Input, t: Input, smoothing: float, options: dict[str, Any]) -
     return loss * (1 - smoothing) - all_classes * smoothing
 
 
-class SoftmaxCrossEntropy(EngineFunction):
+class SoftmaxCrossEntropy(UnaryFunction):
     """x -> the mean loss, float32."""
 
-    def __init__(self, t: Array, smoothing: float = 0.0) -> None:
+    def __init__(self, t: Input, smoothing: float, options: dict[str, Any]) -> None:
         super().__init__()
-        self.t, self.smoothing = t, smoothing
+        self.t, self.smoothing, self.options = t, smoothing, options
 
-    def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
-        return (_in_chainer(inputs[0], self.t, self.smoothing, {}),)
+    def reference(self, *inputs: chainer.Variable) -> Variables:
+        return (_in_chainer(inputs[0], self.t, self.smoothing, self.options),)
 
-    def forward(self, inputs: Arrays) -> Arrays:
+    def compute(self, x: Array) -> Array:
         self.retain_inputs((0,))
         assert self.ops.loss is not None
-        loss, self.saved = self.ops.loss.softmax_cross_entropy(inputs[0], self.t, self.smoothing)
-        return (loss,)
+        loss, self.saved = self.ops.loss.softmax_cross_entropy(x, array_of(self.t), self.smoothing)
+        return loss
 
-    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
-        (gy,) = gys
-        x = self.inputs[0].data
+    def gradient(self, gy: Array) -> Array:
+        x, t = self.inputs[0].data, array_of(self.t)
         assert self.ops.loss is not None
-        return (self.ops.loss.softmax_cross_entropy_backward(x, self.t, self.saved, gy, self.smoothing),)
+        return self.ops.loss.softmax_cross_entropy_backward(x, t, self.saved, gy, self.smoothing)
 
 
 def accuracy(y: Input, t: Input, ignore_label: int | None = None) -> Output:

@@ -109,17 +109,28 @@ def tracing() -> Iterator[list[Call]]:
         yield chainer.config.traced_calls
 
 
-def apply(node: EngineFunction, inputs: tuple[Any, ...], otherwise: Callable[[], Any]) -> Any:
-    """The node's output (a tuple of several), or where the library refuses, that of `otherwise`."""
-    try:
-        outputs = node.apply(inputs)
-        return outputs[0] if len(outputs) == 1 else outputs
-    except EngineError as error:
-        engine.refuse(error, node.label)
+def apply(
+    node: EngineFunction, inputs: tuple[Any, ...], is_served: bool = True, otherwise: Callable[[], Any] | None = None
+) -> Any:
+    """The node's output (a tuple of several).
+
+    Where the engine does not serve or its library refuses, it is that of `otherwise`, by default the node's `reference`
+    of the inputs in float32 at least.
+    """
+    if is_served:
+        try:
+            outputs = node.apply(inputs)
+            return outputs[0] if len(outputs) == 1 else outputs
+        except EngineError as error:
+            engine.refuse(error, node.label)
+    if otherwise is not None:
         return otherwise()
+    outputs = node.reference(*map(to_float32, inputs))
+    return outputs[0] if len(outputs) == 1 else outputs
 
 
 def array_of(x: Input) -> Array:
+    """The array of a variable, or the array itself."""
     return cast(Array, x.array if isinstance(x, chainer.Variable) else x)
 
 
@@ -152,26 +163,41 @@ def to_float32(x: Input) -> Input:
     return Cast(FLOAT32).apply((x,))[0] if is_half else x
 
 
-class Cast(EngineFunction):
+class UnaryFunction(EngineFunction):
+    """x -> y: a subclass defines both passes for the arrays themselves."""
+
+    def compute(self, x: Array) -> Array:
+        """y. What the backward pass needs of x or y must be retained."""
+        raise NotImplementedError
+
+    def gradient(self, gy: Array) -> Array:
+        """The gradient of x."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Arrays) -> Arrays:
+        return (self.compute(inputs[0]),)
+
+    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
+        return (self.gradient(gys[0]),)
+
+
+class Cast(UnaryFunction):
     """x -> the same in another precision."""
 
     def __init__(self, dtype: DType) -> None:
         super().__init__()
         self.dtype = dtype
 
-    def forward(self, inputs: Arrays) -> Arrays:
+    def compute(self, x: Array) -> Array:
         self.retain_inputs(())
-        (x,) = inputs
         self.x_dtype = x.dtype
-        return (_cast(x, self.dtype),)
+        return _cast(x, self.dtype)
 
-    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
-        (gy,) = gys
-        return (_cast(gy, self.x_dtype),)
+    def gradient(self, gy: Array) -> Array:
+        return _cast(gy, self.x_dtype)
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
-        (gy,) = gys
-        return Cast(self.x_dtype).apply((gy,))
+        return Cast(self.x_dtype).apply(gys)
 
 
 def _cast(x: Array, dtype: DType) -> Array:

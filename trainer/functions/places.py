@@ -9,7 +9,7 @@ import chainer
 
 from trainer.engine import arena
 from trainer.engine.backend import Backend
-from trainer.engine.maps import Array
+from trainer.engine.maps import Array, is_dense
 
 Arrays: TypeAlias = tuple[Array, ...]  # a gradient may be None: the loss does not depend on it, or it is not asked for
 
@@ -56,7 +56,7 @@ class Places:
         # The earlier one may be another input's, too, and so may a new one that is only passed on, as by a sum.
         may_share_memory = chainer.backend.get_array_module(gradient).may_share_memory
         is_passed_on = any(gy is not None and may_share_memory(gradient, gy) for gy in gys)
-        if is_passed_on or not elementwise.is_dense(gradient):
+        if is_passed_on or not is_dense(gradient):
             return elementwise.sum_of(earlier, gradient)
         return elementwise.add(gradient, earlier, gradient)
 

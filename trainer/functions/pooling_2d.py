@@ -11,9 +11,9 @@ from chainer.utils.conv import get_conv_outsize
 
 from trainer import engine
 from trainer.engine.backend import AVERAGE, MAX, Pooling
+from trainer.engine.maps import Array
 from trainer.functions.concat import SideBySide, joined
-from trainer.functions.node import EngineFunction, Input, Output, Variables, apply, pair, to_float32
-from trainer.functions.places import Arrays, Places
+from trainer.functions.node import Input, Output, UnaryFunction, Variables, apply, pair, to_float32
 
 Size: TypeAlias = int | Sequence[int]  # px, one number or (vertical, horizontal)
 
@@ -43,13 +43,11 @@ def max_pooling_2d(
         return SideBySide(max_pooling_2d(part, ksize, stride, pad, cover_all) for part in x)
     x = joined(x)
 
-    def in_chainer(x: Input) -> Output:
+    def in_chainer() -> Output:
         return chainer.functions.max_pooling_2d(to_float32(x), ksize, stride, pad, cover_all, return_indices)
 
-    windows = _windows(MAX, x, ksize, stride, pad, cover_all)
-    if return_indices or windows is None:
-        return in_chainer(x)
-    return apply(MaxPooling2D(windows), (x,), lambda: in_chainer(x))
+    windows = None if return_indices else _windows(MAX, x, ksize, stride, pad, cover_all)
+    return in_chainer() if windows is None else apply(MaxPooling2D(windows), (x,), otherwise=in_chainer)
 
 
 def average_pooling_2d(x: Input, ksize: Size, stride: Size | None = None, pad: Size = 0) -> Output:
@@ -63,14 +61,10 @@ def average_pooling_2d(x: Input, ksize: Size, stride: Size | None = None, pad: S
     """
     if isinstance(x, SideBySide):
         return SideBySide(average_pooling_2d(part, ksize, stride, pad) for part in x)
-
-    def in_chainer(x: Input) -> chainer.Variable:
-        return chainer.functions.average_pooling_2d(to_float32(x), ksize, stride, pad)
-
     windows = _windows(AVERAGE, x, ksize, stride, pad, False)
     if windows is None:
-        return in_chainer(x)
-    return apply(AveragePooling2D(windows), (x,), lambda: in_chainer(x))
+        return chainer.functions.average_pooling_2d(to_float32(x), ksize, stride, pad)
+    return apply(AveragePooling2D(windows), (x,))
 
 
 def _windows(algorithm: str, x: Input, ksize: Size, stride: Size | None, pad: Size, cover_all: bool) -> Pooling | None:
@@ -91,7 +85,7 @@ def _windows(algorithm: str, x: Input, ksize: Size, stride: Size | None, pad: Si
     return Pooling(algorithm, kernel, stride, pad, y_size) if is_possible else None
 
 
-class _Pooling(EngineFunction):
+class _Pooling(UnaryFunction):
     def __init__(self, windows: Pooling) -> None:
         super().__init__()
         self.windows = windows
@@ -100,16 +94,14 @@ class _Pooling(EngineFunction):
 class MaxPooling2D(_Pooling):
     """x -> y; saves where each maximum stood, not x."""
 
-    def forward(self, inputs: Arrays) -> Arrays:
+    def compute(self, x: Array) -> Array:
         self.retain_inputs(())
-        (x,) = inputs
-        self.x_shape, self.x_dtype = x.shape, x.dtype
+        self.x_shape = x.shape
         y, self.chosen = self.ops.pooling.forward(self.windows, x, training=chainer.config.enable_backprop)
-        return (y,)
+        return y
 
-    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
-        (gy,) = gys
-        return (self.ops.pooling.backward(self.windows, self.x_shape, gy, self.chosen),)
+    def gradient(self, gy: Array) -> Array:
+        return self.ops.pooling.backward(self.windows, self.x_shape, gy, self.chosen)
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
         """Chainer's own gradient, given the places of the maxima."""
@@ -135,14 +127,12 @@ class AveragePooling2D(_Pooling):
         _, kernel, stride, pad, _ = self.windows
         return (chainer.functions.average_pooling_2d(inputs[0], kernel, stride, pad),)
 
-    def forward(self, inputs: Arrays) -> Arrays:
+    def compute(self, x: Array) -> Array:
         self.retain_inputs((0,))
-        (x,) = inputs
-        return (self.ops.pooling.forward(self.windows, x, training=chainer.config.enable_backprop)[0],)
+        return self.ops.pooling.forward(self.windows, x, training=chainer.config.enable_backprop)[0]
 
-    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
-        (gy,) = gys
-        return (self.ops.pooling.backward(self.windows, self.inputs[0].shape, gy, None),)
+    def gradient(self, gy: Array) -> Array:
+        return self.ops.pooling.backward(self.windows, self.inputs[0].shape, gy, None)
 
 
 def mean(
@@ -161,21 +151,19 @@ def mean(
     return chainer.functions.average(to_float32(x), axis, weights, keepdims)
 
 
-class GlobalAveragePooling2D(EngineFunction):
+class GlobalAveragePooling2D(UnaryFunction):
     """x (N, C, H, W) -> (N, C), float32."""
 
-    def reference(self, *inputs: chainer.Variable) -> tuple[chainer.Variable, ...]:
+    def reference(self, *inputs: chainer.Variable) -> Variables:
         return (chainer.functions.average(inputs[0], (2, 3)),)
 
-    def forward(self, inputs: Arrays) -> Arrays:
+    def compute(self, x: Array) -> Array:
         self.retain_inputs(())
-        (x,) = inputs
         self.x_shape, self.x_dtype = x.shape, x.dtype
-        return (self.ops.pooling.global_average(x),)
+        return self.ops.pooling.global_average(x)
 
-    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
-        (gy,) = gys
-        return (self.ops.pooling.global_average_backward(gy, self.x_shape, self.x_dtype),)
+    def gradient(self, gy: Array) -> Array:
+        return self.ops.pooling.global_average_backward(gy, self.x_shape, self.x_dtype)
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
         (gy,) = gys

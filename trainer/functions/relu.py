@@ -5,9 +5,9 @@ from __future__ import annotations
 import chainer
 
 from trainer import engine
+from trainer.engine.maps import Array
 from trainer.functions.concat import SideBySide
-from trainer.functions.node import EngineFunction, Input, Output, Variables, apply, to_float32
-from trainer.functions.places import Arrays, Places
+from trainer.functions.node import Input, Output, UnaryFunction, Variables, apply
 
 
 def relu(x: Input) -> Output:
@@ -17,24 +17,23 @@ def relu(x: Input) -> Output:
     """
     if isinstance(x, SideBySide):
         return SideBySide(map(relu, x))
-    if not engine.serves(x):
-        return chainer.functions.relu(to_float32(x))
-    return apply(ReLU(), (x,), lambda: chainer.functions.relu(to_float32(x)))
+    return apply(ReLU(), (x,), engine.serves(x))
 
 
-class ReLU(EngineFunction):
+class ReLU(UnaryFunction):
     """x -> y; its gradient needs y alone, so that x need not stay in memory."""
 
-    def forward(self, inputs: Arrays) -> Arrays:
-        (x,) = inputs
+    def reference(self, *inputs: chainer.Variable) -> Variables:
+        return (chainer.functions.relu(*inputs),)
+
+    def compute(self, x: Array) -> Array:
         self.retain_inputs(())
         self.retain_outputs((0,))
-        return (self.ops.elementwise.relu(x),)
+        return self.ops.elementwise.relu(x)
 
-    def compute_gradients(self, indexes: tuple[int, ...], gys: Arrays, places: Places) -> Arrays:
-        (gy,) = gys
+    def gradient(self, gy: Array) -> Array:
         y = self.get_retained_outputs()[0].array
-        return (self.ops.elementwise.relu_backward(y, gy),)
+        return self.ops.elementwise.relu_backward(y, gy)
 
     def differentiable_gradients(self, indexes: tuple[int, ...], gys: Variables) -> Variables:
         (gy,) = gys

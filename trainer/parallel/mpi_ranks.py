@@ -85,9 +85,9 @@ class MpiRanks(Ranks):
     def check_alike(self, facts: Mapping[str, Any]) -> None:
         everyone = self.gather((socket.gethostname(), dict(facts)))
         first_host, expected = everyone[0]
-        for rank, (host, found) in enumerate(everyone):
-            for name in expected | found:
-                own, first = found.get(name, 'none'), expected.get(name, 'none')
+        for rank, (host, facts_of_rank) in enumerate(everyone):
+            for name in expected | facts_of_rank:
+                own, first = facts_of_rank.get(name, 'none'), expected.get(name, 'none')
                 if own != first:
                     raise InputError(
                         f'rank {rank} on {host} has {name} {own}, rank 0 on {first_host} has {first}: '

@@ -39,6 +39,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
+        """Whether this is the process that prints and writes."""
         return self.rank == 0
 
     def share(self, n: int) -> range:

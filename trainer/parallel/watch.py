@@ -23,6 +23,8 @@ ALIVE, GOODBYE = 1, 2  # tags of messages
 
 
 class Member(NamedTuple):
+    """A process of the run, and where it runs."""
+
     rank: int
     host: str
     pid: int
@@ -124,9 +126,9 @@ class Watch:
                 self._sent[rank] = self._mpi.Isend(b'\0', rank, ALIVE)
 
     def _look_for_silence(self, now: float) -> None:
-        patience = SILENCE_S + (0 if self.rank == 0 else 3 * self.rank)  # one speaks, not all
+        patience = SILENCE_S + min(3 * self.rank, 30)  # one speaks, not all
         watched = range(1, self.size) if self.rank == 0 else (0,)
-        silent = [self.crew[rank] for rank in watched if now - self._heard[rank] > min(patience, SILENCE_S + 30)]
+        silent = [self.crew[rank] for rank in watched if now - self._heard[rank] > patience]
         if silent:
             stopped = [member for member in silent if member.host == _host() and member.state == 'T']
             what = 'is stopped' if stopped else f'has not answered for {SILENCE_S:.0f} s'

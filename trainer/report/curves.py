@@ -197,6 +197,7 @@ def label_axes(axes: Axes, x: str, y: str) -> None:
 
 
 def set_title(figure: Figure, *lines: str) -> None:
+    """The lines that are not empty, wrapped, as the title."""
     text = '\n'.join(textwrap.fill(verbatim(line), 70) for line in lines if line)
     figure.suptitle(text, fontsize=TITLE)
 

@@ -33,6 +33,7 @@ class Plots(Extension):
             self.draw()
 
     def draw(self) -> None:
+        """Draw now; nothing before the first epoch has ended."""
         if not self.recorder.own_entries:
             return
         self._drawn_epochs, self._drawn_at = len(self.recorder.entries), time.monotonic()

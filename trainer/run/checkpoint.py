@@ -64,7 +64,7 @@ class Checkpoint(Extension):
         ranks: Ranks = ONE_PROCESS,
         computed_on: str = '',
     ) -> None:
-        self.ranks, self.has_to_save = ranks, False
+        self.ranks, self.is_asked_to_save = ranks, False
         self.metadata, self.computed_on = metadata, computed_on
         self.folder, self.config, self.recorder, self.stop = config.run_folder, config, recorder, stop
         self.interval_s = config.checkpoint_minutes * 60 or float('inf')
@@ -82,13 +82,14 @@ class Checkpoint(Extension):
 
     def __call__(self, trainer: Trainer) -> None:
         is_epoch_end = len(self.recorder.entries) > self._saved_epochs
-        if is_epoch_end or self.has_to_save or (self.ranks.size == 1 and self.is_due()) or self.stop.requested:
+        if is_epoch_end or self.is_asked_to_save or (self.ranks.size == 1 and self.is_due()) or self.stop.requested:
             self._saved_epochs = len(self.recorder.entries)
             self._save(trainer)
         if is_epoch_end:
             self._keep_epoch(trainer)
 
     def is_due(self) -> bool:
+        """Whether `--checkpoint_minutes` have passed since the last one."""
         return time.monotonic() - self._saved_at > self.interval_s
 
     def finish(self, trainer: Trainer) -> None:
@@ -97,7 +98,7 @@ class Checkpoint(Extension):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        check_finite(trainer.updater.get_optimizer('main').target, trainer.updater.iteration)
+        check_finite(trainer.updater.model, trainer.updater.iteration)
         trainer.updater.average_statistics()
         if self.ranks.is_first:
             save(self.folder / LAST, trainer, self.config, self.metadata, self.computed_on)
@@ -109,7 +110,7 @@ class Checkpoint(Extension):
         last = self.folder / LAST
         average = trainer.updater.average
         with average.in_place() if average is not None else nullcontext():
-            save_weights(self.folder / 'weights_last.npz', trainer.updater.get_optimizer('main').target, self.metadata)
+            save_weights(self.folder / 'weights_last.npz', trainer.updater.model, self.metadata)
         if self.recorder.best is self.recorder.entries[-1]:
             link_or_copy(self.folder / 'weights_last.npz', self.folder / 'weights_best.npz')
             if last.exists():  # not in a run resumed from another one's
@@ -153,7 +154,7 @@ def resume(path: Path, trainer: Trainer, config: Config, file: BinaryIO | None =
         if 'config' not in arrays:
             raise InputError(f'{path} holds no training state; weights alone are loaded with --load_model')
         config.check_resumes(json.loads(str(arrays['config'])), path)
-        _check_shapes(arrays, path, MODEL, trainer.updater.get_optimizer('main').target)
+        _check_shapes(arrays, path, MODEL, trainer.updater.model)
         NpzDeserializer(arrays).load(trainer)
         before = str(arrays[COMPUTED_ON]) if COMPUTED_ON in arrays else ''
         return before if before != trainer.get_extension('Checkpoint').computed_on else ''
@@ -213,10 +214,10 @@ def _check_shapes(arrays: Any, path: Path, prefix: str, model: chainer.Link) -> 
     serializer = DictionarySerializer()
     serializer.save(model)
     expected = {prefix + name: np.asarray(value) for name, value in serializer.target.items()}
-    found = {name for name in arrays.files if name.startswith(prefix)} - {KEY}
-    faults = [f'{name} is missing' for name in sorted(expected.keys() - found)]
-    faults += [f'{name} has no place' for name in sorted(found - expected.keys())]
-    for name in sorted(expected.keys() & found):
+    present = {name for name in arrays.files if name.startswith(prefix)} - {KEY}
+    faults = [f'{name} is missing' for name in sorted(expected.keys() - present)]
+    faults += [f'{name} has no place' for name in sorted(present - expected.keys())]
+    for name in sorted(expected.keys() & present):
         if arrays.zip.getinfo(f'{name}.npy').file_size > 2 * expected[name].nbytes + HEADER_BYTES:
             faults.append(f'{name} is larger than {expected[name].shape}')  # not read: it may be a zip bomb
         elif arrays[name].shape != expected[name].shape:

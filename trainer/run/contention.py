@@ -52,6 +52,7 @@ class ContentionNotice(Extension):
 
 
 def is_slowed(usage: Usage) -> bool:
+    """Whether others take much of the cores while threads of this process wait for one."""
     return usage.taken >= CLEARLY and usage.waited >= CLEARLY
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from chainer.training import Extension, Trainer
+from chainer.training import Extension, Trainer, make_extension
 
 from trainer import device
 from trainer.config import Config
@@ -37,7 +37,7 @@ def extend(
         start: says which entries the log begins with.
     """
     updater, ranks, target = trainer.updater, trainer.updater.ranks, trainer.updater.device
-    model, computed_on = updater.get_optimizer('main').target, device.describe(target)
+    model, computed_on = updater.model, device.describe(target)
     n_epoch = config.count_epochs(len(data.train.labels))
     schedule = config.make_schedule(n_epoch)
     progress = Progress(len(data.train.labels), n_epoch, shown_epoch=config.start_epoch - 1)
@@ -46,8 +46,10 @@ def extend(
     recorder = Recorder(config.run_folder, test, schedule, facts, start.entries, ranks)
     metadata = Metadata(config.model, data.n_class, pictures.preprocessing, tuple(data.classes))
     saving = Checkpoint(config, recorder, stop, metadata, ranks, computed_on)
-    for extension in SetLearningRate(schedule), recorder, saving, Closing(pictures):
+    for extension in SetLearningRate(schedule), recorder, saving:
         trainer.extend(extension)
+    # Ends the processes that decode, however the training ends. It is never called and leaves no trace in a checkpoint.
+    trainer.extend(make_extension(lambda trainer: False, 'Closing', finalizer=pictures.close)(lambda trainer: None))
     if ranks.size > 1:
         trainer.extend(Agreement(ranks, stop, saving))
     if ranks.is_first:
@@ -77,19 +79,4 @@ class Agreement(Extension):
         table = np.array(self.ranks.gather([float(value) for value in own]))
         seen['train/loss'], seen['train/accuracy'] = table[:, :2].mean(0).tolist()
         self.stop.heed(int(table[:, 2].max()) or None, says_so=self.ranks.is_first)
-        self.checkpoint.has_to_save = bool(table[0, 3])
-
-
-class Closing(Extension):
-    """Ends the processes that decode when the training ends, however it does."""
-
-    trigger: Any = staticmethod(lambda trainer: False)  # never called, only finalized; no trace in a checkpoint
-
-    def __init__(self, pictures: Pictures) -> None:
-        self.pictures = pictures
-
-    def __call__(self, trainer: Trainer) -> None:
-        pass
-
-    def finalize(self) -> None:
-        self.pictures.close()
+        self.checkpoint.is_asked_to_save = bool(table[0, 3])

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from trainer.data.sources.source import read_text
 from trainer.errors import InputError
 from trainer.files import atomic_write
 
@@ -35,12 +36,8 @@ def strict_json(obj: Any) -> str:
 
 
 def _plain(obj: Any) -> Any:
-    if isinstance(obj, np.ndarray):
+    if isinstance(obj, (np.ndarray, np.bool_, np.integer)):
         return _plain(obj.tolist())
-    if isinstance(obj, np.bool_):
-        return bool(obj)
-    if isinstance(obj, np.integer):
-        return int(obj)
     if isinstance(obj, (float, np.floating)):
         return float(obj) if math.isfinite(obj) else None
     if isinstance(obj, Mapping):
@@ -82,6 +79,7 @@ class Run:
 
     @property
     def model(self) -> str:
+        """The network's name; of a run that does not say, its own."""
         return str(self.config.get('model') or (self.summary or {}).get('model') or self.name)
 
     @property
@@ -174,7 +172,7 @@ DATASET_FIELDS = {
 def _check(record: Any, fields: dict[str, str], where: str) -> None:
     """Raise an InputError unless `record` is a dict whose `fields` are of their kind, null or absent."""
     if not isinstance(record, dict):
-        raise InputError(f'{where}: {reprlib.repr(record)} is not an object, expected {{"{next(iter(fields))}": ...}}')
+        raise InputError(f'{where}: {reprlib.repr(record)} is not an object')
     for key, kind in fields.items():
         value = record.get(key)
         if value is not None and not IS_KIND[kind](value):
@@ -204,30 +202,13 @@ def read_run(path: Path) -> Run:
         raise InputError(f'{error.filename or path} cannot be read: {error.strerror}') from error
 
 
-def _read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
-    try:
-        if not path.is_file():
-            raise InputError(f'{path} is missing or not a file')
-        with path.open('rb') as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise InputError(f'{path} cannot be read: {error.strerror}') from error
-    if len(data) > max_bytes:
-        raise InputError(f'{path} is larger than {max_bytes:,} bytes, the most that is read')
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b'\n', 0, error.start) + 1
-        raise InputError(f'{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8') from error
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """A mapping from YAML, without code, aliases or depth; {} of an empty file.
 
     Raises:
         InputError: a file that cannot be read, or holds anything else; names the line.
     """
-    text = _read_text(path, MAX_CONFIG_BYTES)
+    text = read_text(path, MAX_CONFIG_BYTES)
     try:
         _check_yaml(path, text)
         config = yaml.safe_load(text) or {}
@@ -259,22 +240,22 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: a file that cannot be read, or holds anything else; names the line.
     """
-    found = _parse_json(_read_text(path), lambda line: f'{path}, line {line}')
-    if not isinstance(found, dict):
-        raise InputError(f'{path}: {reprlib.repr(found)} is not an object')
-    return found
+    return _parse_object(read_text(path, MAX_BYTES), path)
 
 
-def _parse_json(text: str, where: Callable[[int], str]) -> Any:
-    """`json.loads` without NaN and without surprises; `where` names a line of the text."""
+def _parse_object(text: str, path: Path, line: int = 1) -> dict[str, Any]:
+    """An object of JSON, without NaN; `line` of the file is the first of the text."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        record = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise InputError(f'{where(error.lineno)}: not JSON: {error.msg} at column {error.colno}') from error
-    except RecursionError as error:
-        raise InputError(f'{where(1)}: nested too deeply') from error
-    except ValueError as error:
-        raise InputError(f'{where(1)}: {error}') from error
+        where = f'{path}, line {line + error.lineno - 1}'
+        raise InputError(f'{where}: not JSON: {error.msg} at column {error.colno}') from error
+    except (RecursionError, ValueError) as error:
+        fault = 'nested too deeply' if isinstance(error, RecursionError) else error
+        raise InputError(f'{path}, line {line}: {fault}') from error
+    if not isinstance(record, dict):
+        raise InputError(f'{path}, line {line}: {reprlib.repr(record)} is not an object')
+    return record
 
 
 def _refuse_constant(name: str) -> None:
@@ -284,11 +265,11 @@ def _refuse_constant(name: str) -> None:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The entries of a `log.jsonl`, by rising `epoch`; raises InputError with file, line and fault."""
     log: list[dict[str, Any]] = []
-    for number, line in enumerate(_read_text(path).split('\n'), 1):
+    for number, line in enumerate(read_text(path, MAX_BYTES).split('\n'), 1):
         if not line.strip():
             continue
         where = f'{path}, line {number}'
-        entry = _parse_json(line, lambda _, where=where: where)  # type: ignore[misc]
+        entry = _parse_object(line, path, number)
         _check(entry, ENTRY_FIELDS | OPTIONAL_FIELDS, where)
         before = log[-1]['epoch'] if log else 0
         if entry.get('epoch') is None or entry['epoch'] <= before:
@@ -298,7 +279,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
-    summary = _parse_json(_read_text(path), lambda line: f'{path}, line {line}')
+    summary = read_json(path)
     _check(summary, SUMMARY_FIELDS, str(path))
     entry_fields = ENTRY_FIELDS | OPTIONAL_FIELDS
     for key, fields in (('last', entry_fields), ('best', entry_fields), ('dataset', DATASET_FIELDS)):

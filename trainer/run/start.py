@@ -77,6 +77,7 @@ class Start:
 
 
 def load_npz(path: str, model: chainer.Chain) -> None:
+    """Load a weights file, as `checkpoint.load_model`."""
     checkpoint.load_model(Path(path), model)
 
 

@@ -60,14 +60,8 @@ class StopRequest:
             return
         self.signal = number
         if says_so:
-            self._say(signal.Signals(number).name)
-
-    def _say(self, name: str) -> None:
-        print(
-            f'\n{name}: finishing the iteration, then saving (again: quit at once)',
-            file=sys.stderr,
-            flush=True,
-        )
+            name = signal.Signals(number).name
+            print(f'\n{name}: finishing the iteration, then saving (again: quit at once)', file=sys.stderr, flush=True)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -76,6 +70,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
+        """Whether the run is to end."""
         return self.signal is not None
 
     @property

@@ -34,18 +34,18 @@ class EpochTest:
         self.batch, self.divide = config.batch, config.test_batch_divide
 
     def __call__(self, updater: Updater) -> Evaluation:
-        ranks, average, model = updater.ranks, updater.average, updater.get_optimizer('main').target
+        ranks, average, model = updater.ranks, updater.average, updater.model
         self.stop.check()  # on all ranks, as those without test images would not reach the check below
         self.progress.begin_test(self.n)
         updater.average_statistics()
         batch = -(-self.batch // (self.divide * ranks.size))
         with average.in_place() if average is not None else nullcontext():
-            found = evaluate(
+            evaluation = evaluate(
                 model, self.pictures.test, self.n, self.n_class, batch, updater.device, self._advance, ranks
             )
         for line in self.pictures.new_faults(ranks.gather):
             tqdm.write(line)
-        return found
+        return evaluation
 
     def _advance(self, n: int) -> None:
         self.progress.advance_test(n)

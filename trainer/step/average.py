@@ -68,13 +68,8 @@ class WeightAverage:
 
     def _sources(self) -> dict[str, Array]:
         """Path -> array, of all parameters and statistics that are floating point."""
-        found: dict[str, Any] = {path.strip('/'): parameter.array for path, parameter in self.model.namedparams()}
-        for path, link in self.model.namedlinks():
-            for name in sorted(link._persistent):  # Chainer lists them nowhere else
-                array = getattr(link, name)
-                if isinstance(array, chainer.get_array_types()) and array.dtype.kind == 'f':
-                    found[f'{path}/{name}'.strip('/')] = array
-        return found
+        parameters: dict[str, Any] = {path.strip('/'): parameter.array for path, parameter in self.model.namedparams()}
+        return parameters | statistics_of(self.model)
 
     def _lay_out(self, sources: dict[str, Array], arena: Arena | None, values: dict[str, Array]) -> None:
         """Put the averages, `values`, side by side: of an arena's parameters as they lie there, then the others."""
@@ -128,6 +123,16 @@ class WeightAverage:
         for path, value in self._values.items():
             xp = chainer.backend.get_array_module(value)
             value[...] = xp.asarray(serializer(path, None).astype(value.dtype))
+
+
+def statistics_of(model: chainer.Link) -> dict[str, Array]:
+    """Path -> array, of all persistent values that are floating-point arrays, as those of batch normalisation."""
+    values = {
+        f'{path}/{name}'.strip('/'): getattr(link, name)
+        for path, link in model.namedlinks()
+        for name in sorted(link._persistent)  # Chainer lists them nowhere else
+    }
+    return {path: v for path, v in values.items() if isinstance(v, chainer.get_array_types()) and v.dtype.kind == 'f'}
 
 
 def _approach(average: Array, values: Array, weight: float) -> None:

@@ -87,15 +87,14 @@ class CapturedUpdater(Updater):
 
     def _prepare(self, iterator: Any) -> None:
         """Lay out on the device what outlives an iteration."""
-        optimizer = self.get_optimizer('main')
         run = runtime()
         self._view = self.converter.resident(self.device, iterator.order_of)
         self._dtype = chainer.config.compute_dtype or np.dtype(np.float32)  # of pictures
         is_half = chainer.config.compute_dtype == np.float16
         values = {'scale': INITIAL_SCALE if is_half else 1.0, 'growth_interval': GROWTH_INTERVAL if is_half else 0}
         values |= {'iteration': self.iteration, 'position': iterator.epoch * iterator.n + iterator.position}
-        self._state = optimizer.state = State(**(values | self._resumed_state))
-        optimizer.has_rate_on_device = True
+        self._state = self.optimizer.state = State(**(values | self._resumed_state))
+        self.optimizer.has_rate_on_device = True
         self._bounds = list(pairwise(np.linspace(0, iterator.batch, self.divide + 1).astype(int).tolist()))
         shares = np.array([stop - start for start, stop in self._bounds], np.float32) / iterator.batch
         self._shares, self._seeds = run.empty(shares.shape, np.float32), run.empty(shares.shape, np.float32)
@@ -106,14 +105,13 @@ class CapturedUpdater(Updater):
         self._n_skipped = self._state.read()['n_skipped']
 
     def _set_rate(self) -> None:
-        rate = get_rate(self.get_optimizer('main'))
+        rate = get_rate(self.optimizer)
         if rate != self._rate:
             self._state.set_rate(rate)
             self._rate = rate
 
     def _compute(self) -> None:
-        optimizer = self.get_optimizer('main')
-        if self._graph is not None and not optimizer.has_gathered():
+        if self._graph is not None and not self.optimizer.has_gathered():
             self._graph, self._n_eager = None, 0  # parameters were given new arrays
         if self._graph is not None:
             self._graph.launch()
@@ -128,7 +126,7 @@ class CapturedUpdater(Updater):
             self._step()
             if self._may_capture and before != _random_state():
                 self._do_not_capture('the model draws random numbers in Python, which a replay would not')
-        elif not optimizer.has_gathered():
+        elif not self.optimizer.has_gathered():
             self._do_not_capture('a parameter has no gradient or is not updated')
             self._step()
         else:
@@ -136,13 +134,12 @@ class CapturedUpdater(Updater):
         self._n_eager += 1
 
     def _capture(self) -> None:
-        optimizer = self.get_optimizer('main')
-        rules = [parameter.update_rule for parameter in optimizer.target.params()]
-        counts = optimizer.t, [rule.t for rule in rules]
+        rules = [parameter.update_rule for parameter in self.optimizer.target.params()]
+        counts = self.optimizer.t, [rule.t for rule in rules]
         try:
             self._graph = runtime().capture(self._step)
         except Exception as error:
-            optimizer.t = counts[0]
+            self.optimizer.t = counts[0]
             for rule, t in zip(rules, counts[1], strict=True):
                 rule.t = t
             self._do_not_capture(f'{_function_in(error)} cannot be captured ({" ".join(str(error).split())})')
@@ -159,7 +156,7 @@ class CapturedUpdater(Updater):
 
         Without fusion, since most biases turn out to be dead, and trying cuDNN's fused plans takes seconds each.
         """
-        model = self.get_optimizer('main').target
+        model = self.model
         start, stop = self._bounds[0]
         with (
             chainer.using_config('fuses_sums', False),
@@ -181,8 +178,7 @@ class CapturedUpdater(Updater):
 
     def _step(self) -> None:
         """An iteration: everything it reads that changes from one to the next lies on the device."""
-        optimizer = self.get_optimizer('main')
-        model, arena = optimizer.target, optimizer.arena
+        model, arena = self.model, self.optimizer.arena
         model.cleargrads()
         xs, ts = self._view.batch(self._bounds[-1][1], self._state.position, self._dtype)
         optimizers.seed_gradients(self._state, self._shares, self._seeds)
@@ -208,9 +204,9 @@ class CapturedUpdater(Updater):
         for bias in self._dead:  # they were left out, or what rounding made of a gradient of 0 is
             place = engine.arena.place_of(bias.array)
             bias.grad = bias.xp.zeros_like(bias.array) if place is None else place
-        optimizer.update()
-        if optimizer.arena is not None:
-            optimizer.arena.dead = self._dead
+        self.optimizer.update()
+        if self.optimizer.arena is not None:
+            self.optimizer.arena.dead = self._dead
         optimizers.advance(self._state, self._bounds[-1][1])
 
     def _report(self) -> None:
@@ -222,18 +218,17 @@ class CapturedUpdater(Updater):
         n_iteration = self._n_unread
         self._read, self._n_unread, self._started = totals, 0, None
         self._since = dict.fromkeys(self._since, 0.0)
-        optimizer = self.get_optimizer('main')
         if not math.isfinite(loss):
             raise TrainingError(
                 f'the loss is {loss} by iteration {self.iteration + 1} (epoch {math.ceil(self.epoch_detail)}, '
-                f'lr {get_rate(optimizer):g}): try a lower --lr, or --warmup 1'
+                f'lr {get_rate(self.optimizer):g}): try a lower --lr, or --warmup 1'
             )
         state = self._state.read()
         n_skipped, self._n_skipped = state['n_skipped'] - self._n_skipped, state['n_skipped']
         if n_skipped >= n_iteration and state['scale'] <= 1:  # else the next, with a lower scale, may be
             raise TrainingError(
                 f'no gradient of the last {n_iteration} iterations was finite by iteration {self.iteration + 1}, '
-                f'lr {get_rate(optimizer):g}: try a lower --lr, or --precision float32'
+                f'lr {get_rate(self.optimizer):g}: try a lower --lr, or --precision float32'
             )
         chainer.report(
             {
@@ -247,7 +242,7 @@ class CapturedUpdater(Updater):
     def serialize(self, serializer: AbstractSerializer) -> None:
         self._count_replayed()
         if not isinstance(serializer, chainer.Serializer):  # what was captured knows nothing of what is loaded
-            self.get_optimizer('main').leave_arena()
+            self.optimizer.leave_arena()
             self._graph, self._n_eager, self._view = None, 0, None
         super().serialize(serializer)
         if isinstance(serializer, chainer.Serializer):
@@ -261,7 +256,7 @@ class CapturedUpdater(Updater):
 
     def finish(self) -> None:
         super().finish()
-        self.get_optimizer('main').leave_arena()  # the network goes on without us
+        self.optimizer.leave_arena()  # the network goes on without us
 
     def _read_device(self) -> dict[str, dict[str, float]]:
         """What a checkpoint has to hold of it: the sums not yet reported and the scale of the loss."""
@@ -277,9 +272,8 @@ class CapturedUpdater(Updater):
 
     def _count_replayed(self) -> None:
         """Add the replays to Python's counts of updates, which a replay does not touch."""
-        optimizer = self.get_optimizer('main')
-        optimizer.t += self._n_replayed
-        for parameter in optimizer.target.params():
+        self.optimizer.t += self._n_replayed
+        for parameter in self.optimizer.target.params():
             parameter.update_rule.t += self._n_replayed if parameter.update_rule.enabled else 0
         self._n_replayed = 0
 

@@ -29,6 +29,7 @@ class Evaluation(NamedTuple):
 
     @property
     def accuracy(self) -> float:
+        """The fraction whose class is the prediction."""
         return float(np.trace(self.confusion) / self.confusion.sum())
 
     @property

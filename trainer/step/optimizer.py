@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -189,9 +188,9 @@ class _FlatUpdate:
 
         def run(start: int, stop: int) -> None:
             for first, last, multiplier in self._segments:
-                run_segment(max(start, first), min(stop, last), self._make_rule(self.lr * multiplier))
+                run_segment(max(start, first), min(stop, last), self.lr * multiplier)
 
-        def run_segment(start: int, stop: int, apply: Any) -> None:
+        def run_segment(start: int, stop: int, lr: float) -> None:
             scratch, decayed = np.empty((2, CHUNK), parameters.dtype)
             for first in range(start, stop, CHUNK):
                 chunk = slice(first, min(first + CHUNK, stop))
@@ -200,7 +199,7 @@ class _FlatUpdate:
                 if decay:  # the gradient itself stays as it is: a write less
                     np.multiply(p, decay, out=decayed[: len(p)])
                     g = np.add(decayed[: len(p)], g, out=decayed[: len(p)])
-                apply(p, g, v, buffer)
+                self._apply(p, g, v, lr, buffer)
 
         if n < PARALLEL_FROM:
             run(0, n)
@@ -211,9 +210,15 @@ class _FlatUpdate:
             run(0, middle)
             rest.result()
 
-    def _make_rule(self, lr: float) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
-        """One update of (parameters, gradients, momenta) in place at a rate, with scratch space of their size."""
-        raise NotImplementedError
+    def _apply(self, p: np.ndarray, g: np.ndarray, v: np.ndarray, lr: float, buffer: np.ndarray) -> None:
+        """One update of parameters p and momenta v, in place, given the gradients; `buffer` is as long as they are."""
+        v *= self.momentum
+        v -= np.multiply(g, lr, out=buffer)
+        if not self.is_nesterov:
+            p += v
+            return
+        p += np.multiply(v, self.momentum * self.momentum, out=buffer)
+        p -= np.multiply(g, (1 + self.momentum) * lr, out=buffer)
 
 
 def _segments(parameters: list[Any], arena: Arena) -> list[tuple[int, int, float]]:
@@ -262,29 +267,8 @@ def _hooks(holder: Any) -> tuple[Any, ...]:
 class MomentumSGD(_FlatUpdate, chainer.optimizers.MomentumSGD):
     """As `chainer.optimizers.MomentumSGD`: v = momentum * v - lr * g; p += v."""
 
-    def _make_rule(self, lr: float) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
-        momentum = self.momentum
-
-        def rule(p: np.ndarray, g: np.ndarray, v: np.ndarray, buffer: np.ndarray) -> None:
-            v *= momentum
-            v -= np.multiply(g, lr, out=buffer)
-            p += v
-
-        return rule
-
 
 class NesterovAG(_FlatUpdate, chainer.optimizers.NesterovAG):
     """As `chainer.optimizers.NesterovAG`: v = momentum * v - lr * g; p += momentum^2 * v - (1 + momentum) * lr * g."""
 
     is_nesterov = True
-
-    def _make_rule(self, lr: float) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]:
-        momentum = self.momentum
-
-        def rule(p: np.ndarray, g: np.ndarray, v: np.ndarray, buffer: np.ndarray) -> None:
-            v *= momentum
-            v -= np.multiply(g, lr, out=buffer)
-            p += np.multiply(v, momentum * momentum, out=buffer)
-            p -= np.multiply(g, (1 + momentum) * lr, out=buffer)
-
-        return rule

@@ -36,7 +36,7 @@ def read_multipliers(text: str | None) -> list[tuple[str, float]]:
     Raises:
         InputError: not of this form, or a multiplier that is negative or not finite; names it.
     """
-    found = []
+    multipliers = []
     for word in [] if text is None else text.split(','):
         pattern, _, value = (part.strip() for part in word.rpartition('='))
         try:
@@ -45,8 +45,8 @@ def read_multipliers(text: str | None) -> list[tuple[str, float]]:
             multiplier = math.nan
         if not pattern.strip('/') or not 0 <= multiplier < math.inf:
             raise InputError(f'--lr_multiplier has {word!r}, but takes PATTERN=X with X of at least 0')
-        found.append((pattern.strip('/'), multiplier))
-    return found
+        multipliers.append((pattern.strip('/'), multiplier))
+    return multipliers
 
 
 def is_match(path: str, pattern: str) -> bool:

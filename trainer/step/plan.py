@@ -123,7 +123,7 @@ class Plan:
             self._run(reorder_operation(x, by_channel), x, by_channel)
         n_out, n_in = W.shape
         operation, packing = linear.forward_operation(
-            (len(x), n_in, n_out), DATA_TYPES[x.dtype], bias is not None, relu=layer.relu, inference=True
+            linear.Problem(len(x), n_in, n_out, DATA_TYPES[x.dtype]), bias is not None, relu=layer.relu, inference=True
         )
         self._run(operation, rows, packing.packed(np.ascontiguousarray(W)), y, *([] if bias is None else [bias]))
 

@@ -41,8 +41,8 @@ class Predictor:
         key = x.shape, x.dtype, type(x), settings
         if key in self._plans:
             return self._plans[key](x)
-        with tracing() as calls:
-            y = self._call(x)
+        with tracing() as calls, chainer.using_config('train', False), chainer.no_backprop_mode():
+            y = array_of(self.model(x))
         is_on_cpu = engine.of(x) is engine.onednn and engine.serves(x)
         if self._may_plan and isinstance(self.model, chainer.Link) and is_on_cpu:
             try:
@@ -53,7 +53,3 @@ class Predictor:
                 self._may_plan = False
                 engine.refuse(error, 'a plan for inference')
         return in_float(y)
-
-    def _call(self, x: Array) -> Array:
-        with chainer.using_config('train', False), chainer.no_backprop_mode():
-            return array_of(self.model(x))

@@ -43,6 +43,7 @@ def factor(lr: float, factor: float, every: int) -> Schedule:
 
 
 def constant(lr: float) -> Schedule:
+    """`lr`, all the time."""
     return lambda epoch: lr
 
 
@@ -75,6 +76,7 @@ class SetLearningRate(Extension):
 
 
 def get_rate(optimizer: Any) -> float:
+    """The optimizer's learning rate, whatever Chainer calls it."""
     return getattr(optimizer, _rate_name(optimizer))
 
 

@@ -21,7 +21,7 @@ from trainer.data.order import Batch, EpochIterator
 from trainer.engine.maps import Array
 from trainer.errors import TrainingError
 from trainer.parallel import ONE_PROCESS, Ranks
-from trainer.step.average import WeightAverage
+from trainer.step.average import WeightAverage, statistics_of
 from trainer.step.mixing import Mix, Mixing
 from trainer.step.schedule import get_rate
 
@@ -86,12 +86,21 @@ class Updater(StandardUpdater):
         self.batch = Batch(np.empty(0, np.int64), np.empty(0, np.int64))  # the last one
         self._parts = Parts(converter, device)
 
+    @property
+    def optimizer(self) -> Any:
+        """The one that updates the network."""
+        return self.get_optimizer('main')
+
+    @property
+    def model(self) -> chainer.Chain:
+        """The network."""
+        return self.optimizer.target
+
     def update_core(self) -> None:
         started = time.perf_counter()
         epoch = int(self.epoch_detail) + 1
         self.batch = batch = self.get_iterator('main').next()
-        optimizer = self.get_optimizer('main')
-        optimizer.target.cleargrads()
+        self.model.cleargrads()
         n = len(batch.index)
         places = self.ranks.share(n)
         bounds = np.linspace(0, len(places), self.divide + 1).astype(int).tolist()
@@ -111,12 +120,12 @@ class Updater(StandardUpdater):
         if not math.isfinite(loss):
             raise TrainingError(
                 f'the loss is {loss} in iteration {self.iteration + 1} (epoch {epoch}, '
-                f'lr {get_rate(optimizer):g}): try a lower --lr, or --warmup 1'
+                f'lr {get_rate(self.optimizer):g}): try a lower --lr, or --warmup 1'
             )
-        optimizer.update()
+        self.optimizer.update()
         self._update_average()
         if self.iteration % N_ITERATION_BETWEEN_CHECKS == 0:
-            check_finite(optimizer.target, self.iteration + 1)
+            check_finite(self.model, self.iteration + 1)
         seconds = time.perf_counter() - started
         report = {'train/loss': loss, 'train/accuracy': accuracy, 'train/seconds': seconds, 'train/images': n}
         chainer.report(report)
@@ -129,7 +138,7 @@ class Updater(StandardUpdater):
             x, labels = mix_part(mix, x, t, len(part))
         key = F.DropoutKey(self.seed, self.iteration, part.start, part.step)
         with chainer.using_config('dropout_key', key), chainer.using_config('train', True):
-            y = self.get_optimizer('main').target(x)
+            y = self.model(x)
         loss = self.loss_of(y, labels) * share
         loss.backward()
         return float(loss.array), share * sum(float(F.accuracy(y, t).array) * part for t, part in labels)
@@ -142,22 +151,18 @@ class Updater(StandardUpdater):
         return sum(loss * part for loss, (_, part) in zip(losses, labels, strict=True))
 
     def draw_mix(self, iteration: int, n: int) -> Mix | None:
+        """What a batch of n images is mixed with, after `iteration` updates; None without mixing."""
         return None if self.mixing is None else self.mixing.draw(iteration, n)
 
     def _update_average(self) -> None:
         if self.average is not None:
-            self.average.update(getattr(self.get_optimizer('main'), 'arena', None))
+            self.average.update(getattr(self.optimizer, 'arena', None))
 
     def average_statistics(self) -> None:
         """Give all ranks the mean of their statistics, which each has of its own rows; and of their averages."""
         if self.ranks.size == 1:
             return
-        arrays = []
-        for _, link in sorted(self.get_optimizer('main').target.namedlinks()):
-            for name in sorted(link._persistent):
-                value = getattr(link, name)
-                if isinstance(value, chainer.get_array_types()) and value.dtype.kind == 'f':
-                    arrays.append(value)
+        arrays = [value for _, value in sorted(statistics_of(self.model).items(), key=lambda item: item[0])]
         self.ranks.average_arrays(arrays + ([] if self.average is None else self.average.statistics))
 
     def finish(self) -> None:

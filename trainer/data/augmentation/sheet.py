@@ -66,7 +66,9 @@ def draw_sheet(
     box = view_px * zoom
     width = max(box, MIN_COLUMN_PX)
     regular, bold, large = _font(FONT_PX), _font(FONT_PX, '-Bold'), _font(TITLE_PX)
-    lefts = _column_lefts(len(rows[0]), width, [column for column, _ in headings])
+    starts = [column for column, _ in headings]
+    steps = (width + (GROUP_GAP_PX if column in starts else GAP_PX) for column in range(1, len(rows[0])))
+    lefts = list(accumulate(steps, initial=MARGIN_PX))
     row_height = box + 8 + 2 * LINE_PX + GAP_PX
     top = MARGIN_PX + TITLE_PX + 22 + LINE_PX + 8
     sheet_width = lefts[-1] + width + MARGIN_PX
@@ -90,11 +92,6 @@ def _caption(pen: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[str], wid
     font = _font(FONT_PX)
     for line, (text, colour) in enumerate(zip(lines, (INK, GREY), strict=True)):
         pen.text((x, y + line * LINE_PX), _cut(text, font, width_px), colour, font)
-
-
-def _column_lefts(n_columns: int, width: int, group_starts: Sequence[int]) -> list[int]:
-    steps = (width + (GROUP_GAP_PX if column in group_starts else GAP_PX) for column in range(1, n_columns))
-    return list(accumulate(steps, initial=MARGIN_PX))
 
 
 def _magnify(picture: np.ndarray, box: int, zoom: int | None) -> Image.Image:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.images import decode_named
+from trainer.data.images import decode_named, squash
 from trainer.data.sources.source import read_file
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 class Specimens(NamedTuple):
@@ -30,9 +27,10 @@ def read_image(path: Path, max_side: int) -> Specimens:
     Raises:
         InputError: the file is missing, too large, or not an image that can be decoded; names it.
     """
-    image = decode_named(read_file(path), str(path))
-    small = _squashed(image, min(image.width, max_side), min(image.height, max_side))
-    return Specimens(path.name, '', [path.stem], [np.asarray(image)], small[None])
+    image = np.asarray(decode_named(read_file(path), str(path)))
+    height, width, _ = image.shape
+    small = squash(image, min(width, max_side), min(height, max_side))
+    return Specimens(path.name, '', [path.stem], [image], small.transpose(2, 0, 1)[None])
 
 
 def read_dataset(name: str, directory: Path | None, n: int, max_side: int) -> Specimens:
@@ -53,16 +51,9 @@ def read_dataset(name: str, directory: Path | None, n: int, max_side: int) -> Sp
     first = np.argsort(data.train.labels, kind='stable')[:n].tolist()
     names = [data.classes[data.train.labels[i]] for i in first]
     if isinstance(data, datasets.Stream):
-        whole = [decode_named(data.train.read(i), data.train.name(i), upright=False) for i in first]
-        images = np.stack([_squashed(image, max_side, max_side) for image in whole])
-        return Specimens(data.name, data.source, names, list(map(np.asarray, whole)), images)
+        read, name_of = data.train.read, data.train.name
+        whole = [np.asarray(decode_named(read(i), name_of(i), upright=False)) for i in first]
+        images = np.stack([squash(image, max_side, max_side).transpose(2, 0, 1) for image in whole])
+        return Specimens(data.name, data.source, names, whole, images)
     images = data.train.images[first]
     return Specimens(data.name, data.source, names, list(images.transpose(0, 2, 3, 1)), images)
-
-
-def _squashed(image: Image, width: int, height: int) -> np.ndarray:
-    """(3, height, width) uint8."""
-    from PIL import Image as PILImage
-
-    pixels = np.asarray(image.resize((width, height), PILImage.Resampling.BICUBIC))
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

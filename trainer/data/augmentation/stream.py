@@ -40,18 +40,18 @@ class _StreamView(View):
     @property
     def unreadable(self) -> list[Unreadable]:
         """Images that could not be read so far, by index."""
-        found = {} if self._loader is None else dict(self._loader.unreadable)
-        return [fault for _, fault in sorted(found.items())]
+        faults = {} if self._loader is None else dict(self._loader.unreadable)
+        return [fault for _, fault in sorted(faults.items())]
 
     def new_faults(self, name: str, gather: Gather) -> str | None:
-        by_index = {fault.index: fault for faults in gather(self.unreadable) for fault in faults}
-        found = [fault for _, fault in sorted(by_index.items())]
-        if len(found) == self._n_reported:
+        by_index = {fault.index: fault for of_process in gather(self.unreadable) for fault in of_process}
+        faults = [fault for _, fault in sorted(by_index.items())]
+        if len(faults) == self._n_reported:
             return None
-        self._n_reported = len(found)
-        first = '; '.join(map(str, found[:3])) + ('; ...' if len(found) > 3 else '')
+        self._n_reported = len(faults)
+        first = '; '.join(map(str, faults[:3])) + ('; ...' if len(faults) > 3 else '')
         fate = 'replaced by the next ones' if self._replaces else 'left out'
-        return f'{len(found):,} of {len(self._source):,} {name} images could not be read and were {fate}: {first}'
+        return f'{len(faults):,} of {len(self._source):,} {name} images could not be read and were {fate}: {first}'
 
     def close(self) -> None:
         """End the processes."""
@@ -65,8 +65,8 @@ class _StreamView(View):
 
     def _look(self, epoch: np.ndarray, index: np.ndarray, device: Device) -> tuple[Array, Array]:
         with self._lock:
-            pixels, found = self._pixels(list(zip(epoch.tolist(), index.tolist(), strict=True)))
-        return device.send(pixels), device.send(self._source.labels[found])
+            pixels, images = self._pixels(list(zip(epoch.tolist(), index.tolist(), strict=True)))
+        return device.send(pixels), device.send(self._source.labels[images])
 
     def _pixels(self, rows: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
         loader = self._loader_for(len(rows))
@@ -79,9 +79,9 @@ class _StreamView(View):
         if n_asked < len(rows):
             self._upcoming = self._after(*rows[-1])
         self._ask_ahead(loader)
-        found = loader.take(len(rows))
+        taken = loader.take(len(rows))
         self._ask_ahead(loader)
-        return found
+        return taken
 
     def _ask_ahead(self, loader: Loader) -> None:
         while loader.n_asked < loader.n_row and (row := next(self._upcoming, None)) is not None:

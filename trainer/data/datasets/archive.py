@@ -36,7 +36,7 @@ def member_names(path: Path) -> Iterator[str]:
     Raises:
         InputError: the archive is cut short or corrupt.
     """
-    with _opened(path, _opener_of(path)) as archive:
+    with _opened(path) as archive:
         for member in _files(archive):
             yield member.name
 
@@ -52,7 +52,7 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple
     Raises:
         InputError: the archive is cut short or corrupt, or a wanted member is larger than MAX_BYTES.
     """
-    with _opened(path, _opener_of(path)) as archive:
+    with _opened(path) as archive:
         for member in _files(archive):
             if is_wanted(member.name):
                 yield member.name, _contents(archive, member, path)
@@ -75,24 +75,19 @@ def list_members(path: Path) -> Iterator[tuple[str, int, int]]:
                 yield member.name, member.offset_data, member.size
 
 
-def _opener_of(path: Path) -> Callable[..., Any]:
-    return next(opener for suffix, opener in _OPENERS.items() if path.name.endswith(suffix))
-
-
 @contextmanager
-def _opened(path: Path, opener: Callable[..., Any]) -> Iterator[tarfile.TarFile]:
+def _opened(path: Path, opener: Callable[..., Any] | None = None) -> Iterator[tarfile.TarFile]:
+    """An archive, decompressed as its suffix says or by `opener`."""
+    opener = opener or next(opener for suffix, opener in _OPENERS.items() if path.name.endswith(suffix))
     try:
-        # Typed as any file: tarfile asks for no more than `_BoundedReads` has.
-        with opener(path, 'rb') as file, _open_tar(_BoundedReads(file, path)) as archive:
-            yield archive
+        with opener(path, 'rb') as file:
+            bounded: Any = _BoundedReads(file, path)  # tarfile asks for no more than it has
+            with tarfile.open(fileobj=bounded, mode='r:') as archive:
+                yield archive
     except InputError:
         raise
     except _FAULTS as error:
         raise InputError(f'{path} cannot be read as a tar archive: {error}') from None
-
-
-def _open_tar(file: Any) -> tarfile.TarFile:
-    return tarfile.open(fileobj=file, mode='r:')
 
 
 def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -157,8 +157,8 @@ def _read_batch(edition: Edition, raw: bytes, name: str) -> tuple[Split, bool]:
     batch = _read_dict(raw, name)
     data, labels = batch.get('data'), batch.get(edition.label_key)
     if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3072 or data.dtype != np.uint8:
-        found = f'{data.dtype} {data.shape}' if isinstance(data, np.ndarray) else type(data).__name__
-        raise InputError(f'{name}: data is {found}, expected uint8 (N, 3072)')
+        given = f'{data.dtype} {data.shape}' if isinstance(data, np.ndarray) else type(data).__name__
+        raise InputError(f'{name}: data is {given}, expected uint8 (N, 3072)')
     try:
         labels = np.array([index(label) for label in labels], np.int64)  # type: ignore[union-attr]
     except (TypeError, OverflowError):

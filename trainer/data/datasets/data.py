@@ -30,6 +30,8 @@ def checksum(labels: np.ndarray, content: np.ndarray) -> str:
 
 
 class Split(NamedTuple):
+    """Images and their labels."""
+
     images: np.ndarray  # (N, 3, H, W) uint8, RGB
     labels: np.ndarray  # (N,) int32, 0 .. n_class - 1
 

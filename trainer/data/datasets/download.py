@@ -41,9 +41,9 @@ def download(url: str, path: Path, md5: str | None = None, sha256: str | None = 
             _transfer(url, part)
             kind, expected = ('md5', md5) if md5 is not None else ('sha256', sha256)
             assert expected
-            if not (found := _digest(part, kind)).startswith(expected):
+            if not (digest := _digest(part, kind)).startswith(expected):
                 part.unlink()
-                raise InputError(f'{url} gave a file with {kind} {found}, expected {expected}; it was removed')
+                raise InputError(f'{url} gave a file with {kind} {digest}, expected {expected}; it was removed')
             part.replace(path)
     except (OSError, http.client.HTTPException) as error:
         reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, 'reason', error)

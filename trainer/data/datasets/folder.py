@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer.data.datasets.archive import MAX_BYTES, is_archive, member_names, read_members
 from trainer.data.datasets.data import Data, Split
-from trainer.data.images import JPEG_SUFFIXES, decode_named, is_image_name
+from trainer.data.images import JPEG_SUFFIXES, decode_named, is_image_name, squash
 from trainer.data.sources import SOURCES
 from trainer.data.sources.source import read_file
 from trainer.data.stream import Stream, read_splits
@@ -68,7 +68,7 @@ def _read(place: Path, entries: list[Entry], classes: list[str], max_side: int |
     if len({image.shape for image in images.values()}) > 1:
         if max_side is None:
             raise InputError(f'{place} holds images of several sizes; expected one')
-        images = {entry: _squash(image, max_side) for entry, image in images.items()}
+        images = {entry: squash(image, max_side, max_side) for entry, image in images.items()}
 
     def stack(split: str) -> Split:
         chosen = [entry for entry in entries if entry.split == split]
@@ -114,15 +114,15 @@ def _select(entries: Iterable[Entry], limit: int | None) -> list[Entry]:
 
 
 def _classes(entries: Iterable[Entry], place: Path) -> list[str]:
-    found: dict[str, set[str]] = {'train': set(), 'test': set()}
+    classes: dict[str, set[str]] = {'train': set(), 'test': set()}
     for entry in entries:
-        found[entry.split].add(entry.class_name)
-    for split, names in found.items():
+        classes[entry.split].add(entry.class_name)
+    for split, names in classes.items():
         if not names:
             raise InputError(f'{place} holds no images as {split}/<class>/*')
-    if odd := sorted(found['train'] ^ found['test']):
+    if odd := sorted(classes['train'] ^ classes['test']):
         raise InputError(f'{place}: the class {odd[0]!r} is in only one of train and test; both need the same classes')
-    return sorted(found['train'])
+    return sorted(classes['train'])
 
 
 def _contents(place: Path, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
@@ -139,10 +139,4 @@ def _decode(raw: bytes, name: str, max_side: int | None) -> np.ndarray:
     """(H, W, 3) uint8, RGB, upright; squashed to a square of max_side unless it is one of at most that."""
     image = np.asarray(decode_named(raw, name))
     height, width, _ = image.shape
-    return image if max_side is None or height == width <= max_side else _squash(image, max_side)
-
-
-def _squash(image: np.ndarray, side: int) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+    return image if max_side is None or height == width <= max_side else squash(image, max_side, max_side)

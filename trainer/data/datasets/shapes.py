@@ -109,30 +109,6 @@ def _box(u: np.ndarray, v: np.ndarray, half_width: float, half_height: float) ->
     return np.maximum(np.abs(u) - half_width, np.abs(v) - half_height)
 
 
-def _disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.hypot(u, v) - 0.85
-
-
-def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.abs(np.hypot(u, v) - 0.75) - 0.17
-
-
-def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return _box(u, v, 0.72, 0.72)
-
-
-def _frame(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.abs(_box(u, v, 0.65, 0.65)) - 0.15
-
-
-def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(v, np.abs(u) * (3**0.5 / 2) - v / 2) - 0.5
-
-
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.minimum(_box(u, v, 0.95, 0.24), _box(u, v, 0.24, 0.95))
-
-
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Five points: folded into one tenth of the circle, the outline is a straight line from tip to notch."""
     tenth = np.pi / 5
@@ -143,15 +119,6 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (p - tip[0]) * np.float32(normal[0]) + q * np.float32(normal[1])
 
 
-def _crescent(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.hypot(u, v) - 0.95, 0.78 - np.hypot(u - 0.45, v))
-
-
-def _bars(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Three parallel bars."""
-    return np.maximum(np.abs(u) - 0.85, np.abs(np.abs(np.abs(v) - 0.3) - 0.3) - 0.14)
-
-
 def _arrow(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     shaft = _box(u + 0.35, v, 0.65, 0.17)
     head = np.maximum(-u, (u + np.abs(v) - 1) / 2**0.5)
@@ -160,13 +127,13 @@ def _arrow(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 SHAPES: dict[str, Field] = {
     'arrow': _arrow,
-    'bars': _bars,
-    'crescent': _crescent,
-    'cross': _cross,
-    'disc': _disc,
-    'frame': _frame,
-    'ring': _ring,
-    'square': _square,
+    'bars': lambda u, v: np.maximum(np.abs(u) - 0.85, np.abs(np.abs(np.abs(v) - 0.3) - 0.3) - 0.14),
+    'crescent': lambda u, v: np.maximum(np.hypot(u, v) - 0.95, 0.78 - np.hypot(u - 0.45, v)),
+    'cross': lambda u, v: np.minimum(_box(u, v, 0.95, 0.24), _box(u, v, 0.24, 0.95)),
+    'disc': lambda u, v: np.hypot(u, v) - 0.85,
+    'frame': lambda u, v: np.abs(_box(u, v, 0.65, 0.65)) - 0.15,
+    'ring': lambda u, v: np.abs(np.hypot(u, v) - 0.75) - 0.17,
+    'square': lambda u, v: _box(u, v, 0.72, 0.72),
     'star': _star,
-    'triangle': _triangle,
+    'triangle': lambda u, v: np.maximum(v, np.abs(u) * (3**0.5 / 2) - v / 2) - 0.5,
 }

@@ -14,8 +14,21 @@ KEY = re.compile(r'[A-Za-z]*\d+')  # of WordNet, n01440764, or a number
 
 
 class ClassList(NamedTuple):
+    """The classes in the order of their labels."""
+
     keys: tuple[str, ...]  # what folders are called: the first word of each line if all are like `KEY`, else the line
     names: tuple[str, ...]  # the rest of the line, or the key
+
+
+def read_class_names(path: Path | None, default: Path | None = None) -> tuple[str, ...] | None:
+    """The names in a class list, or if None is given in the `default` one, where that exists; else None.
+
+    Raises:
+        InputError: as `read_class_list`.
+    """
+    if path is None and default is not None and default.is_file():
+        path = default
+    return None if path is None else read_class_list(path).names
 
 
 def read_class_list(path: Path, folders: Collection[str] = ()) -> ClassList:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from trainer.data.images import is_image_name
-from trainer.data.sources.class_list import read_class_list
+from trainer.data.sources.class_list import read_class_list, read_class_names
 from trainer.data.sources.source import Names, checked_labels, read_file, read_label, read_lines
 from trainer.errors import InputError
 
@@ -56,8 +56,7 @@ class ImageList(_Files):
     """
 
     def __init__(self, path: Path, class_list: Path | None = None, root: Path | None = None) -> None:
-        classes = None if class_list is None else read_class_list(class_list).names
-        super().__init__(root or path.parent, _read_list(path), classes, path)
+        super().__init__(root or path.parent, _read_list(path), read_class_names(class_list), path)
 
 
 class ClassFolders(_Files):

@@ -22,7 +22,7 @@ from typing import IO
 
 import numpy as np
 
-from trainer.data.sources.class_list import read_class_list
+from trainer.data.sources.class_list import read_class_names
 from trainer.data.sources.reader import Reader
 from trainer.data.sources.source import MAX_CLASSES, MAX_IMAGE_BYTES, checked_labels, read_lines
 from trainer.errors import InputError
@@ -51,9 +51,7 @@ class RecordIO:
         self.place, self._path = str(path), path
         self._reader = Reader([path])
         self._n_bytes = self._reader.size(0)
-        if class_list is None and (found := class_list_of(path)).is_file():
-            class_list = found
-        self.classes = None if class_list is None else read_class_list(class_list).names
+        self.classes = read_class_names(class_list, class_list_of(path))
         index = path.with_suffix('.idx')
         self._offsets = np.fromiter(_read_index(index) if index.is_file() else self._scan(), np.int64)
         labels = np.fromiter(map(self._label, range(len(self))), np.int64, len(self))
@@ -132,6 +130,7 @@ class RecordIO:
 
 
 def class_list_of(path: Path) -> Path:
+    """Where the class list of a `.rec` lies, if it has one."""
     return path.with_suffix('.classes.txt')
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.data.datasets.archive import list_members
 from trainer.data.images import is_image_name
-from trainer.data.sources.class_list import read_class_list
+from trainer.data.sources.class_list import read_class_names
 from trainer.data.sources.reader import Reader
 from trainer.data.sources.source import MAX_IMAGE_BYTES, Names, checked_labels, read_label
 from trainer.errors import InputError
@@ -40,9 +40,7 @@ class Shards:
         self._reader = Reader(sorted(place.glob('*.tar')) if place.is_dir() else [place])
         if not self._reader.paths:
             raise InputError(f'{place} holds no *.tar')
-        if class_list is None and (found := self._reader.paths[0].with_name(CLASS_LIST)).is_file():
-            class_list = found
-        self.classes = None if class_list is None else read_class_list(class_list).names
+        self.classes = read_class_names(class_list, self._reader.paths[0].with_name(CLASS_LIST))
         rows: list[tuple[int, int, int, int]] = []  # file, offset, bytes, label
 
         def names() -> Iterator[str]:

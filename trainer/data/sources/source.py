@@ -110,12 +110,16 @@ def read_text(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> str:
     """All of a UTF-8 text file, its line ends as they are.
 
     Raises:
-        InputError: it cannot be read, is larger than `max_bytes`, or is not UTF-8.
+        InputError: not a file, one that cannot be read or is larger than `max_bytes`, or not UTF-8; names the line.
     """
+    if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises where a folder cannot be entered)
+        raise InputError(f'{path} cannot be read: it is missing or not a file')
+    raw = read_file(path, max_bytes)
     try:
-        return read_file(path, max_bytes).decode()
+        return raw.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f'{path} is not UTF-8 text (byte {error.start})') from None
+        line = raw.count(b'\n', 0, error.start) + 1
+        raise InputError(f'{path}, line {line}: byte {raw[error.start]:#04x} is not UTF-8') from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -31,21 +31,6 @@ if TYPE_CHECKING:  # of the parts of a package, the type checker compares no sig
     )
     _loss: Losses = loss
 
-__all__ = [
-    'batch_normalization',
-    'computes_in',
-    'convert',
-    'convolution',
-    'elementwise',
-    'linear',
-    'loss',
-    'memory',
-    'pooling',
-    'response_normalization',
-    'takes',
-    'why_unavailable',
-]
-
 
 def why_unavailable() -> EngineError | None:
     """None if CuPy, cuDNN and the GPU are there and new enough, else what is not."""

@@ -31,6 +31,7 @@ class Launch(NamedTuple):
 
     @classmethod
     def of(cls, dtype: DType, n_column: int, n_row: int, *numbers: int, sums: bool = True) -> Launch:
+        """For a map of `dtype`; `numbers` are as of `vector_of`, and `sums` says whether columns are summed."""
         n_vector = vector_of(dtype, n_column, *numbers)
         n_lane = min(8 if n_vector > 1 else 32, n_column // n_vector)
         n_thread_row = N_THREAD_OF_SUM // n_lane

@@ -57,11 +57,11 @@ def load() -> Any:
     if cudnn.__version__.split('.')[:2] != FRONTEND.split('.')[:2]:
         raise EngineError(f'nvidia-cudnn-frontend is {cudnn.__version__}, not {FRONTEND}: {advice}')
     try:
-        found = cudnn.backend_version()
+        installed = cudnn.backend_version()
     except RuntimeError as error:
         raise EngineError(f"cuDNN's library is missing ({in_one_line(error)}): {advice}") from None
-    if found < OLDEST:
-        raise EngineError(f'cuDNN is {_dotted(found)}, older than {_dotted(OLDEST)}: {advice}')
+    if installed < OLDEST:
+        raise EngineError(f'cuDNN is {_dotted(installed)}, older than {_dotted(OLDEST)}: {advice}')
     return cudnn
 
 
@@ -100,6 +100,7 @@ def _preload(major: int) -> None:
 
 
 def in_one_line(error: Exception, longest: int = 300) -> str:
+    """The text of an error, its white space collapsed, at most `longest` characters."""
     return ' '.join(str(error).split())[:longest]
 
 
@@ -164,6 +165,7 @@ def _define(graph: Any, problem: Problem, tensors: dict[int, Any], types: dict[s
 
 
 def refusal(problem: Problem, error: Exception | str) -> str:
+    """What an `EngineError` says of a convolution that cuDNN does not compute."""
     shapes = ', '.join(f'{t.dtype} {t.shape}' for t in problem.operands().values())
     words = in_one_line(error) if isinstance(error, Exception) else error
     return f'cuDNN refuses the convolution ({problem.kind} of {shapes}): {words}'

@@ -17,11 +17,6 @@ from trainer.engine.maps import Array, Shape, misalignments, pixel_stride
 Rows: TypeAlias = tuple[Array, int, int]  # what the kernels see: an array, its columns, and elements from row to row
 
 
-def is_dense(x: Array) -> bool:
-    """Whether the elements lie without a gap, in C order or channels last."""
-    return x.flags.c_contiguous or (x.ndim == 4 and pixel_stride(x) == x.shape[1])
-
-
 def rows_of(x: Array) -> Rows:
     """A map as rows of channels; anything else, copied into C order if it is not, as one of (N, ...)."""
     if x.ndim == 4:
@@ -33,16 +28,25 @@ def rows_of(x: Array) -> Rows:
 
 
 def empty_like(x: Array) -> Array:
+    """An uninitialised array of the shape and precision of x: a map if x has four dimensions, else in C order."""
     return empty_map(x.shape, x.dtype) if x.ndim == 4 else empty(x.shape, x.dtype)
+
+
+def _launch(name: str, arguments: list[Argument], like: Array, columns: int, *numbers: int) -> None:
+    """Run a kernel over the rows of `like`: `arguments`, then its columns, and how many packs of elements it has.
+
+    numbers: strides and misalignments of all arrays (see `vector_of`).
+    """
+    n_vector = vector_of(like.dtype, columns, *numbers)
+    n_pack = like.size // n_vector
+    launch('elementwise', name, grid_of(n_pack), (N_THREAD,), [*arguments, columns, n_pack], like.dtype, n_vector)
 
 
 def add(x: Array, other: Array, out: Array) -> Array:
     """out = x + other; `out`, a map without gaps if they are maps, may be one of them."""
     (x, columns, ld_x), (other, _, ld_other), (_, _, ld_out) = rows_of(x), rows_of(other), rows_of(out)
-    n_vector = vector_of(x.dtype, columns, ld_x, ld_other, ld_out, *misalignments(x, other, out))
-    n_pack = x.size // n_vector
-    arguments = [x, ld_x, other, ld_other, out, ld_out, columns, n_pack]
-    launch('elementwise', 'add', grid_of(n_pack), (N_THREAD,), arguments, x.dtype, n_vector)
+    numbers = ld_x, ld_other, ld_out, *misalignments(x, other, out)
+    _launch('add', [x, ld_x, other, ld_other, out, ld_out], x, columns, *numbers)
     return out
 
 
@@ -65,10 +69,8 @@ def add_bias(y: Array, bias: Array | None, other: Array | None) -> Array:
     ld_other = 0
     if other is not None:
         other, _, ld_other = rows_of(other)
-    n_vector = vector_of(y.dtype, columns, ld, ld_other, *misalignments(*(a for a in (y, other) if a is not None)))
-    n_pack = y.size // n_vector
-    arguments = [y, ld, bias, other, ld_other, columns, n_pack]
-    launch('elementwise', 'add_bias', grid_of(n_pack), (N_THREAD,), arguments, y.dtype, n_vector)
+    numbers = ld, ld_other, *misalignments(*(a for a in (y, other) if a is not None))
+    _launch('add_bias', [y, ld, bias, other, ld_other], y, columns, *numbers)
     return y
 
 
@@ -76,9 +78,7 @@ def relu(x: Array) -> Array:
     """max(x, 0); NaN stays."""
     x, columns, ld = rows_of(x)
     y = empty_like(x)
-    n_vector = vector_of(x.dtype, columns, ld, *misalignments(x))
-    n_pack = x.size // n_vector
-    launch('elementwise', 'relu', grid_of(n_pack), (N_THREAD,), [x, ld, y, columns, n_pack], x.dtype, n_vector)
+    _launch('relu', [x, ld, y], x, columns, ld, *misalignments(x))
     return y
 
 
@@ -86,10 +86,7 @@ def relu_backward(y: Array, gy: Array) -> Array:
     """gy where y > 0, else 0."""
     (y, columns, ld), (gy, _, ld_gy) = rows_of(y), rows_of(gy)
     gx = empty_like(y)
-    n_vector = vector_of(y.dtype, columns, ld, ld_gy, *misalignments(y, gy))
-    n_pack = y.size // n_vector
-    arguments = [y, ld, gy, ld_gy, gx, columns, n_pack]
-    launch('elementwise', 'relu_gradient', grid_of(n_pack), (N_THREAD,), arguments, y.dtype, n_vector)
+    _launch('relu_gradient', [y, ld, gy, ld_gy, gx], y, columns, ld, ld_gy, *misalignments(y, gy))
     return gx
 
 

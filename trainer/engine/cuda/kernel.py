@@ -40,7 +40,7 @@ def signatures(module: str) -> dict[str, list[str]]:
     text = source_of(module)
     for name, lines in re.findall(r'#define (\w+_ARGUMENTS)((?:[^\n]*\\\n)*[^\n]*)', text):
         text = text.replace(f'{name},', lines.replace('\\\n', ' ').strip() + ',')
-    found = {}
+    kernels = {}
     for name, arguments in re.findall(r'__global__ void (?:__launch_bounds__\(\w+\) )?(\w+)\(([^)]*)\)', text):
         types = []
         for argument in arguments.split(','):
@@ -48,8 +48,8 @@ def signatures(module: str) -> dict[str, list[str]]:
                 types.append('pointer')
             else:
                 types.append(argument.rsplit(maxsplit=1)[0].replace('const', '').strip())
-        found[name] = types
-    return found
+        kernels[name] = types
+    return kernels
 
 
 def options(dtype: DType, n_vector: int, source: DType | None = None) -> tuple[str, ...]:

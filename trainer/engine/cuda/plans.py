@@ -63,7 +63,7 @@ class Plan:
         self._graph.execute(dict(zip(self._names, pointers, strict=True)), workspace, handle=self._handle.address)
 
 
-# ---- found ----
+# ---- of the process ----
 
 _handles: dict[int, Handle] = {}  # by device
 _plans: dict[tuple[int, Problem], Plan | str] = {}  # or why there is none
@@ -79,8 +79,8 @@ def find_plan(problem: Problem) -> Plan:
     import cupy
 
     device = cupy.cuda.Device().id
-    found = _plans.get((device, problem))
-    if found is None:
+    plan = _plans.get((device, problem))
+    if plan is None:
         if cupy.cuda.get_current_stream().is_capturing():
             raise RuntimeError(
                 'a convolution has no plan yet, and none can be made while a CUDA graph is captured: warm up first, by'
@@ -89,13 +89,13 @@ def find_plan(problem: Problem) -> Plan:
         if device not in _handles:
             _handles[device] = Handle()
         try:
-            found = _make(problem, _handles[device], Cache(folder()), _key(problem, device))
+            plan = _make(problem, _handles[device], Cache(folder()), _key(problem, device))
         except EngineError as error:
-            found = str(error)
-        _plans[device, problem] = found
-    if isinstance(found, str):
-        raise EngineError(found)
-    return found
+            plan = str(error)
+        _plans[device, problem] = plan
+    if isinstance(plan, str):
+        raise EngineError(plan)
+    return plan
 
 
 def _key(problem: Problem, device: int) -> str:

@@ -33,23 +33,6 @@ if TYPE_CHECKING:  # of the parts of a package, the type checker compares no sig
         *(elementwise, pooling, batch_normalization, response_normalization),
     )
 
-__all__ = [
-    'batch_normalization',
-    'computes_in',
-    'convert',
-    'convolution',
-    'elementwise',
-    'has_bfloat16',
-    'instruction_set',
-    'linear',
-    'loss',
-    'memory',
-    'pooling',
-    'response_normalization',
-    'takes',
-    'why_unavailable',
-]
-
 
 @functools.cache
 def why_unavailable() -> EngineError | None:

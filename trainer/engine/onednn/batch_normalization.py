@@ -16,12 +16,14 @@ from trainer.engine.onednn.library import Descriptor, library
 from trainer.engine.onednn.operation import (
     DATA_TYPES,
     FLOAT32,
+    Argument,
     Operation,
     describe_map,
     describe_vector,
     empty,
-    empty_bytes,
     empty_map,
+    empty_workspace,
+    workspace_of,
 )
 
 Vector = np.ndarray  # (C,) float32
@@ -47,11 +49,8 @@ def forward(
         x = as_dense_map(x)
         y = empty_map(x.shape, x.dtype)
         operation, n_byte = forward_operation(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], eps, relu, True)
-        arrays = [x, y, gamma[c], beta[c], mean[c], variance[c]]
-        if relu:
-            signs.append(empty_bytes(n_byte))  # a bit an element
-            arrays.append(signs[-1])
-        operation.run(*arrays)
+        signs.append(empty_workspace(n_byte))  # with a rectifier a bit an element
+        operation.run(x, y, gamma[c], beta[c], mean[c], variance[c], signs[-1])
         ys.append(y)
     if running is not None:
         n = xs[0].size // xs[0].shape[1]
@@ -87,17 +86,12 @@ def forward_operation(
 
     In training mean and variance are written, otherwise read.
     """
-    lib = library()
     x, y = describe_map(shape, pixel, data_type), describe_map(shape, shape[1], data_type)
     descriptor = _forward_descriptor(x, y, eps, relu, training)
+    workspace, n_byte = workspace_of(descriptor) if relu and training else (None, 0)
     vector = describe_vector(shape[1])
-    arguments = [(dnn.SRC, x), (dnn.DST, y), (dnn.SCALE, vector), (dnn.SHIFT, vector)]
-    arguments += [(dnn.MEAN, vector), (dnn.VARIANCE, vector)]
-    n_byte = 0
-    if relu and training:
-        workspace = lib.query(descriptor, dnn.WORKSPACE_MD)
-        arguments.append((dnn.WORKSPACE, workspace))
-        n_byte = lib.size(workspace)
+    arguments: list[Argument] = [(dnn.SRC, x), (dnn.DST, y), (dnn.SCALE, vector), (dnn.SHIFT, vector)]
+    arguments += [(dnn.MEAN, vector), (dnn.VARIANCE, vector), (dnn.WORKSPACE, workspace)]
     return Operation(descriptor, arguments), n_byte
 
 
@@ -133,7 +127,7 @@ def backward(
         x, gy = as_dense_map(x), as_dense_map(gy)
         gx = empty_map(x.shape, x.dtype)
         operation = _backward(x.shape, pixel_stride(x), pixel_stride(gy), DATA_TYPES[x.dtype], eps, relu)
-        operation.run(x, gy, gx, gamma[c], mean[c], variance[c], ggamma[c], gbeta[c], *signs[i : i + 1])
+        operation.run(x, gy, gx, gamma[c], mean[c], variance[c], ggamma[c], gbeta[c], signs[i])
         gxs.append(gx if before is None else add(gx, as_dtype(before, gx.dtype), gx))
     return gxs
 
@@ -148,8 +142,7 @@ def _backward(shape: Shape, pixel_x: int, pixel_y: int, data_type: int, eps: flo
         'batch_normalization_backward_primitive_desc_create',
         *(lib.engine, dnn.BACKWARD, gx, gy, x, eps, _flags(relu), hint, None),
     )
-    arguments = [(dnn.SRC, x), (dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx), (dnn.SCALE, vector), (dnn.MEAN, vector)]
-    arguments += [(dnn.VARIANCE, vector), (dnn.DIFF_SCALE, vector), (dnn.DIFF_SHIFT, vector)]
-    if relu:
-        arguments.append((dnn.WORKSPACE, lib.query(hint, dnn.WORKSPACE_MD)))
-    return Operation(descriptor, arguments)
+    workspace = lib.query(hint, dnn.WORKSPACE_MD) if relu else None
+    arguments: list[Argument] = [(dnn.SRC, x), (dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx), (dnn.SCALE, vector)]
+    arguments += [(dnn.MEAN, vector), (dnn.VARIANCE, vector), (dnn.DIFF_SCALE, vector), (dnn.DIFF_SHIFT, vector)]
+    return Operation(descriptor, [*arguments, (dnn.WORKSPACE, workspace)])

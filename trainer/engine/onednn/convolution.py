@@ -12,7 +12,7 @@ from trainer.engine.maps import Map, Shape, pixel_stride
 from trainer.engine.onednn import library as dnn
 from trainer.engine.onednn import linear
 from trainer.engine.onednn.convert import Packing, as_dense_map
-from trainer.engine.onednn.library import Descriptor, Dims, PostOp, dims, library, post_op_arg
+from trainer.engine.onednn.library import Descriptor, Dims, PostOp, library, post_op_arg
 from trainer.engine.onednn.operation import (
     DATA_TYPES,
     Operation,
@@ -20,6 +20,7 @@ from trainer.engine.onednn.operation import (
     describe_map,
     describe_plain,
     describe_vector,
+    window_geometry,
 )
 
 
@@ -59,25 +60,10 @@ class Problem(NamedTuple):
         return library().describe(self.grouped_shape, strides, dnn.F32)
 
     def geometry(self) -> tuple[Dims, Dims, Dims, Dims]:
-        """Strides, dilations (0: none) and the padding on either side.
-
-        oneDNN wants the padding after the last row and column, too. It is what the last window needs, which is less
-        than `pad` where the windows do not come out even, and never negative.
-        """
+        """Strides, dilations (0: none) and the padding on either side."""
         conv = self.conv
-        right = [
-            max((length - 1) * s + d * (k - 1) + 1 - size - p, 0)
-            for length, s, d, k, size, p in zip(
-                conv.y_shape[2:],
-                conv.stride,
-                conv.dilate,
-                conv.weight_shape[2:],
-                conv.x_shape[2:],
-                conv.pad,
-                strict=True,
-            )
-        ]
-        return dims(conv.stride), dims([d - 1 for d in conv.dilate]), dims(conv.pad), dims(right)
+        sizes = conv.x_shape[2:], conv.y_shape[2:]
+        return window_geometry(sizes, conv.weight_shape[2:], conv.stride, conv.pad, conv.dilate)
 
 
 def problem_of(conv: Convolution, x: Map, W: np.ndarray) -> Problem:
@@ -98,12 +84,7 @@ def forward(conv: Convolution, x: Map, W: np.ndarray, b: np.ndarray | None, y: M
     operation, packing = forward_operation(
         problem_of(conv, x, W), pixel_stride(x), pixel_stride(y), b is not None, kind_of_sum(add, y)
     )
-    arrays = [x, packing.packed(W), y]
-    if b is not None:
-        arrays.append(b)
-    if add is not None and add is not y:
-        arrays.append(add)
-    operation.run(*arrays)
+    operation.run(x, packing.packed(W), y, b, None if add is y else add)
     return y
 
 
@@ -157,10 +138,8 @@ def forward_operation(
         *(x, weights, b, y, *problem.geometry(), lib.attributes(post_ops)),
     )
     chosen = lib.query(descriptor, dnn.WEIGHTS_MD)
-    arguments = [(dnn.SRC, x), (dnn.WEIGHTS, chosen), (dnn.DST, y)]
-    if b is not None:
-        arguments.append((dnn.BIAS, b))
-    return Operation(descriptor, arguments + operands), Packing(problem.describe_weights(), chosen)
+    arguments = [(dnn.SRC, x), (dnn.WEIGHTS, chosen), (dnn.DST, y), (dnn.BIAS, b), *operands]
+    return Operation(descriptor, arguments), Packing(problem.describe_weights(), chosen)
 
 
 def backward_data(conv: Convolution, W: np.ndarray, gy: Map, gx: Map) -> Map:
@@ -195,7 +174,7 @@ def backward_weights(conv: Convolution, x: Map, gy: Map, gW: np.ndarray, gb: np.
         return
     operation, pack_x, pack_y, packing = _backward_weights(problem, pixel_stride(x), pixel_stride(gy), gb is not None)
     packed = packing.packed_for(gW)
-    operation.run(pack_x.packed(x), pack_y.packed(gy), packed, *([] if gb is None else [gb]))
+    operation.run(pack_x.packed(x), pack_y.packed(gy), packed, gb)
     packing.unpack(packed, gW)
 
 
@@ -217,9 +196,7 @@ def _backward_weights(
     )
     chosen_x, chosen_y = lib.query(descriptor, dnn.SRC_MD), lib.query(descriptor, dnn.DIFF_DST_MD)
     chosen = lib.query(descriptor, dnn.DIFF_WEIGHTS_MD)
-    arguments = [(dnn.SRC, chosen_x), (dnn.DIFF_DST, chosen_y), (dnn.DIFF_WEIGHTS, chosen)]
-    if b is not None:
-        arguments.append((dnn.DIFF_BIAS, b))
+    arguments = [(dnn.SRC, chosen_x), (dnn.DIFF_DST, chosen_y), (dnn.DIFF_WEIGHTS, chosen), (dnn.DIFF_BIAS, b)]
     packings = Packing(plain_x, chosen_x), Packing(plain_y, chosen_y), Packing(problem.describe_weights(), chosen)
     return Operation(descriptor, arguments), *packings
 

@@ -26,13 +26,6 @@ from trainer.engine.onednn.operation import (
 Layout: TypeAlias = tuple[Shape, int]  # shape and pixel stride of a map; (size,) and 0 of elements without a gap
 
 
-def is_dense(x: np.ndarray) -> bool:
-    """Whether the elements lie without a gap, in C order or channels last."""
-    if x.flags.c_contiguous:
-        return True
-    return x.ndim == 4 and pixel_stride(x) == x.shape[1]
-
-
 def layouts_of(*arrays: np.ndarray) -> tuple[Layout, ...]:
     """Of arrays of one shape that are all maps or all in C order."""
     if arrays[0].ndim != 4 or all(a.flags.c_contiguous for a in arrays):
@@ -82,6 +75,7 @@ def _empty_like(x: np.ndarray) -> np.ndarray:
 def binary_operation(
     algorithm: int, layouts: tuple[Layout, ...], types: tuple[int, int], scaled: bool = False
 ) -> Operation:
+    """The operation on two arrays and their sum or product, [and the scale of the second, (1,) float32]."""
     lib = library()
     one, other = (_describe(layout, t) for layout, t in zip(layouts[:2], types, strict=True))
     out = _describe(layouts[2], types[0])
@@ -135,6 +129,7 @@ def relu(x: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(1024)
 def relu_operation(layouts: tuple[Layout, ...], data_type: int) -> Operation:
+    """The operation on x and max(x, 0)."""
     x, out = (_describe(layout, data_type) for layout in layouts)
     descriptor = _relu_descriptor(x, out)
     return Operation(descriptor, ((dnn.SRC, x), (dnn.DST, out)))

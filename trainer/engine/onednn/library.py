@@ -6,7 +6,7 @@ import ctypes
 import functools
 import sys
 from collections.abc import Sequence
-from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -55,80 +55,63 @@ def post_op_arg(index: int) -> int:
 
 
 class ExecuteArgument(ctypes.Structure):
+    """A dnnl_exec_arg_t."""
+
     _fields_ = (('arg', c_int), ('memory', c_void_p))
 
 
-# Name -> argument types; every function of these returns a dnnl_status_t.
-_OUT, _DIMS = POINTER(c_void_p), POINTER(c_int64)
-_PROTOTYPES: dict[str, tuple[Any, ...]] = {
-    'engine_create': (_OUT, c_int, c_size_t),
-    'stream_create': (_OUT, c_void_p, c_int),
-    'memory_desc_create_with_strides': (_OUT, c_int, _DIMS, c_int, _DIMS),
-    'memory_desc_create_with_tag': (_OUT, c_int, _DIMS, c_int, c_int),
-    'memory_create': (_OUT, c_void_p, c_void_p, c_void_p),
-    'memory_set_data_handle': (c_void_p, c_void_p),
-    'memory_destroy': (c_void_p,),
-    'primitive_create': (_OUT, c_void_p),
-    'primitive_execute': (c_void_p, c_void_p, c_int, POINTER(ExecuteArgument)),
-    'primitive_desc_query': (c_void_p, c_int, c_int, c_void_p),
-    'primitive_attr_create': (_OUT,),
-    'primitive_attr_set_post_ops': (c_void_p, c_void_p),
-    'primitive_attr_set_scales_mask': (c_void_p, c_int, c_int),
-    'post_ops_create': (_OUT,),
-    'set_verbose': (c_int,),
-    'post_ops_append_binary': (c_void_p, c_int, c_void_p),
-    'post_ops_append_sum': (c_void_p, c_float, c_int32, c_int),
-    'post_ops_append_eltwise': (c_void_p, c_int, c_float, c_float),
-    'reorder_primitive_desc_create': (_OUT, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
-    'binary_primitive_desc_create': (_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p),
-    'convolution_forward_primitive_desc_create': (
-        _OUT,
-        c_void_p,
-        c_int,
-        c_int,
-        *[c_void_p] * 4,
-        *[_DIMS] * 4,
-        c_void_p,
-    ),
-    'convolution_backward_data_primitive_desc_create': (
-        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p),
-        *(_DIMS, _DIMS, _DIMS, _DIMS, c_void_p, c_void_p),
-    ),
-    'convolution_backward_weights_primitive_desc_create': (
-        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p),
-        *(_DIMS, _DIMS, _DIMS, _DIMS, c_void_p, c_void_p),
-    ),
-    'inner_product_forward_primitive_desc_create': (_OUT, c_void_p, c_int, *[c_void_p] * 5),
-    'inner_product_backward_data_primitive_desc_create': (_OUT, *[c_void_p] * 6),
-    'inner_product_backward_weights_primitive_desc_create': (_OUT, *[c_void_p] * 7),
-    'batch_normalization_forward_primitive_desc_create': (
-        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_float, c_int, c_void_p),
-    ),
-    'batch_normalization_backward_primitive_desc_create': (
-        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_float, c_int, c_void_p, c_void_p),
-    ),
-    'pooling_forward_primitive_desc_create': (
-        *(_OUT, c_void_p, c_int, c_int, c_void_p, c_void_p, _DIMS, _DIMS, _DIMS, _DIMS, _DIMS, c_void_p),
-    ),
-    'pooling_backward_primitive_desc_create': (
-        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, _DIMS, _DIMS, _DIMS, _DIMS, _DIMS, c_void_p, c_void_p),
-    ),
-    'eltwise_forward_primitive_desc_create': (
-        *(_OUT, c_void_p, c_int, c_int, c_void_p, c_void_p, c_float, c_float, c_void_p),
-    ),
-    'eltwise_backward_primitive_desc_create': (
-        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_float, c_float, c_void_p, c_void_p),
-    ),
-    'lrn_forward_primitive_desc_create': (
-        *(_OUT, c_void_p, c_int, c_int, c_void_p, c_void_p, c_int64, c_float, c_float, c_float, c_void_p),
-    ),
-    'lrn_backward_primitive_desc_create': (
-        *(_OUT, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_float, c_float, c_float, c_void_p, c_void_p),
-    ),
+# What a letter of a signature stands for.
+_TYPES = {
+    'a': POINTER(ExecuteArgument),
+    'd': POINTER(c_int64),  # sizes
+    'f': c_float,
+    'i': c_int,
+    'l': c_int64,
+    'o': POINTER(c_void_p),  # where to put the object that is made
+    'p': c_void_p,  # an object of the library, or memory
+    'z': c_size_t,
+}
+# Name -> signature; every function of these returns a dnnl_status_t.
+_SIGNATURES = {
+    'engine_create': 'oiz',
+    'stream_create': 'opi',
+    'memory_desc_create_with_strides': 'oidid',
+    'memory_desc_create_with_tag': 'oidii',
+    'memory_create': 'oppp',
+    'memory_set_data_handle': 'pp',
+    'memory_destroy': 'p',
+    'primitive_create': 'op',
+    'primitive_execute': 'ppia',
+    'primitive_desc_query': 'piip',
+    'primitive_attr_create': 'o',
+    'primitive_attr_set_post_ops': 'pp',
+    'primitive_attr_set_scales_mask': 'pii',
+    'post_ops_create': 'o',
+    'set_verbose': 'i',
+    'post_ops_append_binary': 'pip',
+    'post_ops_append_sum': 'pfii',
+    'post_ops_append_eltwise': 'piff',
+    'reorder_primitive_desc_create': 'oppppp',
+    'binary_primitive_desc_create': 'opipppp',
+    'convolution_forward_primitive_desc_create': 'opiippppddddp',
+    'convolution_backward_data_primitive_desc_create': 'opipppddddpp',
+    'convolution_backward_weights_primitive_desc_create': 'opippppddddpp',
+    'inner_product_forward_primitive_desc_create': 'opippppp',
+    'inner_product_backward_data_primitive_desc_create': 'opppppp',
+    'inner_product_backward_weights_primitive_desc_create': 'oppppppp',
+    'batch_normalization_forward_primitive_desc_create': 'opippfip',
+    'batch_normalization_backward_primitive_desc_create': 'opipppfipp',
+    'pooling_forward_primitive_desc_create': 'opiippdddddp',
+    'pooling_backward_primitive_desc_create': 'opippdddddpp',
+    'eltwise_forward_primitive_desc_create': 'opiippffp',
+    'eltwise_backward_primitive_desc_create': 'opipppffpp',
+    'lrn_forward_primitive_desc_create': 'opiipplfffp',
+    'lrn_backward_primitive_desc_create': 'opippplfffpp',
 }
 
 
 def dims(values: Sequence[int]) -> Dims:
+    """A dnnl_dims_t, as far as it is used."""
     return (c_int64 * len(values))(*values)
 
 
@@ -146,11 +129,11 @@ class Library:
         self.threads = threads
         self._c = ctypes.CDLL(str(path))
         self._functions = {}
-        for name, argument_types in _PROTOTYPES.items():
+        for name, signature in _SIGNATURES.items():
             function = getattr(self._c, f'dnnl_{name}', None)
             if function is None:
                 raise EngineError(f'{path} is not oneDNN 3: it lacks dnnl_{name}')
-            function.argtypes, function.restype = argument_types, c_int
+            function.argtypes, function.restype = [_TYPES[letter] for letter in signature], c_int
             self._functions[name] = function
         self._c.dnnl_status2str.restype, self._c.dnnl_status2str.argtypes = c_char_p, (c_int,)
         self._c.dnnl_primitive_desc_query_md.restype = c_void_p

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,61 +12,84 @@ from trainer.engine.onednn.convert import Packing
 from trainer.engine.onednn.library import Descriptor, library
 from trainer.engine.onednn.operation import DATA_TYPES, Operation, describe_plain, describe_vector, empty
 
-Shape = tuple[int, int, int]  # batch, inputs, outputs
 LARGE = 2**20  # weights
+
+
+class Problem(NamedTuple):
+    """A layer as its primitives are made and remembered for it."""
+
+    n: int  # rows of the batch
+    n_in: int
+    n_out: int
+    data_type: int  # of x and y: F32 or BF16; weights and their gradients are float32
+
+    def describe_rows(self) -> tuple[Descriptor, Descriptor]:
+        """x and y."""
+        return describe_plain((self.n, self.n_in), self.data_type), describe_plain((self.n, self.n_out), self.data_type)
+
+    def describe_weights(self, data_type: int, gradient: bool = True) -> Descriptor:
+        """Small weights in the layout that the primitive likes best; large ones as they are: the copy costs more.
+
+        In float32, the forward pass alone gains from its own layout even then.
+        """
+        shape = self.n_out, self.n_in
+        if self.n_in * self.n_out >= LARGE and (gradient or data_type != dnn.F32):
+            return describe_plain(shape, data_type)
+        return library().describe_any(shape, data_type)
+
+    def packing(self, chosen: Descriptor, row: int | None = None) -> Packing:
+        """From weights whose rows are `row` elements apart, by default without gaps, to what a primitive has chosen."""
+        return Packing(library().describe((self.n_out, self.n_in), (row or self.n_in, 1), dnn.F32), chosen)
 
 
 def forward(x: np.ndarray, W: np.ndarray, b: np.ndarray | None) -> np.ndarray:
     """y = x W^T + b: x (N, inputs) in C order, W (outputs, inputs) and b (outputs,) float32."""
     (n, n_in), n_out = x.shape, W.shape[0]
     y = empty((n, n_out), x.dtype)
-    operation, packing = forward_operation((n, n_in, n_out), DATA_TYPES[x.dtype], b is not None)
-    operation.run(x, packing.packed(W), y, *([] if b is None else [b]))
+    operation, packing = forward_operation(Problem(n, n_in, n_out, DATA_TYPES[x.dtype]), b is not None)
+    operation.run(x, packing.packed(W), y, b)
     return y
 
 
 @functools.lru_cache(256)
 def forward_operation(
-    shape: Shape, data_type: int, bias: bool, relu: bool = False, inference: bool = False
+    problem: Problem, bias: bool, relu: bool = False, inference: bool = False
 ) -> tuple[Operation, Packing]:
-    n, n_in, n_out = shape
+    """The operation on x, packed weights, y, [b]."""
     lib = library()
-    x, y = describe_plain((n, n_in), data_type), describe_plain((n, n_out), data_type)
-    weights = _describe_weights(shape, data_type, gradient=False)
-    b = describe_vector(n_out) if bias else None
+    x, y = problem.describe_rows()
+    weights = problem.describe_weights(problem.data_type, gradient=False)
+    b = describe_vector(problem.n_out) if bias else None
     kind = dnn.FORWARD_INFERENCE if inference else dnn.FORWARD_TRAINING
+    attributes = lib.attributes([('relu',)] if relu else [])
     descriptor = lib.create(
-        'inner_product_forward_primitive_desc_create',
-        *(lib.engine, kind, x, weights, b, y, lib.attributes([('relu',)] if relu else [])),
+        'inner_product_forward_primitive_desc_create', lib.engine, kind, x, weights, b, y, attributes
     )
     chosen = lib.query(descriptor, dnn.WEIGHTS_MD)
-    arguments = [(dnn.SRC, x), (dnn.WEIGHTS, chosen), (dnn.DST, y)]
-    if b is not None:
-        arguments.append((dnn.BIAS, b))
-    return Operation(descriptor, arguments), Packing(describe_plain((n_out, n_in), dnn.F32), chosen)
+    arguments = [(dnn.SRC, x), (dnn.WEIGHTS, chosen), (dnn.DST, y), (dnn.BIAS, b)]
+    return Operation(descriptor, arguments), problem.packing(chosen)
 
 
 def backward_data(W: np.ndarray, gy: np.ndarray) -> np.ndarray:
     """The gradient of x."""
     n_out, n_in = W.shape
     gx = empty((len(gy), n_in), gy.dtype)
-    operation, packing = _backward_data((len(gy), n_in, n_out), DATA_TYPES[gy.dtype])
+    operation, packing = _backward_data(Problem(len(gy), n_in, n_out, DATA_TYPES[gy.dtype]))
     operation.run(gy, packing.packed(W), gx)
     return gx
 
 
 @functools.lru_cache(256)
-def _backward_data(shape: Shape, data_type: int) -> tuple[Operation, Packing]:
-    n, n_in, n_out = shape
+def _backward_data(problem: Problem) -> tuple[Operation, Packing]:
     lib = library()
-    x, y = describe_plain((n, n_in), data_type), describe_plain((n, n_out), data_type)
-    weights = _describe_weights(shape, data_type)
+    x, y = problem.describe_rows()
+    weights = problem.describe_weights(problem.data_type)
     descriptor = lib.create(
-        'inner_product_backward_data_primitive_desc_create', lib.engine, x, weights, y, _hint(shape, data_type), None
+        'inner_product_backward_data_primitive_desc_create', lib.engine, x, weights, y, _hint(problem), None
     )
     chosen = lib.query(descriptor, dnn.WEIGHTS_MD)
     operation = Operation(descriptor, ((dnn.DIFF_DST, y), (dnn.WEIGHTS, chosen), (dnn.DIFF_SRC, x)))
-    return operation, Packing(describe_plain((n_out, n_in), dnn.F32), chosen)
+    return operation, problem.packing(chosen)
 
 
 def backward_weights(x: np.ndarray, gy: np.ndarray, gW: np.ndarray, gb: np.ndarray | None) -> None:
@@ -73,46 +97,32 @@ def backward_weights(x: np.ndarray, gy: np.ndarray, gW: np.ndarray, gb: np.ndarr
     n_out, n_in = gW.shape
     # Of columns of the gradient of all weights, rows are further apart than they are long.
     row = gW.strides[0] // gW.itemsize if n_out > 1 else n_in
-    operation, packing = _backward_weights((len(gy), n_in, n_out), DATA_TYPES[gy.dtype], gb is not None, row)
+    problem = Problem(len(gy), n_in, n_out, DATA_TYPES[gy.dtype])
+    operation, packing = _backward_weights(problem, gb is not None, row)
     packed = packing.packed_for(gW)
-    operation.run(x, gy, packed, *([] if gb is None else [gb]))
+    operation.run(x, gy, packed, gb)
     packing.unpack(packed, gW)
 
 
 @functools.lru_cache(256)
-def _backward_weights(shape: Shape, data_type: int, bias: bool, row: int) -> tuple[Operation, Packing]:
-    n, n_in, n_out = shape
+def _backward_weights(problem: Problem, bias: bool, row: int) -> tuple[Operation, Packing]:
     lib = library()
-    x, y = describe_plain((n, n_in), data_type), describe_plain((n, n_out), data_type)
-    weights = _describe_weights(shape, dnn.F32)
-    b = describe_vector(n_out) if bias else None
+    x, y = problem.describe_rows()
+    weights = problem.describe_weights(dnn.F32)
+    b = describe_vector(problem.n_out) if bias else None
     descriptor = lib.create(
-        'inner_product_backward_weights_primitive_desc_create',
-        *(lib.engine, x, weights, b, y, _hint(shape, data_type), None),
+        'inner_product_backward_weights_primitive_desc_create', lib.engine, x, weights, b, y, _hint(problem), None
     )
     chosen = lib.query(descriptor, dnn.DIFF_WEIGHTS_MD)
-    arguments = [(dnn.SRC, x), (dnn.DIFF_DST, y), (dnn.DIFF_WEIGHTS, chosen)]
-    if b is not None:
-        arguments.append((dnn.DIFF_BIAS, b))
-    return Operation(descriptor, arguments), Packing(lib.describe((n_out, n_in), (row, 1), dnn.F32), chosen)
+    arguments = [(dnn.SRC, x), (dnn.DIFF_DST, y), (dnn.DIFF_WEIGHTS, chosen), (dnn.DIFF_BIAS, b)]
+    return Operation(descriptor, arguments), problem.packing(chosen, row)
 
 
-def _describe_weights(shape: Shape, data_type: int, gradient: bool = True) -> Descriptor:
-    """Small weights in the layout that the primitive likes best; large ones as they are, since the copy costs more.
-
-    In float32, the forward pass alone gains from its own layout even then.
-    """
-    _, n_in, n_out = shape
-    if n_in * n_out >= LARGE and (gradient or data_type != dnn.F32):
-        return describe_plain((n_out, n_in), data_type)
-    return library().describe_any((n_out, n_in), data_type)
-
-
-def _hint(shape: Shape, data_type: int) -> Descriptor:
-    n, n_in, n_out = shape
+def _hint(problem: Problem) -> Descriptor:
+    """The forward descriptor that oneDNN asks for with a backward one."""
     lib = library()
-    x, y = describe_plain((n, n_in), data_type), describe_plain((n, n_out), data_type)
-    weights = _describe_weights(shape, data_type)
+    x, y = problem.describe_rows()
+    weights = problem.describe_weights(problem.data_type)
     return lib.create(
         'inner_product_forward_primitive_desc_create', lib.engine, dnn.FORWARD_TRAINING, x, weights, None, y, None
     )

@@ -6,14 +6,15 @@ import threading
 from collections.abc import Sequence
 from ctypes import Array as CArray
 from ctypes import c_void_p
+from typing import TypeAlias
 
 import ml_dtypes
 import numpy as np
 
 from trainer.engine.buffers import Buffers, physical_memory
-from trainer.engine.maps import DType, Map, Shape
+from trainer.engine.maps import DType, Map, Pair, Shape
 from trainer.engine.onednn import library as dnn
-from trainer.engine.onednn.library import Descriptor, ExecuteArgument, library
+from trainer.engine.onednn.library import Descriptor, Dims, ExecuteArgument, dims, library
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT32 = np.dtype(np.float32)
@@ -21,6 +22,9 @@ DATA_TYPES = {BFLOAT16: dnn.BF16, FLOAT32: dnn.F32, np.dtype(np.uint8): dnn.U8}
 
 BUFFERS = Buffers(physical_memory())
 _RUNNING = threading.Lock()  # an operation's arguments are rebound at each run, so one runs at a time
+
+
+Argument: TypeAlias = tuple[int, Descriptor | None]  # its number, and how it lies in memory
 
 
 class Operation:
@@ -32,17 +36,18 @@ class Operation:
 
     Args:
         primitive_descriptor: what to compute.
-        arguments: (argument number, memory descriptor) of each, in the order in which `run` takes them.
+        arguments: (argument number, memory descriptor) of each, in the order in which `run` takes them; None for one
+            that is left out.
     """
 
-    def __init__(self, primitive_descriptor: Descriptor, arguments: Sequence[tuple[int, Descriptor]]) -> None:
+    def __init__(self, primitive_descriptor: Descriptor, arguments: Sequence[Argument]) -> None:
         lib = library()
         self.name = lib.implementation(primitive_descriptor)
         self.primitive = lib.create('primitive_create', primitive_descriptor)
-        self._described = tuple(arguments)
-        self._memories, self._arguments = self.place([None] * len(arguments))
+        self._described = [(number, descriptor) for number, descriptor in arguments if descriptor is not None]
+        self._memories, self._arguments = self.place([None] * len(self._described))
         self._execute, self._set_data_handle = lib.execute, lib.set_data_handle
-        self._stream, self._n_argument = lib.stream, len(arguments)
+        self._stream, self._n_argument = lib.stream, len(self._described)
 
     def place(self, addresses: Sequence[int | None]) -> tuple[list[c_void_p], CArray[ExecuteArgument]]:
         """Memory objects at these addresses, and the primitive's arguments made of them."""
@@ -54,11 +59,9 @@ class Operation:
         numbered = zip((number for number, _ in self._described), memories, strict=True)
         return memories, (ExecuteArgument * len(memories))(*(ExecuteArgument(*pair) for pair in numbered))
 
-    def run(self, *arrays: np.ndarray) -> None:
-        self.run_at([array.__array_interface__['data'][0] for array in arrays])
-
-    def run_at(self, addresses: Sequence[int]) -> None:
-        """Run on arrays given by their addresses."""
+    def run(self, *arrays: np.ndarray | None) -> None:
+        """Compute on these arrays; None for those that are left out."""
+        addresses = [array.__array_interface__['data'][0] for array in arrays if array is not None]
         with _RUNNING:
             for memory, address in zip(self._memories, addresses, strict=True):
                 self._set_data_handle(memory, address)
@@ -117,6 +120,37 @@ def empty(shape: Shape, dtype: DType) -> np.ndarray:
     return BUFFERS.empty(shape, tuple(reversed(strides)), n_byte, dtype)
 
 
+def workspace_of(descriptor: Descriptor) -> tuple[Descriptor | None, int]:
+    """What a forward primitive keeps for the backward one, and its bytes; (None, 0) if it is nothing."""
+    lib = library()
+    workspace = lib.query(descriptor, dnn.WORKSPACE_MD)
+    return (workspace, lib.size(workspace)) if workspace else (None, 0)
+
+
+def empty_workspace(n_byte: int) -> np.ndarray | None:
+    """Memory for it, or None."""
+    return empty_bytes(n_byte) if n_byte else None
+
+
+def window_geometry(
+    sizes: tuple[Shape, Shape], kernel: Shape, stride: Pair, pad: Pair, dilate: Pair = (1, 1)
+) -> tuple[Dims, Dims, Dims, Dims]:
+    """Strides, dilations (0: none) and the padding on either side of windows that move over a map.
+
+    oneDNN wants the padding after the last row and column, too. It is what the last window needs: more than `pad` where
+    that reaches over the edge, less where the windows do not come out even, and never negative.
+
+    Args:
+        sizes: height and width of x, and of y, px.
+        kernel, stride, pad, dilate: (vertical, horizontal), px.
+    """
+    after = [
+        max((n_window - 1) * s + d * (k - 1) + 1 - length - p, 0)
+        for length, n_window, k, s, p, d in zip(*sizes, kernel, stride, pad, dilate, strict=True)
+    ]
+    return dims(stride), dims([d - 1 for d in dilate]), dims(pad), dims(after)
+
+
 def as_pixels(x: Map) -> np.ndarray:
     """A map (N, C, H, W) without gaps as rows (N * H * W, C), in the same memory."""
     return x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1])
@@ -137,4 +171,5 @@ def describe_plain(shape: Sequence[int], data_type: int) -> Descriptor:
 
 
 def describe_vector(n: int, data_type: int = dnn.F32) -> Descriptor:
+    """Of n elements without a gap."""
     return library().describe((n,), (1,), data_type)

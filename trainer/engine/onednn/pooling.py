@@ -16,25 +16,20 @@ from trainer.engine.onednn.operation import (
     FLOAT32,
     Operation,
     describe_map,
-    empty_bytes,
     empty_map,
+    empty_workspace,
+    window_geometry,
+    workspace_of,
 )
 
 ALGORITHMS = {MAX: dnn.POOLING_MAX, AVERAGE: dnn.POOLING_AVERAGE}
 
 
 def _geometry(pooling: Pooling, x_shape: Shape) -> tuple[Dims, Dims, Dims, Dims, Dims]:
-    """Strides, windows, dilations (0: none) and the padding on either side.
-
-    The padding after the last row and column is what the last window needs (ceil mode), never negative.
-    """
-    right = [
-        max((size - 1) * s + k - length - p, 0)
-        for size, s, k, length, p in zip(
-            pooling.y_size, pooling.stride, pooling.kernel, x_shape[2:], pooling.pad, strict=True
-        )
-    ]
-    return dims(pooling.stride), dims(pooling.kernel), dims((0, 0)), dims(pooling.pad), dims(right)
+    """Strides, windows, dilations (0: none) and the padding on either side."""
+    _, kernel, stride, pad, y_size = pooling
+    strides, dilations, before, after = window_geometry((x_shape[2:], y_size), kernel, stride, pad)
+    return strides, dims(kernel), dilations, before, after
 
 
 def forward(pooling: Pooling, x: Map, training: bool) -> tuple[Map, np.ndarray | None]:
@@ -42,10 +37,7 @@ def forward(pooling: Pooling, x: Map, training: bool) -> tuple[Map, np.ndarray |
     x = as_dense_map(x)
     y = empty_map(pooling.y_shape(x.shape), x.dtype)
     operation, n_byte = forward_operation(pooling, x.shape, pixel_stride(x), DATA_TYPES[x.dtype], training)
-    if not n_byte:
-        operation.run(x, y)
-        return y, None
-    chosen = empty_bytes(n_byte)
+    chosen = empty_workspace(n_byte)
     operation.run(x, y, chosen)
     return y, chosen
 
@@ -54,17 +46,12 @@ def forward(pooling: Pooling, x: Map, training: bool) -> tuple[Map, np.ndarray |
 def forward_operation(
     pooling: Pooling, x_shape: Shape, pixel: int, data_type: int, training: bool
 ) -> tuple[Operation, int]:
-    lib = library()
+    """The operation on x, y, [the places of the maxima], and the bytes of those."""
     y_shape = pooling.y_shape(x_shape)
     x, y = describe_map(x_shape, pixel, data_type), describe_map(y_shape, y_shape[1], data_type)
     descriptor = _forward_descriptor(pooling, x_shape, x, y, training)
-    arguments = [(dnn.SRC, x), (dnn.DST, y)]
-    n_byte = 0
-    if training and pooling.algorithm == MAX:
-        workspace = lib.query(descriptor, dnn.WORKSPACE_MD)
-        arguments.append((dnn.WORKSPACE, workspace))
-        n_byte = lib.size(workspace)
-    return Operation(descriptor, arguments), n_byte
+    workspace, n_byte = workspace_of(descriptor) if training and pooling.algorithm == MAX else (None, 0)
+    return Operation(descriptor, [(dnn.SRC, x), (dnn.DST, y), (dnn.WORKSPACE, workspace)]), n_byte
 
 
 def _forward_descriptor(pooling: Pooling, x_shape: Shape, x: Descriptor, y: Descriptor, training: bool) -> Descriptor:
@@ -81,7 +68,7 @@ def backward(pooling: Pooling, x_shape: Shape, gy: Map, chosen: np.ndarray | Non
     gy = as_dense_map(gy)
     gx = empty_map(x_shape, gy.dtype)
     operation = _backward(pooling, x_shape, pixel_stride(gy), DATA_TYPES[gy.dtype])
-    operation.run(gy, gx, *([] if chosen is None else [chosen]))
+    operation.run(gy, gx, chosen)
     return gx
 
 
@@ -97,10 +84,8 @@ def _backward(pooling: Pooling, x_shape: Shape, pixel: int, data_type: int) -> O
         'pooling_backward_primitive_desc_create',
         *(lib.engine, ALGORITHMS[pooling.algorithm], gx, gy, *_geometry(pooling, x_shape), hint, None),
     )
-    arguments = [(dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx)]
-    if pooling.algorithm == MAX:
-        arguments.append((dnn.WORKSPACE, lib.query(hint, dnn.WORKSPACE_MD)))
-    return Operation(descriptor, arguments)
+    workspace = lib.query(hint, dnn.WORKSPACE_MD) if pooling.algorithm == MAX else None
+    return Operation(descriptor, [(dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx), (dnn.WORKSPACE, workspace)])
 
 
 def places_of_maxima(chosen: np.ndarray, y_shape: Shape, n_place: int) -> np.ndarray:

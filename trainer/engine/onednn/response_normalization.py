@@ -17,8 +17,9 @@ from trainer.engine.onednn.operation import (
     Operation,
     as_pixels,
     describe_map,
-    empty_bytes,
     empty_map,
+    empty_workspace,
+    workspace_of,
 )
 
 
@@ -37,10 +38,7 @@ def forward(x: Map, window: ResponseWindow, training: bool) -> tuple[Map, np.nda
     y = empty_map(x.shape, x.dtype)
     training = training and _is_gradient_fast()
     operation, n_byte = forward_operation(x.shape, pixel_stride(x), DATA_TYPES[x.dtype], window, training)
-    if not n_byte:
-        operation.run(x, y)
-        return y, None
-    workspace = empty_bytes(n_byte)
+    workspace = empty_workspace(n_byte)
     operation.run(x, y, workspace)
     return y, workspace
 
@@ -49,15 +47,11 @@ def forward(x: Map, window: ResponseWindow, training: bool) -> tuple[Map, np.nda
 def forward_operation(
     shape: Shape, pixel: int, data_type: int, window: ResponseWindow, training: bool
 ) -> tuple[Operation, int]:
-    lib = library()
+    """The operation on x, y, [workspace], and the bytes of that."""
     x, y = describe_map(shape, pixel, data_type), describe_map(shape, shape[1], data_type)
     descriptor = _forward_descriptor(x, y, window, training)
-    arguments = [(dnn.SRC, x), (dnn.DST, y)]
-    workspace = lib.query(descriptor, dnn.WORKSPACE_MD)
-    n_byte = lib.size(workspace) if training and workspace else 0
-    if n_byte:
-        arguments.append((dnn.WORKSPACE, workspace))
-    return Operation(descriptor, arguments), n_byte
+    workspace, n_byte = workspace_of(descriptor) if training else (None, 0)
+    return Operation(descriptor, [(dnn.SRC, x), (dnn.DST, y), (dnn.WORKSPACE, workspace)]), n_byte
 
 
 def _numbers(window: ResponseWindow) -> tuple[int, float, float, float]:
@@ -84,7 +78,7 @@ def backward(x: Map, workspace: np.ndarray | None, gy: Map, window: ResponseWind
     operation = _backward(
         x.shape, pixel_stride(x), pixel_stride(gy), DATA_TYPES[x.dtype], window, workspace is not None
     )
-    operation.run(x, gy, gx, *([] if workspace is None else [workspace]))
+    operation.run(x, gy, gx, workspace)
     return gx
 
 
@@ -157,7 +151,5 @@ def _backward(
         'lrn_backward_primitive_desc_create',
         *(lib.engine, dnn.LRN_ACROSS_CHANNELS, gx, gy, x, *_numbers(window), hint, None),
     )
-    arguments = [(dnn.SRC, x), (dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx)]
-    if has_workspace:
-        arguments.append((dnn.WORKSPACE, lib.query(hint, dnn.WORKSPACE_MD)))
-    return Operation(descriptor, arguments)
+    workspace = lib.query(hint, dnn.WORKSPACE_MD) if has_workspace else None
+    return Operation(descriptor, [(dnn.SRC, x), (dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx), (dnn.WORKSPACE, workspace)])

@@ -341,14 +341,15 @@ def test_nothing_else_of_the_networks_falls_to_reference_code(data_type):
     shape = (2, 96, 31, 31)
     window = ResponseWindow(5, 2, 1e-4, 0.75)
     windows = Pooling(MAX, (3, 3), (2, 2), (1, 1), (16, 16))
+    layer = linear.Problem(64, 2304, 4096, data_type)
     names = [
         batch_normalization.forward_operation(shape, 96, data_type, 2e-5, True, True)[0].name,
         batch_normalization._backward(shape, 96, 96, data_type, 2e-5, True).name,
         response_normalization.forward_operation(shape, 96, data_type, window, True)[0].name,
         pooling.forward_operation(windows, shape, 96, data_type, True)[0].name,
         pooling._backward(windows, shape, 96, data_type).name,
-        linear.forward_operation((64, 2304, 4096), data_type, True, False, False)[0].name,
-        linear._backward_data((64, 2304, 4096), data_type)[0].name,
+        linear.forward_operation(layer, True, False, False)[0].name,
+        linear._backward_data(layer)[0].name,
     ]
     if response_normalization._is_gradient_fast():  # else it is not the library's
         names.append(response_normalization._backward(shape, 96, 96, data_type, window, True).name)

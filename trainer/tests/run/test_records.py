@@ -139,10 +139,10 @@ def test_a_malformed_config_is_refused(tmp_path, config, fault):
 def test_large_files_and_missing_ones_are_refused(tmp_path):
     with pytest.raises(InputError, match='nothing is not a folder'):
         read_run(tmp_path / 'nothing')
-    with pytest.raises(InputError, match=r'config\.yaml is missing'):
+    with pytest.raises(InputError, match=r'config\.yaml cannot be read: it is missing'):
         read_run(tmp_path)
     make_run(tmp_path)
     with (tmp_path / 'log.jsonl').open('wb') as file:
         file.truncate((64 << 20) + 1)
-    with pytest.raises(InputError, match='larger than 67,108,864 bytes'):
+    with pytest.raises(InputError, match='more than 67,108,864 bytes'):
         read_run(tmp_path)
