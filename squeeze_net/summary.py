@@ -16,7 +16,7 @@ import numpy as np
 from chainer.utils.conv import get_conv_outsize
 
 import trainer
-from squeeze_net import NETWORKS
+from squeeze_net import NETWORKS, make_network
 from trainer.commands import command_parser
 from trainer.files import atomic_write
 from trainer.report.tables import text_table
@@ -80,7 +80,7 @@ def summarise(name: str, size: int = 227, n_class: int = 1000) -> Summary:
     Raises:
         ValueError: a size that leaves no map; says which does.
     """
-    model = NETWORKS[name](n_class, size)
+    model = make_network(name, n_class, size)
     layers = [Layer('input', (3, size, size))]
     with (
         chainer.using_config('train', False),
@@ -246,10 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.n_class < 1:
         raise trainer.InputError(f'--n_class is {args.n_class}, but must be 1 or more')
-    try:
-        summary = summarise(args.network, args.size, args.n_class)
-    except ValueError as error:
-        raise trainer.InputError(f'{args.network} --size {args.size}: {error}') from None
+    summary = summarise(args.network, args.size, args.n_class)
     print(FORMATS[args.format](summary))
     if args.graph is not None:
         print(draw(summary, args.graph), file=sys.stderr)

@@ -55,7 +55,7 @@ def test_every_flag_in_the_text_exists():
     sources = [*ROOT.glob('squeeze_net/**/*.py'), *ROOT.glob('trainer/**/*.py'), *ROOT.glob('benchmarks/**/*.py')]
     known |= {flag for path in sources for flag in re.findall(r"'(--?[a-z][\w-]*)'", read(path))}
     known |= {flag.replace('_', '-') for flag in known}
-    known |= {'--host', '--mca', '--no-build-isolation', '--json', '-m', '-n', '-o'}  # of mpiexec, pip, Python
+    known |= {'--host', '--mca', '--no-build-isolation', '--json', '-m', '-n', '-o', '-k'}  # of mpiexec, pip, Python
     for page in [page for page in PAGES if page.name != 'CHANGELOG.md']:  # it has old ones, too
         for code in re.findall(r'`([^`\n]+)`', read(page)):
             for flag in re.findall(r'(?<![\w./])--?[a-zA-Z][\w-]*', code):

@@ -196,7 +196,7 @@ def reference(networks: Mapping[str, Any]) -> str:
         lines += ['| flag | default | values | meaning | in a resumed run |', '| --- | --- | --- | --- | --- |']
         for name, (field, one) in settings_of(group).items():
             flags = ', '.join(f'`{flag}`' for flag in (*one.flags, f'--{name}'))
-            text = _listed(networks) if name == 'model' else one.help
+            text = f'the network (default: {next(iter(networks))})' if name == 'model' else one.help
             resumed = 'may change' if one.may_change else 'the same'
             row = (flags, _default(field, text), _values(field, one), text.replace('*', '\\*'), resumed)
             lines.append(f'| {" | ".join(row)} |')

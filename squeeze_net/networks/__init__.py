@@ -1,11 +1,15 @@
 """The networks, by the names that `main.py --model` knows them by.
 
-A network is a `chainer.Chain` built as `Network(n_class, size, dropout)`, with two class attributes: `recipe`, the
+A network is a `chainer.Chain` built as `Network(n_class, size, dropout)`, the last two if it has them, with two
+class attributes, if needed: `recipe`, the
 flags it trains well with where the trainer's defaults do not suit it, and `fixed_size`, True if it takes only images
 of `size`.
 """
 
+import inspect
+
 import chainer
+import numpy as np
 
 from squeeze_net.networks.alexnet import AlexNet
 from squeeze_net.networks.fire import Fire, PreActivationFire
@@ -35,7 +39,7 @@ NETWORKS = {
 
 
 def make_network(name: str, n_class: int, size: int, dropout: float | None = None) -> chainer.Chain:
-    """A network by its name in `NETWORKS`.
+    """A network by its name in `NETWORKS`, with all of its parameters: one image is computed for shapes left open.
 
     Args:
         n_class: number of classes.
@@ -44,11 +48,19 @@ def make_network(name: str, n_class: int, size: int, dropout: float | None = Non
     Raises:
         InputError: the size leaves no map.
     """
-    options = {} if dropout is None else {'dropout': dropout}
+    taken = inspect.signature(NETWORKS[name]).parameters
+    if dropout is not None and 'dropout' not in taken:
+        raise InputError(f'--dropout {dropout}: {name} has no dropout')
+    options = {'size': size, 'dropout': dropout}
+    given = {option: value for option, value in options.items() if option in taken and value is not None}
     try:
-        return NETWORKS[name](n_class, size, **options)
+        model = NETWORKS[name](n_class, **given)
+        if any(parameter.array is None for parameter in model.params()):
+            with chainer.using_config('train', False), chainer.no_backprop_mode():
+                model(np.zeros((1, 3, size, size), chainer.config.dtype))
     except ValueError as error:
         raise InputError(f'--model {name} --size {size}: {error}') from None
+    return model
 
 
 BASELINES = ('alexnet', 'vgg_bn')  # what the plots draw dashed beside the others

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import trainer
-from squeeze_net import NETWORKS
+from squeeze_net import NETWORKS, make_network
 from squeeze_net.weights import FORMATS, PUBLISHED, WRITTEN, Weights, find, read, start_from, tensors_of, write
 from squeeze_net.weights.network import identify
 from trainer import commands
@@ -69,7 +69,7 @@ def reset_classifier(weights: Weights, n_class: int, seed: int) -> Weights:
         raise trainer.InputError(f'--reset-classifier needs to know the network: give --network {"|".join(NETWORKS)}')
     np.random.seed(seed)
     view = weights.metadata.preprocessing
-    model = NETWORKS[network](n_class, 227 if view is None else view.crop)
+    model = make_network(network, n_class, 227 if view is None else view.crop)
     start_from(model, network, weights, reset_classifier=True)
     return Weights(tensors_of(model), weights.metadata).with_metadata(n_class=n_class, classes=None)
 

@@ -8,7 +8,7 @@ from typing import Any
 import chainer
 import numpy as np
 
-from squeeze_net.networks import BASELINES, NETWORKS
+from squeeze_net.networks import BASELINES, NETWORKS, make_network
 from squeeze_net.weights.record import Weights
 from trainer.data.metadata import MAX_CLASSES
 from trainer.errors import InputError
@@ -41,13 +41,13 @@ def tensors_of(model: chainer.Chain) -> dict[str, np.ndarray]:
 @functools.cache
 def shapes_of(network: str) -> dict[str, tuple[int, ...]]:
     """Of the tensors of a network of `NETWORKS` with two classes."""
-    return {name: array.shape for name, array in arrays_of(NETWORKS[network](2, CIFAR_SIZE)).items()}
+    return {name: array.shape for name, array in arrays_of(make_network(network, 2, CIFAR_SIZE)).items()}
 
 
 @functools.cache
 def classifier_of(network: str) -> frozenset[str]:
     """The tensors whose shape depends on the number of classes."""
-    other = arrays_of(NETWORKS[network](3, CIFAR_SIZE))
+    other = arrays_of(make_network(network, 3, CIFAR_SIZE))
     return frozenset(name for name, shape in shapes_of(network).items() if other[name].shape != shape)
 
 
@@ -96,10 +96,7 @@ def build(weights: Weights, purpose: str) -> tuple[chainer.Chain, int]:
         size = metadata.preprocessing.crop
     else:
         size = IMAGENET_SIZE if metadata.n_class == 1000 else CIFAR_SIZE
-    try:
-        model = NETWORKS[metadata.network](metadata.n_class, size)
-    except ValueError as error:
-        raise InputError(f'{metadata.network}: {error}') from None
+    model = make_network(metadata.network, metadata.n_class, size)
     fill(model, weights.tensors)
     return model, size
 

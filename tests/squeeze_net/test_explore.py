@@ -279,7 +279,7 @@ def test_points_of_one_folder_have_their_conditions_in_common(tmp_path, changed,
             check_conditions(make_sweep(tmp_path, precision='float32'))
         (run / 'checkpoint_last.npz').unlink(missing_ok=True)
     (tmp_path / 'conditions.json').unlink()
-    with pytest.raises(trainer.InputError, match=r'conditions\.json is missing'):
+    with pytest.raises(trainer.InputError, match=r'conditions\.json cannot be read: it is missing'):
         check_conditions(make_sweep(tmp_path))
 
 

@@ -1,4 +1,11 @@
-"""Functions that networks are written with: Chainer's names and signatures, computed by the engine where it serves."""
+"""Functions that networks are written with: Chainer's names and signatures, computed by the engine where it serves.
+
+Those that are not listed below are Chainer's own.
+"""
+
+from typing import Any
+
+import chainer.functions
 
 from trainer.functions.add import add
 from trainer.functions.batch_normalization import batch_normalization, fixed_batch_normalization
@@ -31,3 +38,7 @@ __all__ = [
     'softmax_cross_entropy',
     'split',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(chainer.functions, name)

@@ -178,7 +178,7 @@ def test_accuracy_against_size_of_several(tmp_path, capsys):
     assert main(argv) == 0
     assert capsys.readouterr().out.count('20.0x') == 2 and Image.open(tmp_path / 'all.png').size[0] > 1000
     (tmp_path / '5.json').write_text('[]')
-    with pytest.raises(trainer.InputError, match=r'5\.json: \[\] is not an object'):
+    with pytest.raises(trainer.InputError, match=r'5\.json, line 1: \[\] is not an object'):
         main(argv)
 
 

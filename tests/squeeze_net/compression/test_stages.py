@@ -255,7 +255,7 @@ def test_plans(model, tmp_path):
         (lambda m, p: Plan(bits='conv1=4').bits_of(m), 'fire2/.*gives|gives .* 0 bits'),
         (lambda m, p: Plan(bits='4.5').bits_of(m), 'gives conv1/W 4.5 bits'),
         (lambda m, p: Plan(bits='100').bits_of(m), 'gives conv1/W 100 bits'),
-        (lambda m, p: read_plan(p / 'none.yaml'), 'none.yaml is missing'),
+        (lambda m, p: read_plan(p / 'none.yaml'), r'none\.yaml cannot be read: it is missing'),
         (lambda m, p: read_plan(p / 'true.yaml'), "true.yaml: argument --prune_lr: .* 'True'"),
         (lambda m, p: read_plan(p / 'word.yaml'), "word.yaml: argument --prune_lr: .* 'fast'"),
         (lambda m, p: read_plan(p / 'date.yaml'), 'date.yaml is not YAML'),

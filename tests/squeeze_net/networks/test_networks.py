@@ -5,7 +5,15 @@ import chainer.functions as F
 import numpy as np
 import pytest
 
-from squeeze_net import NETWORKS, AlexNet, PreActivationFire, SqueezeNet
+import trainer.functions
+import trainer.links as L
+from squeeze_net import NETWORKS, AlexNet, PreActivationFire, SqueezeNet, make_network
+from squeeze_net.summary import summarise
+from squeeze_net.weights import Weights, tensors_of
+from squeeze_net.weights.network import build
+from trainer import InputError
+from trainer.data.metadata import Metadata
+from trainer.data.preprocessing import Preprocessing
 
 
 def images(n, size, seed=0):
@@ -143,3 +151,30 @@ def test_an_image_too_small_is_refused_with_the_smallest_size(name, smallest):
     NETWORKS[name](10, smallest)
     with pytest.raises(ValueError, match=f'needs {smallest} px or more'):
         NETWORKS[name](10, smallest - 1)
+
+
+class Lazy(chainer.Chain):
+    """As Chainer's users write networks: shapes are left open, no size, no dropout."""
+
+    def __init__(self, n_class):
+        super().__init__()
+        with self.init_scope():
+            self.conv = L.Convolution2D(None, 4, 3)
+            self.fc = L.Linear(None, n_class)
+
+    def forward(self, x):
+        return self.fc(trainer.functions.sigmoid(self.conv(x)))  # a function that trainer.functions does not define
+
+
+def test_a_network_with_open_shapes_is_described_and_opens_again(monkeypatch):
+    monkeypatch.setitem(NETWORKS, 'lazy', Lazy)
+    model = make_network('lazy', 3, 32)
+    assert model.count_params() == 4 * 3 * 9 + 4 + 4 * 30 * 30 * 3 + 3
+    assert summarise('lazy', 32, 3).parameters == model.count_params()
+    view = Preprocessing('experiment', 'squash', 32, 32)
+    again, size = build(Weights(tensors_of(model), Metadata('lazy', 3, view)), 'a test')
+    assert size == 32
+    x = np.zeros((2, 3, 32, 32), np.float32)
+    np.testing.assert_array_equal(again(x).array, model(x).array)
+    with pytest.raises(InputError, match=r'--dropout 0\.3: lazy has no dropout'):
+        make_network('lazy', 3, 32, dropout=0.3)

@@ -45,7 +45,7 @@ def test_faults_are_named_and_nothing_changes(model, change, message):
 
 
 @pytest.mark.parametrize('network', NETWORKS)
-def test_networks_are_identifyd(network):
+def test_networks_are_identified(network):
     size = 64 if network == 'alexnet' else 122
     found = identify(Weights(tensors_of(NETWORKS[network](6, size))))
     expected = network.replace('_simple', '')  # a bypass without weights does not show
