@@ -1,6 +1,6 @@
 """The published dense SqueezeNet v1.0 quantised without retraining: accuracy against bits a weight; JSON and a picture.
 
-python benchmarks/bits.py --data ../shared/data [--out results/bench/bits.json] [--image img/compression/bits.png]
+python benchmarks/bits.py --data ../shared/data --out /tmp/bits.json --image /tmp/bits.png
 
 Each layer gets a codebook of 2 to 256 values by k-means, from each of the three initialisations, and the archive is
 opened like any file of weights and asked for the 100 sample images: how many it gets right (top-1, top-5), and in how
@@ -9,7 +9,6 @@ many its first answer is that of the dense network. Bits a weight are those of t
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from record import chart, header, make_parser, save
 from tqdm import tqdm
 
 import trainer
@@ -25,8 +25,7 @@ from squeeze_net.classifier import Classifier
 from squeeze_net.compression.quantise import INITIALISATIONS, quantise
 from squeeze_net.weights import Weights
 from squeeze_net.weights.formats.sqz import archive
-from trainer.files import atomic_write
-from trainer.report.curves import COLOURS, LABEL, new_figure, save, set_title
+from trainer.report.curves import COLOURS, LABEL
 
 BITS = range(1, 9)
 
@@ -69,39 +68,28 @@ def measure(dense: Weights, bits: int, initialisation: str, sample: Sample, expe
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    figure, axes = new_figure(10, 6.4)
-    for initialisation, colour in zip(INITIALISATIONS, COLOURS, strict=False):
-        rows = [row for row in record['rows'] if row['initialisation'] == initialisation]
-        x = [row['bits_a_weight'] for row in rows]
-        axes.plot(
-            x, [100 * row['top1'] for row in rows], '-o', color=colour, linewidth=2, label=f'{initialisation}: top-1'
-        )
-        axes.plot(
-            x, [100 * row['top5'] for row in rows], '--o', color=colour, markersize=4, label=f'{initialisation}: top-5'
-        )
-    for name, style in ('top1', '-'), ('top5', '--'):
-        axes.axhline(100 * record['dense'][name], color='0.5', linestyle=style, linewidth=1, zorder=0)
-    axes.annotate('dense, top-1', (0.2, 100 * record['dense']['top1'] + 1), color='0.4', fontsize=LABEL - 3)
-    axes.annotate('dense, top-5', (0.2, 100 * record['dense']['top5'] + 1), color='0.4', fontsize=LABEL - 3)
-    axes.set_xlim(0)
-    axes.set_ylim(0, 100)
-    axes.set_xlabel('bits a weight in the archive, codebooks included', fontsize=LABEL)
-    axes.set_ylabel('right, of 100 sample images', fontsize=LABEL)
-    axes.grid(alpha=0.25)
-    figure.legend(loc='outside lower center', ncols=3, fontsize=LABEL - 2, frameon=False)
-    set_title(figure, 'SqueezeNet v1.0 quantised without retraining')
-    save(figure, path)
+    labels = 'bits per weight in the archive, codebooks included', 'right, of 100 sample images'
+    with chart(path, 6.4, labels, ['SqueezeNet v1.0 quantised without retraining'], ncols=3) as axes:
+        for name, style in ('top1', '-'), ('top5', '--'):
+            title = name.replace('top', 'top-')
+            for initialisation, colour in zip(INITIALISATIONS, COLOURS, strict=False):
+                rows = [row for row in record['rows'] if row['initialisation'] == initialisation]
+                x, y = [row['bits_a_weight'] for row in rows], [100 * row[name] for row in rows]
+                axes.plot(x, y, f'{style}o', color=colour, markersize=5, label=f'{initialisation}: {title}')
+            dense = 100 * record['dense'][name]
+            axes.axhline(dense, color='0.5', linestyle=style, linewidth=1, zorder=0)
+            axes.annotate(f'dense, {title}', (0.2, dense + 1), color='0.4', fontsize=LABEL - 3)
+        axes.set_xlim(0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, 'bits.json')
     parser.add_argument('--data', type=Path, default=Path('../shared/data'), help='holds weights/ and imagenet-sample/')
-    parser.add_argument('--out', type=Path, default=Path('results/bench/bits.json'))
     parser.add_argument('--image', type=Path, default=Path('img/compression/bits.png'))
     args = parser.parse_args()
     path = args.data / 'weights' / 'squeezenet_v1.0_dense.npz'
     if not path.is_file():
-        raise trainer.InputError(f'{path} does not exist: --data has to hold weights/ and imagenet-sample/')
+        raise trainer.InputError(f'{path} does not exist: --data must name a folder with weights/ and imagenet-sample/')
     sample, dense = Sample(args.data / 'imagenet-sample'), weights.read(path)
     expected = sample.answers(path)
     right = {
@@ -112,12 +100,9 @@ def main() -> None:
     rows = [measure(dense, *job, sample, expected) for job in tqdm(jobs, desc='networks', disable=None)]
     for row in rows:
         print(json.dumps(row))
-    record = {'network': 'squeezenet_v1.0', 'images': len(sample.labels), 'dense': right, 'rows': rows}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(args.out, 'w') as file:
-        json.dump(record, file, indent=1)
-        file.write('\n')
-    args.image.parent.mkdir(parents=True, exist_ok=True)
+    record = header('quantisation without retraining') | {'network': 'squeezenet_v1.0', 'images': len(sample.labels)}
+    record |= {'dense': right, 'rows': rows}
+    save(record, args.out)
     draw(record, args.image)
 
 

@@ -1,7 +1,7 @@
 """What each network costs and how well it does, for the table of docs/weights.md; writes JSON.
 
-python benchmarks/models.py --data ../shared/data --cifar10 DIR [--out results/bench/models.json]
-python benchmarks/models.py --table [results/bench/models.json]
+python benchmarks/models.py --data ../shared/data --cifar10 DIR
+python benchmarks/models.py --table
 
 Times are of float32 on the CPU: inference of one image, and an epoch of training, computed from the time of a step at
 batch 64 (plain Chainer: 8) and the images of an epoch. Accuracies are what `python -m squeeze_net.validate` says.
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import header, make_parser, row, run_command, save
 
 import trainer  # before Chainer: makes it run on today's NumPy
 import trainer.functions as F
 from squeeze_net import NETWORKS
 from squeeze_net.summary import summarise
-from trainer import Config, device
+from trainer import Config
 from trainer.engine import ENGINES
-from trainer.files import atomic_write
 from trainer.step.optimizer import make_optimizer
 from trainer.step.predictor import Predictor
 
@@ -45,7 +43,7 @@ class Model:
     dataset: str
     size: int  # px
     recipe: str  # file in configs/, or where the weights were published
-    weights: str | None = None
+    weights: str | None = None  # a file in weights/ of --data, or in the repository
     preprocess: str | None = None
 
     @property
@@ -54,52 +52,19 @@ class Model:
 
 
 PUBLISHED = 'published'
+COMPRESSED = 'compressed_SqueezeNet.net'
+OURS = 'results/squeezenet_jpeg/weights_best.npz'
+OURS_FINE_TUNED = 'results/squeezenet_v1.1_finetuned/weights_best.npz'
 MODELS = [
-    Model(
-        'SqueezeNet v1.0',
-        'squeezenet_v1.0',
-        'ImageNet',
-        227,
-        'caffe_squeezenet_v1.0',
-        '{data}/weights/squeezenet_v1.0.caffemodel',
-    ),
-    Model(
-        'SqueezeNet v1.0, deep-compressed',
-        'squeezenet_v1.0',
-        'ImageNet',
-        227,
-        PUBLISHED,
-        '{data}/weights/compressed_SqueezeNet.net',
-    ),
-    Model(
-        'SqueezeNet v1.1',
-        'squeezenet_v1.1',
-        'ImageNet',
-        227,
-        'caffe_squeezenet_v1.1',
-        '{data}/weights/squeezenet_v1.1.caffemodel',
-    ),
+    Model('SqueezeNet v1.0', 'squeezenet_v1.0', 'ImageNet', 227, 'caffe_squeezenet_v1.0', 'squeezenet_v1.0.caffemodel'),
+    Model('SqueezeNet v1.0, deep-compressed', 'squeezenet_v1.0', 'ImageNet', 227, PUBLISHED, COMPRESSED),
+    Model('SqueezeNet v1.1', 'squeezenet_v1.1', 'ImageNet', 227, 'caffe_squeezenet_v1.1', 'squeezenet_v1.1.caffemodel'),
     Model('SqueezeNet v1.0, simple bypass', 'squeezenet_v1.0_simple', 'ImageNet', 227, 'caffe_squeezenet_v1.0'),
     Model('SqueezeNet v1.0, complex bypass', 'squeezenet_v1.0_complex', 'ImageNet', 227, 'caffe_squeezenet_v1.0'),
     Model('SqueezeNet v1.1, batch normalisation', 'squeezenet_v1.1_bn', 'ImageNet', 227, 'mindcv_squeezenet'),
     Model('AlexNet', 'alexnet', 'ImageNet', 227, ''),
-    Model(
-        'SqueezeNet, pre-activation',
-        'squeezenet',
-        'CIFAR-10',
-        122,
-        'experiment',
-        'results/squeezenet_jpeg/weights_best.npz',
-        'experiment',
-    ),
-    Model(
-        'SqueezeNet v1.1, fine-tuned',
-        'squeezenet_v1.1',
-        'CIFAR-10',
-        122,
-        'finetune_cifar10',
-        'results/squeezenet_v1.1_finetuned/weights_best.npz',
-    ),
+    Model('SqueezeNet, pre-activation', 'squeezenet', 'CIFAR-10', 122, 'experiment', OURS, 'experiment'),
+    Model('SqueezeNet v1.1, fine-tuned', 'squeezenet_v1.1', 'CIFAR-10', 122, 'finetune_cifar10', OURS_FINE_TUNED),
     Model('AlexNet', 'alexnet', 'CIFAR-10', 122, 'experiment'),
     Model('VGG with batch normalisation', 'vgg_bn', 'CIFAR-10', 32, 'experiment'),
 ]
@@ -144,7 +109,7 @@ def validate(model: Model, data: Path, cifar10: Path | None) -> dict[str, Any] |
     """What the command says of the weights, if there are any and the images are at hand."""
     if model.weights is None:
         return None
-    weights = model.weights.format(data=data)
+    weights = model.weights if '/' in model.weights else str(data / 'weights' / model.weights)
     command = [sys.executable, '-m', 'squeeze_net.validate', weights, '--json']
     if model.dataset == 'ImageNet':
         command += ['--list', str(data / 'imagenet-sample' / 'val.txt')]
@@ -154,39 +119,20 @@ def validate(model: Model, data: Path, cifar10: Path | None) -> dict[str, Any] |
         return None
     if model.preprocess is not None:
         command += ['--preprocess', model.preprocess]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise trainer.InputError(f'{" ".join(command)}: {done.stderr.strip()}')
-    record = json.loads(done.stdout)
+    record = json.loads(run_command(command, 'squeeze_net.validate'))
     return {name: record[name] for name in ('top1', 'top5', 'loss', 'n_images')} | {
         'preprocessing': record['preprocessing']['name']
     }
 
 
 def measure(model: Model, args: argparse.Namespace) -> dict[str, Any]:
+    """Everything of one row; each engine is timed in a process of its own."""
     summary = summarise(model.network, model.size, model.n_class)
+    command = [sys.executable, __file__, '--time', str(MODELS.index(model)), '--rounds', str(args.rounds), '--engine']
     times = {
-        engine: json.loads(
-            subprocess.run(
-                [
-                    sys.executable,
-                    __file__,
-                    '--time',
-                    str(MODELS.index(model)),
-                    '--engine',
-                    engine,
-                    '--rounds',
-                    str(args.rounds),
-                ],
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-        )
-        for engine in ENGINES
+        engine: json.loads(run_command([*command, engine], f'{model.title}, engine {engine},')) for engine in ENGINES
     }
     found = asdict(model) | {'parameters': summary.parameters, 'macs': summary.macs, 'times': times}
-    found['weights'] = None if model.weights is None else model.weights.removeprefix('{data}/weights/')
     return found | {'score': validate(model, args.data, args.cifar10)}
 
 
@@ -195,29 +141,29 @@ def model_table(record: dict[str, Any]) -> str:
     titles = ('model', 'images, px', 'top-1', 'top-5', 'parameters', 'MACs (M)')
     titles += ('an epoch of training: engine, plain', 'inference of an image: engine, plain', 'recipe', 'weights')
     alignments = [' ---: ' if 2 <= i < 8 else ' --- ' for i in range(len(titles))]
-    lines = [f'| {" | ".join(titles)} |', f'|{"|".join(alignments)}|']
-    for row in record['models']:
-        score, fused, plain = row['score'] or {}, row['times']['fused'], row['times']['plain']
+    lines = [row(titles), f'|{"|".join(alignments)}|']
+    for found in record['models']:
+        score, fused, plain = found['score'] or {}, found['times']['fused'], found['times']['plain']
         top1, top5 = (
             f'{score[k]:.1%}'.replace('%', ' %') if score.get(k) is not None else '–' for k in ('top1', 'top5')
         )
-        n = IMAGES[row['dataset']]
-        recipe = row['recipe']
+        n = IMAGES[found['dataset']]
+        recipe = found['recipe']
         if recipe and recipe != PUBLISHED:
             recipe = f'[{recipe}](../configs/{recipe}.yaml)'
         cells = [
-            row['title'],
-            f'{row["dataset"]}, {row["size"]}',
+            found['title'],
+            f'{found["dataset"]}, {found["size"]}',
             top1,
             top5,
-            f'{row["parameters"]:,}',
-            f'{row["macs"] / 1e6:,.0f}',
+            f'{found["parameters"]:,}',
+            f'{found["macs"] / 1e6:,.0f}',
             f'{duration(fused["train_s_an_image"] * n)}, {duration(plain["train_s_an_image"] * n)}',
             f'{1e3 * fused["infer_s"]:.1f} ms, {1e3 * plain["infer_s"]:.0f} ms',
             recipe or '–',
-            f'`{row["weights"]}`' if row['weights'] else '–',
+            f'`{found["weights"]}`' if found['weights'] else '–',
         ]
-        lines.append(f'| {" | ".join(cells)} |')
+        lines.append(row(cells))
     return '\n'.join(lines)
 
 
@@ -228,14 +174,11 @@ def duration(seconds: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, 'models.json', rounds=5)
     parser.add_argument('--data', type=Path, default=Path('../shared/data'), help='holds weights/, imagenet-sample/')
     parser.add_argument('--cifar10', type=Path, help='where CIFAR-10 is')
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--out', type=Path, default=Path('results/bench/models.json'))
-    parser.add_argument(
-        '--table', nargs='?', type=Path, const=Path('results/bench/models.json'), help='print it, measure nothing'
-    )
+    path = parser.get_default('out')
+    parser.add_argument('--table', nargs='?', type=Path, const=path, help='print it from a record, measure nothing')
     parser.add_argument('--time', type=int, help=argparse.SUPPRESS)
     parser.add_argument('--engine', choices=ENGINES, default='fused', help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -245,22 +188,12 @@ def main() -> None:
     if args.time is not None:
         print(json.dumps(measure_times(MODELS[args.time], args.engine, args.rounds)))
         return
-    cpu = device.open_device(-1)
-    record = {
-        'name': 'models: parameters, multiplications, accuracies, times of float32',
-        'commit': subprocess.run(['git', 'rev-parse', 'HEAD'], capture_output=True, text=True).stdout.strip(),
-        'machine': device.describe(cpu),
-        'python': platform.python_version(),
-        'versions': device.versions(cpu),
-        'rounds': args.rounds,
-        'models': [],
-    }
+    name = 'models: parameters, multiplications, accuracies, times of float32'
+    record = header(name) | {'rounds': args.rounds, 'models': []}
     for model in MODELS:
         record['models'].append(measure(model, args))
         print(model.title, model.dataset, json.dumps(record['models'][-1]['times']), flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(args.out, 'w') as file:
-        file.write(json.dumps(record, indent=2) + '\n')
+    save(record, args.out)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """What pruning costs, before retraining, by how the zeros are shared out among the layers; JSON and a picture.
 
-python benchmarks/pruning.py --data DIR [--out results/bench/pruning.json] [--image img/compression/pruning.png]
+python benchmarks/pruning.py --data DIR --limit 200
 
 The trained networks in results/ are pruned at once, by magnitude within each layer, to the same sparsity over all
 layers: each layer alike, under one threshold for magnitudes, and under one for the scores of
@@ -9,13 +9,12 @@ layers: each layer alike, under one threshold for magnitudes, and under one for 
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import chart, header, make_parser, save
 from tqdm import tqdm
 
 import trainer
@@ -27,9 +26,7 @@ from squeeze_net.weights.network import fill
 from trainer import Config
 from trainer.data import datasets
 from trainer.data.augmentation import Sizes
-from trainer.device import describe, open_device
-from trainer.files import atomic_write
-from trainer.report.curves import COLOURS, LABEL, new_figure, save, set_title
+from trainer.report.curves import COLOURS
 
 NETWORKS = {'squeezenet_v1.1_finetuned': 'caffe', 'squeezenet_jpeg': 'experiment'}  # run -> preprocessing
 SPARSITIES = 0.3, 0.4, 0.5, 0.6, 0.7, 0.8
@@ -82,27 +79,20 @@ def measure(run: str, preprocess: str, folder: str, limit: int | None, bar: tqdm
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
-    figure, axes = new_figure(10, 8)
-    for record, style in zip(records, ('-o', '--s'), strict=True):
-        for (name, rows), colour in zip(record['ways'].items(), COLOURS, strict=False):
-            x = [0, *(100 * row['sparsity'] for row in rows)]
-            y = [100 * record['whole'], *(100 * row['accuracy'] for row in rows)]
-            axes.plot(x, y, style, color=colour, linewidth=2, label=f'{record["run"]}: {name}')
-    axes.set_xlim(0)
-    axes.set_ylim(0, 100)
-    axes.set_xlabel('weights set to 0, % of all', fontsize=LABEL)
-    axes.set_ylabel('test accuracy, %, not retrained', fontsize=LABEL)
-    axes.grid(alpha=0.25)
-    figure.legend(loc='outside lower center', ncols=1, fontsize=LABEL - 3, frameon=False)
-    set_title(figure, 'How zeros are shared out among the layers')
-    save(figure, path)
+    labels = 'weights set to 0, % of all', 'test accuracy, %, not retrained'
+    with chart(path, 8, labels, ['How zeros are shared out among the layers'], ncols=1) as axes:
+        for record, style in zip(records, ('-o', '--s'), strict=True):
+            for (name, rows), colour in zip(record['ways'].items(), COLOURS, strict=False):
+                x = [0, *(100 * row['sparsity'] for row in rows)]
+                y = [100 * record['whole'], *(100 * row['accuracy'] for row in rows)]
+                axes.plot(x, y, style, color=colour, linewidth=2, label=f'{record["run"]}: {name}')
+        axes.set_xlim(0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, 'pruning.json')
     parser.add_argument('--data', required=True, help='where CIFAR-10 is, as for main.py')
     parser.add_argument('--limit', type=int, metavar='N', help='only the first N test images of each class')
-    parser.add_argument('--out', type=Path, default=Path('results/bench/pruning.json'))
     parser.add_argument('--image', type=Path, default=Path('img/compression/pruning.png'))
     args = parser.parse_args()
     with tqdm(total=len(NETWORKS) * len(WAYS) * len(SPARSITIES), desc='prunings', disable=None) as bar:
@@ -110,11 +100,7 @@ def main() -> None:
     for record in records:
         for name, rows in record['ways'].items():
             print(f'{record["run"]}, {name}: ' + ', '.join(f'{100 * row["accuracy"]:.1f}' for row in rows))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(args.out, 'w') as file:
-        json.dump({'device': describe(open_device(-1)), 'networks': records}, file, indent=1)
-        file.write('\n')
-    args.image.parent.mkdir(parents=True, exist_ok=True)
+    save(header('pruning without retraining') | {'networks': records}, args.out)
     draw(records, args.image)
 
 

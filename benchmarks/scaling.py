@@ -1,14 +1,11 @@
 """How training speeds up with the number of GPUs: a model of its cost, a simulation of it, and two ranks measured here.
 
-python benchmarks/scaling.py [--out results/bench/scaling.json] [--image img/scaling.png]
+python benchmarks/scaling.py
+python benchmarks/scaling.py --rounds 1 --out /tmp/scaling.json --image /tmp/scaling.png
 
-Every GPU computes a batch of 64 (weak scaling), then all average their gradients, which nothing hides. With n GPUs, S
-bytes of gradients, latency a and bandwidth B of a link, the two usual algorithms take
-
-    ring:                2 (n - 1) (a + S / (n B))
-    halving and doubling:  2 log2(n) a + 2 (n - 1) / n S / B
-
-and the faster one counts (Thakur et al., "Optimization of collective communication operations in MPICH", 2005). The
+Every GPU computes a batch of 64 (weak scaling), then all average their gradients, which nothing hides. The time
+of that is the shorter one of two usual algorithms, ring and halving with doubling (Thakur et al., "Optimization of
+collective communication operations in MPICH", 2005). The
 simulation sends each message of both, between ranks whose computing takes a little more or less long; the model knows
 nothing of that. Seconds of computing are those measured on this CPU (`results/bench/train_step_avx512.json`) divided by
 SPEED_UP: an assumption, as are LINKS. The two ranks are real: mpiexec, communicator naive, a core each.
@@ -21,7 +18,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,11 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import chart, header, make_parser, run_command, save
 
 import trainer
-from trainer import device
-from trainer.files import atomic_write
-from trainer.report.curves import COLOURS, LABEL, new_figure, save, set_title
+from trainer.report.curves import COLOURS
 
 SPEED_UP = 50  # of a GPU over these two cores
 LINKS = {  # latency in s, bytes a second
@@ -48,10 +43,12 @@ JITTER = 0.02  # standard deviation of a rank's computing, as a fraction of it
 
 
 def ring(n: int, n_byte: float, latency: float, bandwidth: float) -> float:
+    """Seconds: 2 (n - 1) (a + S / (n B)) for S bytes, latency a and bandwidth B."""
     return 2 * (n - 1) * (latency + n_byte / n / bandwidth)
 
 
 def halving_doubling(n: int, n_byte: float, latency: float, bandwidth: float) -> float:
+    """Seconds: 2 log2(n) a + 2 (n - 1) / n S / B."""
     return 2 * math.log2(n) * latency + 2 * (n - 1) / n * n_byte / bandwidth
 
 
@@ -116,14 +113,13 @@ def predict(compute: dict[str, float]) -> list[dict[str, Any]]:
 
 def measure_step(n: int, batch: int, size: int) -> dict[str, float]:
     """Milliseconds of a step of n ranks with a thread each; median over epochs, the first one left out."""
-    environment = os.environ | {'OMP_NUM_THREADS': '1', 'OMPI_ALLOW_RUN_AS_ROOT': '1'}
-    environment |= {'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1'}
+    os.environ['OMP_NUM_THREADS'] = '1'
     with tempfile.TemporaryDirectory() as folder:
         flags = ['--dataset', 'shapes', '--limit', str(batch // 10 + 1), '--size', str(size), '-b', str(batch)]
         flags += ['-e', '8', '--checkpoint_minutes', '0', '-lr', '0.01', '-p', folder]
         start = ['mpiexec', '-n', str(n)] if n > 1 else []
         command = [*start, sys.executable, 'main.py', *flags, *(['--communicator', 'naive'] if n > 1 else [])]
-        subprocess.run(command, check=True, capture_output=True, env=environment)
+        run_command(command, 'main.py')
         (path,) = Path(folder).glob('results/*/log.jsonl')
         entries = [json.loads(line) for line in path.read_text().splitlines()][1:]
     steps = [1e3 * batch / entry['images_per_s'] for entry in entries]
@@ -149,10 +145,9 @@ def all_reduce() -> None:
 
 def measure(rounds: int, size: int) -> dict[str, Any]:
     """One rank with half of the batch, and two with all of it, in turn; beside what the model says of them."""
-    environment = os.environ | {'OMPI_ALLOW_RUN_AS_ROOT': '1', 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1'}
+    os.environ |= {'OMPI_ALLOW_RUN_AS_ROOT': '1', 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1'}
     command = ['mpiexec', '-n', '2', sys.executable, __file__, '--all_reduce']
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    seconds = {int(n): s for n, s in json.loads(done.stdout).items()}
+    seconds = {int(n): s for n, s in json.loads(run_command(command, 'mpiexec')).items()}
     n_byte = 4 * NETWORKS['squeezenet']
     one, two = [], []
     for _ in range(rounds):
@@ -173,37 +168,28 @@ def measure(rounds: int, size: int) -> dict[str, Any]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    figure, axes = new_figure(10, 6.4)
-    for link, colour in zip(LINKS, COLOURS, strict=False):
-        for network, style in zip(NETWORKS, ('-', '--'), strict=True):
-            line = [row for row in rows if row['link'] == link and row['network'] == network]
-            n = [row['gpus'] for row in line]
-            label = f'{network}, {link}'
-            axes.plot(n, [100 * row['efficiency'] for row in line], style, color=colour, linewidth=2, label=label)
-            simulated = [100 * row['simulated_efficiency'] for row in line]
-            axes.plot(n, simulated, 'o', color=colour, markersize=4, markerfacecolor='white')
-    axes.set_xscale('log', base=2)
-    axes.set_xticks(SIZES, [f'{n:,}' for n in SIZES])
-    axes.set_ylim(0, 102)
-    axes.set_xlabel('GPUs, with a batch of 64 each', fontsize=LABEL)
-    axes.set_ylabel('efficiency, %', fontsize=LABEL)
-    axes.grid(alpha=0.25)
-    figure.legend(loc='outside lower center', ncols=2, fontsize=LABEL - 2, frameon=False)
-    title = 'Efficiency of many GPUs: model (lines) and simulation (circles)'
-    set_title(
-        figure, title, f'gradients of {4 * NETWORKS["squeezenet"] / 1e6:.0f} and {4 * NETWORKS["alexnet"] / 1e6:.0f} MB'
-    )
-    save(figure, path)
+    megabytes = ' and '.join(f'{4 * n / 1e6:.0f}' for n in NETWORKS.values())
+    title = 'Efficiency of many GPUs: model (lines) and simulation (circles)', f'gradients of {megabytes} MB'
+    with chart(path, 6.4, ('GPUs, with a batch of 64 each', 'efficiency, %'), title, ncols=2) as axes:
+        for link, colour in zip(LINKS, COLOURS, strict=False):
+            for network, style in zip(NETWORKS, ('-', '--'), strict=True):
+                line = [row for row in rows if row['link'] == link and row['network'] == network]
+                n = [row['gpus'] for row in line]
+                modelled, simulated = (
+                    [100 * row[key] for row in line] for key in ('efficiency', 'simulated_efficiency')
+                )
+                axes.plot(n, modelled, style, color=colour, linewidth=2, label=f'{network}, {link}')
+                axes.plot(n, simulated, 'o', color=colour, markersize=4, markerfacecolor='white')
+        axes.set_xscale('log', base=2)
+        axes.set_xticks(SIZES, [f'{n:,}' for n in SIZES])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=Path, default=Path('results/bench/scaling.json'))
+    parser = make_parser(__doc__, 'scaling.json', rounds=3)
     parser.add_argument('--image', type=Path, default=Path('img/scaling.png'))
     parser.add_argument(
         '--steps', type=Path, default=Path('results/bench/train_step_avx512.json'), help='measured steps'
     )
-    parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--size', type=int, default=122, help='px, of the two ranks')
     parser.add_argument('--all_reduce', action='store_true', help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -213,18 +199,14 @@ def main() -> None:
     compute = {network: step_seconds(args.steps, network) / SPEED_UP for network in NETWORKS}
     rows = predict(compute)
     measured = measure(args.rounds, args.size)
-    record = {
-        'machine': device.describe(device.open_device(-1)),
+    record = header('how training speeds up with the number of GPUs') | {
         'speed_up_assumed': SPEED_UP,
         'links_assumed': {name: {'latency_s': a, 'bytes_per_s': b} for name, (a, b) in LINKS.items()},
         'compute_ms': {network: round(1e3 * seconds, 3) for network, seconds in compute.items()},
         'two_ranks': measured,
         'rows': rows,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(args.out, 'w') as file:
-        json.dump(record, file, indent=1)
-        file.write('\n')
+    save(record, args.out)
     draw(rows, args.image)
     for row in rows:
         if row['gpus'] in (8, 64, 1024):

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from record import row
+
 BENCH = Path(__file__).parents[1] / 'results' / 'bench'
 # Title -> the record; the first that is there of several.
 RECORDS = {
@@ -77,10 +79,6 @@ def cells_of(record: dict[str, Any], network: str, quantity: str, suffix: str, n
         f'{summary["median_ms"]:.{digits}f}' if summary else '',
         *(f'{times[name][key]["median_of_rounds"]:.2f}x' if key in times.get(name, {}) else '' for name in peers),
     ]
-
-
-def row(cells: list[str]) -> str:
-    return f'| {" | ".join(cells)} |'
 
 
 if __name__ == '__main__':

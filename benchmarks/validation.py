@@ -1,6 +1,6 @@
 """Images a second of `python -m squeeze_net.validate` beside a PyTorch script that does the same; writes JSON.
 
-python benchmarks/validation.py --data ../shared/data --torch-python PYTHON [--out results/bench/validation.json]
+python benchmarks/validation.py --data ../shared/data --torch-python PYTHON
 
 Both decode the same JPEG files in as many processes, squash, crop and score them with the same weights; they take
 turns. The list names each sample image several times, so that starting processes weighs as little as in a real
@@ -9,43 +9,30 @@ validation.
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import header, make_parser, run_command, save
 
 import trainer
-from trainer import device
-from trainer.files import atomic_write
 
 WEIGHTS = {'v1.0': 'squeezenet_v1.0_dense.npz', 'v1.1': 'squeezenet_v1.1_caffe.npz'}
 
 
-def run(command: list[str], tally: str) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise trainer.InputError(f'{tally} ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}')
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, 'validation.json', rounds=5)
     parser.add_argument('--data', type=Path, default=Path('../shared/data'), help='holds weights/, imagenet-sample/')
     parser.add_argument('--torch-python', default=None, help='interpreter of an environment with torch and pillow')
-    parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--times', type=int, default=10, help='how often each image is listed')
     parser.add_argument('--workers', type=int, default=2)
-    parser.add_argument('--out', type=Path, default=Path('results/bench/validation.json'))
     args = parser.parse_args()
     sample = args.data / 'imagenet-sample'
     if not sample.is_dir():
-        raise trainer.InputError(f'{sample} does not exist: --data has to hold imagenet-sample/ and weights/')
+        raise trainer.InputError(f'{sample} does not exist: --data must hold imagenet-sample/ and weights/')
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / 'list.txt'
@@ -72,23 +59,11 @@ def main() -> None:
             found: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
             for _ in range(args.rounds):
                 for name, command in contestants.items():
-                    found[name].append(run(command, name))
+                    found[name].append(json.loads(run_command(command, name)))
             results[version] = summarise(found)
             print(version, json.dumps(results[version], indent=2), flush=True)
-    cpu = device.open_device(-1)
-    record = {
-        'name': f'validation of the sample images, each {args.times} times, decode included',
-        'commit': subprocess.run(['git', 'rev-parse', 'HEAD'], capture_output=True, text=True).stdout.strip(),
-        'machine': device.describe(cpu),
-        'python': platform.python_version(),
-        'versions': device.versions(cpu),
-        'workers': args.workers,
-        'rounds': args.rounds,
-        'results': results,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(args.out, 'w') as file:
-        file.write(json.dumps(record, indent=2) + '\n')
+    name = f'validation of the sample images, each {args.times} times, decode included'
+    save(header(name) | {'workers': args.workers, 'rounds': args.rounds, 'results': results}, args.out)
 
 
 def summarise(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

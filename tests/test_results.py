@@ -46,9 +46,10 @@ def test_table_of_results_is_the_generated_one():
         ('docs/weights.md', 'models', 'models', 'model_table', ['models']),
     ],
 )
-def test_tables_of_the_documents_are_those_of_the_records(page, marker, script, function, records):
+def test_tables_of_the_documents_are_those_of_the_records(monkeypatch, page, marker, script, function, records):
     records = [json.loads((ROOT / f'results/bench/{name}.json').read_text(encoding='utf-8')) for name in records]
     found = between_markers(page, marker)
+    monkeypatch.syspath_prepend(ROOT / 'benchmarks')  # where the scripts find each other
     spec = importlib.util.spec_from_file_location(f'benchmark_{script}', ROOT / f'benchmarks/{script}.py')
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)  # where dataclasses look for it
     spec.loader.exec_module(module)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,21 @@ class Worker:
 
     Args:
         python: interpreter to run it with.
-        arguments: of `python -m peers`.
-        threads: of every library that computes.
+        kind, flags: of `python -m peers`; the flag `threads` is that of every library that computes.
+        words: further flags, as they stand on the command line.
     """
 
-    def __init__(self, python: str, arguments: list[str], threads: int) -> None:
+    def __init__(self, python: str, kind: str, flags: Mapping[str, Any], words: Sequence[str] = ()) -> None:
+        arguments = [word for flag, value in flags.items() for word in (f'--{flag}', str(value))]
         self._log = tempfile.TemporaryFile('w+')  # noqa: SIM115  (closed by `close`)
         self._process = subprocess.Popen(
-            [python, '-m', 'peers', *arguments],
+            [python, '-m', 'peers', kind, *arguments, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
             cwd=BENCHMARKS,
-            env=os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)),
+            env=os.environ | dict.fromkeys(THREAD_VARIABLES, str(flags['threads'])),
         )
 
     def ask(self, do: str, **arguments: Any) -> Any:
@@ -59,7 +61,7 @@ class Worker:
         return answer['result']
 
     def close(self) -> None:
-        """End the process; stdin at its end is the word for it."""
+        """End the process, by closing its stdin."""
         try:
             self._process.communicate(timeout=10)
         except subprocess.TimeoutExpired:
