@@ -129,9 +129,9 @@ def measure(model: Model, args: argparse.Namespace) -> dict[str, Any]:
     """Everything of one row; each engine is timed in a process of its own."""
     summary = summarise(model.network, model.size, model.n_class)
     command = [sys.executable, __file__, '--time', str(MODELS.index(model)), '--rounds', str(args.rounds), '--engine']
-    times = {
-        engine: json.loads(run_command([*command, engine], f'{model.title}, engine {engine},')) for engine in ENGINES
-    }
+    times = {}
+    for engine in ENGINES:
+        times[engine] = json.loads(run_command([*command, engine], f'{model.title}, engine {engine},'))
     found = asdict(model) | {'parameters': summary.parameters, 'macs': summary.macs, 'times': times}
     return found | {'score': validate(model, args.data, args.cifar10)}
 
