@@ -74,24 +74,24 @@ class Classifier:
             InputError: a file that cannot be read, or that leaves open what it needs; says which flag helps.
         """
         model, loaded = weights.load_model(weights.find(source), network)
-        found = loaded.metadata
+        metadata = loaded.metadata
         if preprocess is not None:
             wanted = preprocessing.find(preprocess)
-        elif found.preprocessing is not None:
-            wanted = found.preprocessing
+        elif metadata.preprocessing is not None:
+            wanted = metadata.preprocessing
         else:
             raise trainer.InputError(
                 f'{source} does not say what images it expects: give --preprocess {"|".join(PREPROCESSINGS)}'
             )
-        assert found.network is not None and found.n_class is not None
-        names = found.classes or default_class_names(found.n_class)
+        assert metadata.network is not None and metadata.n_class is not None
+        names = metadata.classes or default_class_names(metadata.n_class)
         if classes is not None:
             names = read_class_list(classes).names
-        if len(names) != found.n_class:
+        if len(names) != metadata.n_class:
             raise trainer.InputError(
-                f'--classes {classes} names {len(names)} classes, but {source} has {found.n_class}'
+                f'--classes {classes} names {len(names)} classes, but {source} has {metadata.n_class}'
             )
-        return cls(model, found.network, wanted, names, config or Config(), batch)
+        return cls(model, metadata.network, wanted, names, config or Config(), batch)
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """Logits (N, n_class) float32.

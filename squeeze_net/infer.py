@@ -1,4 +1,4 @@
-"""Name what is on images: the likeliest classes of each, as a table, JSON lines or CSV, or drawn beside the image."""
+"""Classify images: the likeliest classes of each, as a table, JSON lines or CSV, or drawn below the image."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import csv
 import io
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from squeeze_net.classifier import Classifier, softmax
 from trainer import commands
 from trainer.data import decode
 from trainer.data.images import IMAGE_SUFFIXES
-from trainer.data.sources.source import read_file
+from trainer.data.sources.source import read_file, read_text
 from trainer.files import atomic_write
 from trainer.run.records import strict_json
 
@@ -62,29 +63,32 @@ class Answer:
     names: tuple[str, ...]
     probabilities: tuple[float, ...]
 
+    @property
+    def top(self) -> Iterator[tuple[int, str, float]]:
+        """(class, name, probability) of each class."""
+        return zip(self.classes, self.names, self.probabilities, strict=True)
+
 
 def gather(sources: Sequence[Path]) -> list[Path]:
-    """The images that are meant: files, those in folders (and below, by name), those that lists name.
+    """All images of the sources: files, folders (with those below, sorted by name), and lists.
 
     Raises:
         InputError: a source that does not exist, or holds no image.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for source in sources:
         if source.is_dir():
             inside = sorted(path for path in source.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
             if not inside:
                 raise trainer.InputError(f'{source} holds no images ({", ".join(IMAGE_SUFFIXES)})')
-            found += inside
+            paths += inside
         elif not source.exists():
             raise trainer.InputError(
                 f'{source} does not exist; expected an image, a folder of images, or a list (.txt)'
             )
-        elif source.suffix.lower() == '.txt':
-            found += read_list(source)
         else:
-            found.append(source)
-    return found
+            paths += read_list(source) if source.suffix.lower() == '.txt' else [source]
+    return paths
 
 
 def read_list(path: Path) -> list[Path]:
@@ -93,18 +97,14 @@ def read_list(path: Path) -> list[Path]:
     Raises:
         InputError: the file cannot be read, or names no image.
     """
-    try:
-        lines = read_file(path).decode().splitlines()
-    except UnicodeDecodeError:
-        raise trainer.InputError(f'{path} is not a list of images: it is not a text') from None
-    names = (re.sub(r'\s+\d+$', '', line.strip()) for line in lines)  # a label
-    found = [path.parent / name for name in names if name]
-    if not found:
+    names = (re.sub(r'\s+\d+$', '', line.strip()) for line in read_text(path).splitlines())  # without the label
+    paths = [path.parent / name for name in names if name]
+    if not paths:
         raise trainer.InputError(f'{path} names no image')
-    return found
+    return paths
 
 
-def infer(model: Classifier, batches: Any, paths: Sequence[Path], top: int) -> Iterator[Answer]:
+def infer(model: Classifier, batches: decode.Batches, paths: Sequence[Path], top: int) -> Iterator[Answer]:
     """The `top` likeliest classes of each image, in the order of `paths`; unreadable ones are left out."""
     for pictures, _, indexes in batches:
         probabilities = softmax(model(pictures))
@@ -115,24 +115,19 @@ def infer(model: Classifier, batches: Any, paths: Sequence[Path], top: int) -> I
 
 
 def as_table(answer: Answer) -> str:
-    lines = [answer.image]
-    for name, probability in zip(answer.names, answer.probabilities, strict=True):
-        lines.append(f'  {probability:7.2%}  {name}')
-    return '\n'.join(lines)
+    return '\n'.join([answer.image, *(f'  {probability:7.2%}  {name}' for _, name, probability in answer.top)])
 
 
 def as_jsonl(answer: Answer) -> str:
-    top = zip(answer.classes, answer.names, answer.probabilities, strict=True)
-    found = [{'class': c, 'name': name, 'probability': round(p, 6)} for c, name, p in top]
-    return strict_json({'image': answer.image, 'top': found})
+    top = [{'class': c, 'name': name, 'probability': round(p, 6)} for c, name, p in answer.top]
+    return strict_json({'image': answer.image, 'top': top})
 
 
 def as_csv(answer: Answer) -> str:
-    """A line an answer: image, rank, class, name, probability."""
+    """A line for each class: image, rank, class, name, probability."""
     lines = io.StringIO()
-    table = csv.writer(lines, lineterminator='\n')
-    top = zip(answer.classes, answer.names, answer.probabilities, strict=True)
-    table.writerows((answer.image, rank, c, name, f'{p:.6f}') for rank, (c, name, p) in enumerate(top, 1))
+    rows = [(answer.image, rank, c, name, f'{p:.6f}') for rank, (c, name, p) in enumerate(answer.top, 1)]
+    csv.writer(lines, lineterminator='\n').writerows(rows)
     return lines.getvalue().removesuffix('\n')
 
 
@@ -151,7 +146,7 @@ def draw(image: Image, answer: Answer) -> Image:
     sheet = PILImage.new('RGB', (side, picture.height + row * len(answer.names) + 2 * margin), 'white')
     sheet.paste(picture, ((side - picture.width) // 2, 0))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
-    for i, (name, probability) in enumerate(zip(answer.names, answer.probabilities, strict=True)):
+    for i, (_, name, probability) in enumerate(answer.top):
         top = picture.height + margin + i * row
         length = round((side - 2 * margin) * probability)
         pen.rectangle((margin, top + 2, margin + length, top + row - 3), fill='#9ecae1' if i == 0 else '#deebf7')
@@ -165,18 +160,18 @@ def _shortened(name: str, n: int) -> str:
 
 
 class Drawer:
-    """Writes a labelled picture an answer, as PNG files numbered where names repeat."""
+    """Writes each image with its classes to a PNG file, numbered where names repeat."""
 
     def __init__(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise trainer.InputError(f'--draw {folder} cannot be made ({error.strerror})') from None
-        self.folder, self._used = folder, {}  # type: Path, dict[str, int]
+        self.folder, self._used = folder, Counter[str]()
 
     def __call__(self, answer: Answer) -> None:
         stem = Path(answer.image).stem
-        self._used[stem] = self._used.get(stem, 0) + 1
+        self._used[stem] += 1
         number = f'_{self._used[stem]}' if self._used[stem] > 1 else ''
         with atomic_write(self.folder / f'{stem}{number}.png') as file:
             draw(decode.decode(read_file(Path(answer.image))), answer).save(file, 'png')

@@ -6,7 +6,7 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ SHOWN = 20  # classes of a matrix on the terminal, names of unreadable images
 
 
 class Score:
-    """What a network makes of images, summed batch by batch.
+    """The results of a network on images, summed batch by batch.
 
     Attributes:
         n: images.
@@ -75,38 +75,37 @@ class Score:
         return float(self.in_top5.sum()) / max(self.n, 1)
 
 
-def score(model: Classifier, batches: Iterable[Any], progress: Any = lambda n: None) -> Score:
+def score(
+    model: Classifier, batches: Iterable[tuple[np.ndarray, ...]], progress: Callable[[int], object] = lambda n: None
+) -> Score:
     """Score pictures (N, 3, H, W) uint8 with labels (N,).
 
     Raises:
         InputError: a label that the network has no class for.
     """
     n_class = len(model.classes)
-    found = Score(n_class)
+    result = Score(n_class)
     for pictures, labels, *_ in batches:
-        if labels.min() < 0 or labels.max() >= n_class:
-            wrong = labels.min() if labels.min() < 0 else labels.max()
+        wrong = labels[(labels < 0) | (labels >= n_class)]
+        if wrong.size:
             raise trainer.InputError(
-                f'an image has the label {wrong}, but the classes of the network are 0..{n_class - 1}'
+                f'an image has the label {wrong[0]}, but the classes of the network are 0..{n_class - 1}'
             )
-        found.add(model(pictures), labels)
+        result.add(model(pictures), labels)
         progress(len(labels))
-    return found
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     model = classifier.from_flags(args.weights, args)
-    if args.list is not None:
-        batches, n, source = from_list(args, model)
-    else:
-        batches, n, source = from_dataset(args, model)
+    batches, n, source = open_images(args, model)
     started = time.perf_counter()
     with tqdm(total=n, unit=' images', leave=False, disable=None) as bar:
-        found = score(model, batches, bar.update)
+        scores = score(model, batches, bar.update)
     seconds = time.perf_counter() - started
     skipped = list(getattr(batches, 'skipped', ()))
-    if found.n == 0:
+    if scores.n == 0:
         raise trainer.InputError(f'{source} holds no image that can be read')
     record = {
         'weights': str(args.weights),
@@ -114,14 +113,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         'n_parameters': model.model.count_params(),
         'preprocessing': model.preprocessing.as_dict(),
         'source': source,
-        'n_images': found.n,
-        'top1': found.top1,
-        'top5': found.top5 if len(model.classes) > 5 else None,
-        'loss': found.loss,
+        'n_images': scores.n,
+        'top1': scores.top1,
+        'top5': scores.top5 if len(model.classes) > 5 else None,
+        'loss': scores.loss,
         'n_unreadable': len(skipped),
         'unreadable': [str(fault) for fault in skipped[:SHOWN]],
         'seconds': round(seconds, 3),
-        'images_per_s': round(found.n / seconds, 1),
+        'images_per_s': round(scores.n / seconds, 1),
         'precision': model.config.precision,
         'device': device.describe(model.device),
         'versions': device.versions(model.device),
@@ -130,27 +129,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if skipped and args.json:
         print(f'{len(skipped)} images could not be read', file=sys.stderr)
     if args.per_class is not None:
-        write_per_class(found, model.classes, args.per_class)
+        write_per_class(scores, model.classes, args.per_class)
     if args.confusion is not None:
-        write_confusion(found, model.classes, args.confusion)
+        write_confusion(scores, model.classes, args.confusion)
     elif len(model.classes) <= SHOWN and not args.json:
-        print('\n' + format_confusion(model.classes, found.confusion))
+        print('\n' + format_confusion(model.classes, scores.confusion))
     return 0
 
 
-def from_list(args: argparse.Namespace, model: Classifier) -> tuple[Any, int, str]:
-    """Batches of the images that --list names, decoded in other processes; how many, and where from."""
-    images = ImageList(args.list, args.root)
-    batches = decode.batches(images, model.preprocessing, args.batch, args.workers, args.unreadable)
-    return batches, len(images), str(args.list)
-
-
-def from_dataset(args: argparse.Namespace, model: Classifier) -> tuple[Any, int, str]:
-    """Batches of the test images of --dataset, as a training evaluates them; how many, and where from."""
-    view = model.preprocessing
+def open_images(args: argparse.Namespace, model: Classifier) -> tuple[Iterable[tuple[np.ndarray, ...]], int, str]:
+    """Batches of the images of --list, or of the test images of --dataset; how many, and where they are from."""
+    view, options = model.preprocessing, (args.batch, args.workers, args.unreadable)
+    if args.list is not None:
+        images = ImageList(args.list, args.root)
+        return decode.batches(images, view, *options), len(images), str(args.list)
     data = datasets.load(args.dataset, args.data, limit=args.limit, max_side=view.side, preprocess=view.name)
-    batches = data.test_batches(view, args.batch, args.workers, args.unreadable)
-    return batches, len(data.test.labels), f'{data.source}, test'
+    return data.test_batches(view, *options), len(data.test.labels), f'{data.source}, test'
 
 
 def as_text(record: dict[str, Any]) -> str:
@@ -168,27 +162,28 @@ def as_text(record: dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
-def write_per_class(found: Score, classes: Sequence[str], path: Path) -> None:
-    """A CSV with a line a class: images, top-1, top-5, and what it is most often taken for."""
-    with atomic_write(path, 'w') as file:
-        table = csv.writer(file, lineterminator='\n')
-        table.writerow(('class', 'name', 'images', 'top1', 'top5', 'most_confused_with', 'times'))
-        for label, (name, row) in enumerate(zip(classes, found.confusion, strict=True)):
-            n, right, wrong = int(row.sum()), int(row[label]), row.copy()
-            wrong[label] = 0
-            other = int(wrong.argmax())
-            rates = (f'{right / n:.4f}', f'{found.in_top5[label] / n:.4f}') if n else ('', '')
-            most = (classes[other], int(wrong[other])) if wrong[other] else ('', 0)
-            table.writerow((label, name, n, *rates, *most))
+def write_per_class(scores: Score, classes: Sequence[str], path: Path) -> None:
+    """A CSV with a line for each class: images, top-1, top-5, and the class it is most often taken for."""
+    rows: list[tuple[object, ...]] = [('class', 'name', 'images', 'top1', 'top5', 'most_confused_with', 'times')]
+    for label, (name, row) in enumerate(zip(classes, scores.confusion, strict=True)):
+        n, right, wrong = int(row.sum()), int(row[label]), row.copy()
+        wrong[label] = 0
+        other = int(wrong.argmax())
+        rates = (f'{right / n:.4f}', f'{scores.in_top5[label] / n:.4f}') if n else ('', '')
+        most = (classes[other], int(wrong[other])) if wrong[other] else ('', 0)
+        rows.append((label, name, n, *rates, *most))
+    _write_csv(rows, path)
 
 
-def write_confusion(found: Score, classes: Sequence[str], path: Path) -> None:
+def write_confusion(scores: Score, classes: Sequence[str], path: Path) -> None:
     """A CSV of the pairs that occur: true class, predicted class, images."""
+    rows = [(i, j, classes[i], classes[j], scores.confusion[i, j]) for i, j in np.argwhere(scores.confusion)]
+    _write_csv([('true', 'predicted', 'true_name', 'predicted_name', 'images'), *rows], path)
+
+
+def _write_csv(rows: Iterable[Iterable[object]], path: Path) -> None:
     with atomic_write(path, 'w') as file:
-        table = csv.writer(file, lineterminator='\n')
-        table.writerow(('true', 'predicted', 'true_name', 'predicted_name', 'images'))
-        for i, j in np.argwhere(found.confusion):
-            table.writerow((i, j, classes[i], classes[j], found.confusion[i, j]))
+        csv.writer(file, lineterminator='\n').writerows(rows)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -204,9 +199,9 @@ def make_parser() -> argparse.ArgumentParser:
     cli.add_settings(images, 'data', 'limit')
     classifier.add_flags(parser)
     out = parser.add_argument_group('what to write')
-    out.add_argument('--json', action='store_true', help='one line of JSON in the place of the text')
+    out.add_argument('--json', action='store_true', help='one line of JSON instead of the text')
     out.add_argument('--per_class', type=Path, metavar='FILE.csv', help='accuracy class by class')
-    out.add_argument('--confusion', type=Path, metavar='FILE.csv', help='which class was taken for which, how often')
+    out.add_argument('--confusion', type=Path, metavar='FILE.csv', help='how often each class was taken for each other')
     return parser
 
 

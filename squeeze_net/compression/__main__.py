@@ -55,24 +55,29 @@ def compress(args: argparse.Namespace) -> int:
     if args.output.exists() and args.output.samefile(path):
         raise trainer.InputError(f'-o {args.output} is the file to compress: choose another name')
     if args.lossless:
-        idle = [*given, *(name for name in ('config', 'scan') if getattr(args, name))]
-        if idle:
-            raise trainer.InputError(f'--lossless only encodes: --{idle[0]} does not go with it')
+        useless = [*given, *(name for name in ('config', 'scan') if getattr(args, name))]
+        if useless:
+            raise trainer.InputError(f'--lossless only encodes: --{useless[0]} does not go with it')
         coded = archive.save(source, args.output)
         print(report.layer_table([report.layer_row(name, one) for name, one in coded.items()]))
         print(f'{args.output}: {args.output.stat().st_size:,} bytes, of which {archive.payload(coded):,} are tensors')
         return 0
+    plan = Plan(**((read_plan(args.config) if args.config is not None else {}) | given))
+    return compress_by_plan(source, plan, args)
+
+
+def compress_by_plan(source: Weights, plan: Plan, args: argparse.Namespace) -> int:
+    """All stages, or only the scan of `--scan`; returns the exit code."""
     report_path = args.output.with_suffix('.json')
     if report_path.exists():
-        read_report(report_path)  # anything else with this name is not replaced
-    plan = Plan(**((read_plan(args.config) if args.config is not None else {}) | given))
+        read_report(report_path)  # a file of another kind is not replaced
     config = make_config(args, source)
     side = Sizes.of(config.size).side_max
     data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=side, preprocess=config.preprocess)
     compression = Compression(with_facts(source, config, data), args.output, plan, config, data)
     if args.scan:
         compression.scan_only()
-        print('to prune by it: the same command with --sparsity scan in place of --scan')
+        print('to prune by it: the same command with --sparsity scan instead of --scan')
         return 0
     try:
         compression.run()
@@ -102,17 +107,17 @@ def draw(args: argparse.Namespace) -> int:
 def read_report(path: Path) -> dict[str, Any]:
     record = read_json(path)
     try:
-        sound = (
-            len(record['stages']) == N_STAGE
-            and all(stage['n_byte'] > 0 and 0 <= stage['accuracy'] <= 1 and stage['name'] for stage in record['stages'])
-            and all(row['n_nonzero'] >= 0 and row['n_value'] > 0 and row['name'] for row in record['layers'])
+        stages, layers, texts = record['stages'], record['layers'], (record['network'], record['data'])
+        is_valid = (
+            len(stages) == N_STAGE
+            and all(stage['n_byte'] > 0 and 0 <= stage['accuracy'] <= 1 and stage['name'] for stage in stages)
+            and all(row['n_nonzero'] >= 0 and row['n_value'] > 0 and row['name'] for row in layers)
             and record['plan']['bits']
-            and isinstance(record['network'], str)
-            and isinstance(record['data'], str)
+            and all(isinstance(text, str) for text in texts)
         )
     except (KeyError, TypeError):
-        sound = False
-    if not sound:
+        is_valid = False
+    if not is_valid:
         raise trainer.InputError(f'{path} is not a report of `compress`')
     return record
 
@@ -180,27 +185,8 @@ def decompress(args: argparse.Namespace) -> int:
 def make_parser() -> argparse.ArgumentParser:
     parser = commands.command_parser('python -m squeeze_net.compression', __doc__, EXAMPLES)
     kinds = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    one = kinds.add_parser(
-        'compress',
-        help='prune, retrain, quantise, retrain, encode',
-        description='Prune, retrain, quantise, retrain and encode.',
-    )
-    one.add_argument('source', metavar='MODEL', help='weights of any format, or a published one by its name')
-    one.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.sqz')
-    one.add_argument('--lossless', action='store_true', help='only encode: the same values to the bit')
-    one.add_argument('--config', type=Path, metavar='FILE.yaml', help='the flags of the plan from lines `flag: value`')
-    plan = one.add_argument_group('the plan')
-    plan.add_argument(
-        '--scan', action='store_true', help='only try and draw how much each layer can be pruned, for --sparsity scan'
-    )
-    cli.add_group(plan, Plan)
-    group = one.add_argument_group('the network and its data')
-    group.add_argument('--network', choices=list(NETWORKS), metavar='NAME', help='if the file does not tell it')
-    group.add_argument('--preprocess', choices=list(PREPROCESSINGS), metavar='NAME', help='if the file does not say it')
-    group.add_argument(
-        '--size', type=int, metavar='PX', help='training crop, as for main.py (default: what fits the file)'
-    )
-    cli.add_settings(group, *RETRAINING)
+    about = 'prune, retrain, quantise, retrain, encode'
+    add_flags_of_compress(kinds.add_parser('compress', help=about, description=f'{about.capitalize()}.'))
     one = kinds.add_parser('inspect', help='what is in an archive')
     one.add_argument('archive', type=Path, metavar='FILE.sqz')
     one.add_argument('--json', action='store_true')
@@ -211,6 +197,23 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument('reports', type=Path, nargs='+', metavar='REPORT.json', help='as `compress` has written them')
     one.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.png')
     return parser
+
+
+def add_flags_of_compress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('source', metavar='MODEL', help='weights of any format, or a published one by its name')
+    parser.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.sqz')
+    parser.add_argument('--lossless', action='store_true', help='only encode: the same values to the bit')
+    parser.add_argument('--config', type=Path, metavar='FILE.yaml', help='the plan, from lines `flag: value`')
+    plan = parser.add_argument_group('the plan')
+    scan = 'only try and draw how much each layer can be pruned, for --sparsity scan'
+    plan.add_argument('--scan', action='store_true', help=scan)
+    cli.add_group(plan, Plan)
+    group = parser.add_argument_group('the network and its data')
+    group.add_argument('--network', choices=list(NETWORKS), metavar='NAME', help='if the file does not name it')
+    group.add_argument('--preprocess', choices=list(PREPROCESSINGS), metavar='NAME', help='if the file does not say it')
+    size = 'training crop, as for main.py (default: what fits the file)'
+    group.add_argument('--size', type=int, metavar='PX', help=size)
+    cli.add_settings(group, *RETRAINING)
 
 
 if __name__ == '__main__':

@@ -181,10 +181,10 @@ class Compression:
 
     # ---- what they need ----
 
-    def _model(self, found: Weights) -> chainer.Chain:
+    def _model(self, source: Weights) -> chainer.Chain:
         with self.config.using_precision():
             model = make_network(self.network, self.data.n_class, self.config.size)
-        fill(model, found.tensors)
+        fill(model, source.tensors)
         return model
 
     def accuracy(self, model: chainer.Chain) -> float:

@@ -19,7 +19,7 @@ from trainer.step.optimizer import GradientHook
 
 
 def weights_of(model: chainer.Chain) -> dict[str, Any]:
-    """What is pruned and quantised: the weights of convolutions and linear layers, by their paths."""
+    """The parameters to prune and quantise: the weights of convolutions and linear layers, by their paths."""
     return {path[1:]: p for path, p in sorted(model.namedparams()) if path.endswith('/W') and p.array is not None}
 
 
@@ -48,13 +48,13 @@ def match(model: chainer.Chain, table: Mapping[str, float]) -> dict[str, float]:
         InputError: a pattern that matches no weights; names it.
     """
     names = list(weights_of(model))
-    found = dict.fromkeys(names, 0.0)
+    numbers = dict.fromkeys(names, 0.0)
     for pattern, number in table.items():
         matching = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f'{pattern}/W')]
         if not matching:
             raise InputError(f'{pattern!r} matches no weights; there are {", ".join(names[:4])}, ...')
-        found |= dict.fromkeys(matching, float(number))
-    return found
+        numbers |= dict.fromkeys(matching, float(number))
+    return numbers
 
 
 def by_threshold(model: chainer.Chain, sparsity: float) -> dict[str, float]:
@@ -90,18 +90,18 @@ def by_sensitivity(scan: Mapping[str, Mapping[float, float]], full: float, drop:
         full: accuracy of the network as it is.
         drop: fraction.
     """
-    found = {}
+    sparsities = {}
     for name, accuracies in scan.items():
         bearable = takewhile(lambda pair: pair[1] >= full - drop, sorted(accuracies.items()))
-        found[name] = max((sparsity for sparsity, _ in bearable), default=0.0)
-    return found
+        sparsities[name] = max((sparsity for sparsity, _ in bearable), default=0.0)
+    return sparsities
 
 
 def scan_sensitivity(
     model: chainer.Chain,
     accuracy: Callable[[], float],
     full: float,
-    found: dict[str, dict[float, float]],
+    scan: dict[str, dict[float, float]],
     sparsities: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9),
 ) -> Iterator[str]:
     """Measure the accuracy with one layer pruned at a time; the model ends as it was.
@@ -109,13 +109,13 @@ def scan_sensitivity(
     Args:
         accuracy: of the model as it is when called.
         full: of the whole model.
-        found: layer -> sparsity -> accuracy; gets what is missing.
+        scan: layer -> sparsity -> accuracy; layers that it lacks are added.
         sparsities: to try in each layer, rising; a layer is given up once it costs half of the accuracy.
     Yields:
-        Each layer, once `found` has it.
+        Each layer, once `scan` has it.
     """
     for name, parameter in weights_of(model).items():
-        if name not in found:
+        if name not in scan:
             kept, accuracies = parameter.array.copy(), {}
             for sparsity in sparsities:
                 parameter.array[...] = kept * mask_of(kept, sparsity)
@@ -123,7 +123,7 @@ def scan_sensitivity(
                 if accuracies[sparsity] < full / 2:
                     break
             parameter.array[...] = kept
-            found[name] = accuracies
+            scan[name] = accuracies
         yield name
 
 

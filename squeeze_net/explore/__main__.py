@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import trainer
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         conditions = read_conditions(args.output / CONDITIONS)
     else:
         if args.processes < 1 or args.seeds < 1:
-            raise trainer.InputError('--processes and --seeds have to be 1 or more')
+            raise trainer.InputError('--processes and --seeds must be 1 or more')
         config = cli.config_of(
             args,
             *TRAINING,
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows, exit_code = run(sweep, networks, args.processes)
         conditions = sweep.conditions
         if exit_code > 128:
-            print('stopped; the same command goes on where this one ended')
+            print('stopped; the same command resumes it')
         if exit_code:
             return exit_code
     if not rows:
@@ -84,34 +84,34 @@ def _fractions(text: str) -> list[float]:
 def make_parser() -> argparse.ArgumentParser:
     parser = commands.command_parser('python -m squeeze_net.explore', __doc__, EXAMPLES)
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='of the points and their runs')
-    parser.add_argument('--images', type=Path, metavar='DIR', help='of the pictures (default: -o)')
-    parser.add_argument('--draw_only', action='store_true', help='draw the points that there are')
+    parser.add_argument('--images', type=Path, metavar='DIR', help='folder of the pictures (default: -o)')
+    parser.add_argument('--draw_only', action='store_true', help='only draw the points already trained')
     group = parser.add_argument_group('the points')
-    group.add_argument(
-        '--ratios', type=_fractions, default=RATIOS, metavar='X,X,...', help=f'SR (default: {_shown(RATIOS)})'
-    )
-    group.add_argument(
-        '--shares', type=_fractions, default=SHARES, metavar='X,X,...', help=f'pct3x3 (default: {_shown(SHARES)})'
-    )
-    group.add_argument('--share', type=float, default=0.5, metavar='X', help='of the line of ratios (default: 0.5)')
-    group.add_argument('--ratio', type=float, default=0.5, metavar='X', help='of the line of shares (default: 0.5)')
-    group.add_argument('--grid', action='store_true', help='every ratio with every share, not only these two lines')
-    group.add_argument('--base_e', type=int, default=128, metavar='N', help='expand filters of fire2 (default: 128)')
-    group.add_argument('--incr_e', type=int, default=128, metavar='N', help='more after every --freq (default: 128)')
-    group.add_argument('--freq', type=int, default=2, metavar='N', help='Fires (default: 2)')
+    for flag, default, help in (
+        ('--ratios', RATIOS, 'squeeze ratios (SR)'),
+        ('--shares', SHARES, 'shares of 3x3 filters (pct3x3)'),
+    ):
+        shown = ','.join(f'{value:g}' for value in default)
+        help = f'{help} (default: {shown})'
+        group.add_argument(flag, type=_fractions, default=default, metavar='X,X,...', help=help)
+    group.add_argument('--grid', action='store_true', help='every ratio with every share, not only two lines')
     group.add_argument('--macro', choices=list(MACROS), default='v1.1', help='stem and pools (default: v1.1)')
     group.add_argument('--batch_norm', action=argparse.BooleanOptionalAction, default=True, help='default: yes')
+    for flag, number, help in (
+        ('--share', 0.5, 'of 3x3 filters, at which the ratios are varied'),
+        ('--ratio', 0.5, 'at which the shares are varied'),
+        ('--base_e', 128, 'expand filters of fire2'),
+        ('--incr_e', 128, 'more expand filters after every --freq Fires'),
+        ('--freq', 2, 'Fires of one width'),
+    ):
+        kind, metavar = type(number), 'X' if isinstance(number, float) else 'N'
+        group.add_argument(flag, type=kind, default=number, metavar=metavar, help=f'{help} (default: {number})')
     group = parser.add_argument_group('the training of each')
     cli.add_settings(group, *TRAINING, size=48, epoch=10, lr=0.05)
     group.add_argument('--seeds', type=int, default=1, metavar='N', help='train each point N times (default: 1)')
-    group.add_argument(
-        '--processes', type=int, default=1, metavar='N', help='networks at a time, which share the cores (default: 1)'
-    )
+    processes = 'networks trained at a time, sharing the cores (default: 1)'
+    group.add_argument('--processes', type=int, default=1, metavar='N', help=processes)
     return parser
-
-
-def _shown(values: Iterable[float]) -> str:
-    return ','.join(f'{value:g}' for value in values)
 
 
 if __name__ == '__main__':

@@ -51,12 +51,12 @@ class Metaparameters:
     @property
     def fires(self) -> dict[str, tuple[int, int, int]]:
         """Squeeze, expand1x1 and expand3x3 of each Fire, at least 1 each."""
-        found = {}
+        fires = {}
         for i in range(N_FIRE):
             e = self.base_e + self.incr_e * (i // self.freq)
             e3x3 = min(max(round(self.pct3x3 * e), 1), e - 1)
-            found[f'fire{i + 2}'] = (max(round(self.SR * e), 1), e - e3x3, e3x3)
-        return found
+            fires[f'fire{i + 2}'] = (max(round(self.SR * e), 1), e - e3x3, e3x3)
+        return fires
 
     def network(self, macro: str, batch_norm: bool) -> type[PublishedSqueezeNet]:
         """The class of networks with these Fires in the layout of v1.0 or v1.1."""

@@ -37,12 +37,12 @@ def marks(rows: Sequence[Mapping[str, Any]]) -> list[Mark]:
     groups: dict[Metaparameters, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[Metaparameters(**{name: row[name] for name in METAPARAMETERS})].append(row)
-    found = []
+    points = []
     for point, group in groups.items():
         accuracies = [100 * row['test_accuracy'] for row in group]
         mean = sum(accuracies) / len(accuracies)
-        found.append(Mark(point, group[0]['bytes'] / 1e6, mean, min(accuracies), max(accuracies)))
-    return sorted(found, key=lambda mark: mark.megabytes)
+        points.append(Mark(point, group[0]['bytes'] / 1e6, mean, min(accuracies), max(accuracies)))
+    return sorted(points, key=lambda mark: mark.megabytes)
 
 
 def front(points: Sequence[Mark]) -> list[Mark]:

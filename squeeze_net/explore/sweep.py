@@ -19,6 +19,7 @@ import trainer
 from squeeze_net.explore.metaparameters import METAPARAMETERS, Metaparameters
 from squeeze_net.explore.point import Point
 from trainer import Config
+from trainer.data.sources.source import read_text
 from trainer.files import atomic_write
 from trainer.run.records import read_json, strict_json
 
@@ -201,17 +202,14 @@ def read_points(path: Path) -> list[dict[str, Any]]:
         InputError: it cannot be read, or has a line that is not a row; says which.
     """
     rows = []
-    try:
-        for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
-            try:
-                row = json.loads(line)
-                Metaparameters(**{name: row[name] for name in METAPARAMETERS})
-                is_sound = isinstance(row['seed'], int) and 0 < row['bytes'] < 1e15 and 0 <= row['test_accuracy'] <= 1
-            except (ValueError, TypeError, KeyError, RecursionError):
-                is_sound = False
-            if not is_sound:
-                raise trainer.InputError(f'{path}, line {number}: {line[:60]!r} is not a point of a sweep')
-            rows.append(row)
-    except (OSError, UnicodeDecodeError) as error:
-        raise trainer.InputError(f'{path} cannot be read: {error}') from None
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            row = json.loads(line)
+            Metaparameters(**{name: row[name] for name in METAPARAMETERS})
+            is_valid = isinstance(row['seed'], int) and 0 < row['bytes'] < 1e15 and 0 <= row['test_accuracy'] <= 1
+        except (ValueError, TypeError, KeyError, RecursionError):
+            is_valid = False
+        if not is_valid:
+            raise trainer.InputError(f'{path}, line {number}: {line[:60]!r} is not a point of a sweep')
+        rows.append(row)
     return rows

@@ -151,7 +151,7 @@ def test_stopped_and_gone_on_with(tmp_path, processes):
         process.send_signal(signal.SIGTERM)
         out, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, (out, errors)
-    assert 'the same command goes on where this one ended' in out and 'Traceback' not in errors
+    assert 'the same command resumes it' in out and 'Traceback' not in errors
     left = [path for path in Path('/proc').glob('[0-9]*/cmdline') if _is_mine(path, tmp_path)]
     assert not left
     epochs = {log.parent.name: len(log.read_text().splitlines()) for log in tmp_path.glob('runs/results/*/log.jsonl')}
@@ -172,7 +172,7 @@ def test_a_terminal_that_closes_stops_the_processes_unless_under_nohup(tmp_path,
         process.send_signal(signal.SIGHUP)
         out, errors = process.communicate(timeout=120)
     assert process.returncode == (0 if is_ignored else 128 + signal.SIGHUP), (out, errors)
-    assert ('goes on' in out) is not is_ignored and 'Traceback' not in errors
+    assert ('resumes it' in out) is not is_ignored and 'Traceback' not in errors
 
 
 class Ended:
@@ -249,7 +249,7 @@ def test_stopped_before_anything_is_trained(tmp_path):
         wait_for(lambda: len(Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()) >= 1)
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGINT and 'goes on' in out and 'Traceback' not in errors
+    assert process.returncode == 128 + signal.SIGINT and 'resumes it' in out and 'Traceback' not in errors
 
 
 def wait_for(condition):

@@ -85,7 +85,7 @@ def test_lists(photos):
     with pytest.raises(trainer.InputError, match='names no image'):
         gather([file])
     file.write_bytes(b'\xff\xfe')
-    with pytest.raises(trainer.InputError, match='not a text'):
+    with pytest.raises(trainer.InputError, match='not UTF-8 text'):
         gather([file])
 
 
