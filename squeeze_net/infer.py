@@ -115,10 +115,12 @@ def infer(model: Classifier, batches: decode.Batches, paths: Sequence[Path], top
 
 
 def as_table(answer: Answer) -> str:
+    """The image, and below it a line a class."""
     return '\n'.join([answer.image, *(f'  {probability:7.2%}  {name}' for _, name, probability in answer.top)])
 
 
 def as_jsonl(answer: Answer) -> str:
+    """One line of JSON: image, and its likeliest classes."""
     top = [{'class': c, 'name': name, 'probability': round(p, 6)} for c, name, p in answer.top]
     return strict_json({'image': answer.image, 'top': top})
 
@@ -178,6 +180,7 @@ class Drawer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Name what is on the images; returns the exit code."""
     args = make_parser().parse_args(argv)
     if args.top < 1:
         raise trainer.InputError(f'--top is {args.top}, but must be 1 or more')
@@ -204,6 +207,7 @@ FEW = 64
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
     parser = commands.command_parser('python -m squeeze_net.infer', __doc__, EXAMPLES)
     parser.add_argument(
         'images', nargs='+', type=Path, metavar='IMAGE|FOLDER|LIST', help='a list is a .txt of paths, one a line'

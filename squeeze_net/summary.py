@@ -170,18 +170,21 @@ def cells(summary: Summary) -> list[list[str]]:
 
 
 def as_text(summary: Summary) -> str:
+    """The table, in columns of blanks."""
     titles, *lines, totals = text_table([COLUMNS, *cells(summary)], N_LEFT)
     rule = '-' * max(map(len, lines))
     return '\n'.join([titles, rule, *lines, rule, totals])
 
 
 def as_markdown(summary: Summary) -> str:
+    """The table in Markdown."""
     rows = [f'| {" | ".join(row)} |' for row in cells(summary)]
     rule = ' | '.join(['---'] * N_LEFT + ['---:'] * (len(COLUMNS) - N_LEFT))
     return '\n'.join([f'| {" | ".join(COLUMNS)} |', f'| {rule} |', *rows])
 
 
 def as_json(summary: Summary) -> str:
+    """The table as one JSON object."""
     totals = {'parameters': summary.parameters, 'macs': summary.macs, 'bytes': summary.bytes}
     layers = [asdict(layer) | {'bytes': layer.bytes} for layer in summary.layers]
     facts = {'network': summary.network, 'size_px': summary.size, 'n_class': summary.n_class}
@@ -237,6 +240,7 @@ def draw(summary: Summary, path: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Print the table of a network, and draw its graph if asked; returns the exit code."""
     parser = command_parser('python -m squeeze_net.summary', __doc__, EXAMPLES)
     parser.add_argument('network', choices=list(NETWORKS), metavar='NAME', help=', '.join(NETWORKS))
     parser.add_argument('--size', type=int, default=227, metavar='PX', help='of the images (default: 227)')

@@ -97,6 +97,7 @@ def score(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Score the weights; returns the exit code."""
     args = make_parser().parse_args(argv)
     model = classifier.from_flags(args.weights, args)
     batches, n, source = open_images(args, model)
@@ -148,6 +149,7 @@ def open_images(args: argparse.Namespace, model: Classifier) -> tuple[Iterable[t
 
 
 def as_text(record: dict[str, Any]) -> str:
+    """The record in three or four lines."""
     view = record['preprocessing']
     sizes = f'{view["resize"]} {view["side"]}, crop {view["crop"]} px'
     top5 = '' if record['top5'] is None else f'   top-5 {record["top5"]:.2%}'
@@ -187,6 +189,7 @@ def _write_csv(rows: Iterable[Iterable[object]], path: Path) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
     parser = commands.command_parser('python -m squeeze_net.validate', __doc__, EXAMPLES)
     parser.add_argument('weights', metavar='WEIGHTS', help='a file, or the name of a published one')
     images = parser.add_argument_group('the images')

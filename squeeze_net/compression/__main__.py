@@ -41,11 +41,13 @@ python -m squeeze_net.validate small.sqz --dataset cifar10 --data DIR
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Compress, inspect, decompress or draw, as the command line asks; returns the exit code."""
     args = make_parser().parse_args(argv)
     return {'compress': compress, 'inspect': inspect, 'decompress': decompress, 'draw': draw}[args.command](args)
 
 
 def compress(args: argparse.Namespace) -> int:
+    """`compress`: encode as it is, or by a plan; returns the exit code."""
     given = {name: getattr(args, name) for name in settings_of(Plan) if name in args}
     path = weights.find(args.source)
     source = read_source(path, args)
@@ -95,6 +97,7 @@ def compress_by_plan(source: Weights, plan: Plan, args: argparse.Namespace) -> i
 
 
 def draw(args: argparse.Namespace) -> int:
+    """`draw`: accuracy against size, of the reports named."""
     records = [read_report(path) for path in args.reports]
     make_place(args.output)
     plots.draw_tradeoff(records, args.output)
@@ -105,6 +108,7 @@ def draw(args: argparse.Namespace) -> int:
 
 
 def read_report(path: Path) -> dict[str, Any]:
+    """What `compress` wrote; raises InputError for a file of another kind."""
     record = read_json(path)
     try:
         stages, layers, texts = record['stages'], record['layers'], (record['network'], record['data'])
@@ -123,6 +127,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def read_source(path: Path, args: argparse.Namespace) -> Weights:
+    """The weights to compress, with what --network and --preprocess say of them."""
     source = weights.read(path)
     if args.network is not None:
         source = identify(source.with_metadata(network=args.network))
@@ -149,6 +154,7 @@ def size_of(source: Weights, crop: int) -> int:
 
 
 def has_fixed_size(source: Weights) -> bool:
+    """Whether the network takes images of one size only."""
     return getattr(NETWORKS.get(str(source.metadata.network)), 'fixed_size', False)
 
 
@@ -159,6 +165,7 @@ def with_facts(source: Weights, config: Config, data: Data | Stream) -> Weights:
 
 
 def inspect(args: argparse.Namespace) -> int:
+    """`inspect`: the layers of an archive, as text or JSON."""
     raw = read_file(args.archive, MAX_FILE_BYTES)
     try:
         opened = archive.Archive(raw)
@@ -177,12 +184,14 @@ def inspect(args: argparse.Namespace) -> int:
 
 
 def decompress(args: argparse.Namespace) -> int:
+    """`decompress`: an archive into a weights file of another format."""
     for written in weights.write(weights.read(args.archive), args.target):
         print(f'wrote {written}: {written.stat().st_size:,} bytes')
     return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The flags of the four commands."""
     parser = commands.command_parser('python -m squeeze_net.compression', __doc__, EXAMPLES)
     kinds = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     about = 'prune, retrain, quantise, retrain, encode'
@@ -200,6 +209,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_flags_of_compress(parser: argparse.ArgumentParser) -> None:
+    """The flags of `compress`."""
     parser.add_argument('source', metavar='MODEL', help='weights of any format, or a published one by its name')
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.sqz')
     parser.add_argument('--lossless', action='store_true', help='only encode: the same values to the bit')

@@ -31,6 +31,7 @@ python -m squeeze_net.explore -o runs/explore --size 32 --limit 500 --epoch 6 --
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Train the points that are missing, and draw all; returns the exit code."""
     args = make_parser().parse_args(argv)
     base = Metaparameters(args.base_e, args.incr_e, args.freq, pct3x3=args.share)
     networks = grid(args.ratios, args.shares, base) if args.grid else cross(args.ratios, args.shares, base, args.ratio)
@@ -82,6 +83,7 @@ def _fractions(text: str) -> list[float]:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
     parser = commands.command_parser('python -m squeeze_net.explore', __doc__, EXAMPLES)
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='of the points and their runs')
     parser.add_argument('--images', type=Path, metavar='DIR', help='folder of the pictures (default: -o)')

@@ -78,6 +78,7 @@ def longest_line(points: Sequence[Mark], varied: str) -> list[Mark]:
 
 
 def draw_line(line: Sequence[Mark], varied: str, fixed: str, title: str, path: Path) -> None:
+    """Draw one metaparameter varied: accuracy against size, as in figure 3 of the paper."""
     figure, axes = new_figure(9, 6)
     _plot(axes, line, COLOURS[0], [f'{getattr(mark.point, varied):g}' for mark in line])
     subtitle = f'{title}; {LABELS[fixed]} {getattr(line[0].point, fixed):g}'
@@ -86,6 +87,7 @@ def draw_line(line: Sequence[Mark], varied: str, fixed: str, title: str, path: P
 
 
 def draw_front(points: Sequence[Mark], title: str, path: Path) -> None:
+    """Draw all points, and those that no other beats in both accuracy and size."""
     figure, axes = new_figure(9, 6)
     best = front(points)
     rest = [mark for mark in points if mark not in best]

@@ -102,6 +102,7 @@ def load(config: Config) -> datasets.Data | datasets.Stream:
 
 
 def main() -> int:
+    """Train one point, as the JSON on stdin describes it; returns the exit code."""
     try:
         point = Point.from_json(sys.stdin.readline())
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -77,4 +77,5 @@ class AlexNet(chainer.Chain):
 
 
 def max_pool(x: Any) -> chainer.Variable:
+    """3x3/2, without padding, as in the paper (section 3.4: overlapping)."""
     return F.max_pooling_2d(x, 3, stride=2, cover_all=True)

@@ -71,6 +71,7 @@ class SqueezeNet(chainer.Chain):
 
 
 def max_pool(x: Any) -> chainer.Variable:
+    """3x3/2 with padding 1, in ceil mode."""
     return F.max_pooling_2d(x, 3, stride=2, pad=1, cover_all=True)
 
 

@@ -67,6 +67,7 @@ def _note(text: str) -> None:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags of the command."""
     parser = command_parser('python -m trainer.report', __doc__, EXAMPLES)
     add = parser.add_argument
     add('runs', type=Path, nargs='+', metavar='RUN', help='folder of a run, or folder that holds runs')
@@ -79,6 +80,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the curves of runs, and print their table."""
     args = parse_args(argv)
     runs = _in_order(_find_runs(args.runs), args.baseline)
     if not runs:

@@ -27,6 +27,7 @@ MAX_ROWS, MAX_COLUMNS = 20, 12
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the sheet that the command line asks for."""
     args = _parser().parse_args(arguments)
     _check(args)
     sizes = Sizes.of(args.size)

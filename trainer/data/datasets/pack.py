@@ -187,6 +187,7 @@ class _Shards:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Pack as the command line asks."""
     from tqdm import tqdm
 
     args = _parser().parse_args(arguments)
