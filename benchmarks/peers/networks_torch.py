@@ -162,7 +162,7 @@ NETWORKS: dict[str, type[nn.Module]] = {'squeezenet': SqueezeNet, 'alexnet': Ale
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load what `chainer.serializers.save_npz` has written of the twin; every name has to be there, and no other."""
+    """Load what `chainer.serializers.save_npz` has written of the twin; every name must be there, and no other."""
     state = {}
     with np.load(path) as weights:
         for name in weights.files:

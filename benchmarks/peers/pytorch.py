@@ -72,7 +72,7 @@ def make_train_step(
 
 
 def make_predictor(forward: Callable[[Tensor], Tensor], is_bf16: bool) -> Callable[[Tensor], Tensor]:
-    """Images to logits, without a graph; the model has to be in eval mode."""
+    """Images to logits, without a graph; the model must be in eval mode."""
 
     def predict(x: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(is_bf16):

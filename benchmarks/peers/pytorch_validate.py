@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 MEAN_BGR = 104, 117, 123
 FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
-POOLED = {'v1.0': (4, 8), 'v1.1': (3, 5)}  # behind these Fires
+POOLED = {'v1.0': (4, 8), 'v1.1': (3, 5)}  # after these Fires
 
 
 class Fire(nn.Module):

@@ -31,7 +31,7 @@ class AlexNet(chainer.Chain):
     Args:
         n_class: number of classes.
         size: height and width of the images, px; fc6 fixes it, so the network is tested at its training size.
-        dropout: ratio of the dropout behind fc6 and fc7.
+        dropout: ratio of the dropout after fc6 and fc7.
 
     x: (N, 3, size, size) RGB; returns logits (N, n_class).
 

@@ -33,7 +33,7 @@ class SqueezeNet(chainer.Chain):
     Args:
         n_class: number of classes.
         size: height and width of the training images, px; any other size from 3 px on can be fed, too.
-        dropout: ratio of the dropout behind fire9.
+        dropout: ratio of the dropout after fire9.
 
     x: (N, 3, H, W) RGB, each image normalised to mean 0 and deviation 1; returns logits (N, n_class).
 
@@ -147,7 +147,7 @@ class PublishedSqueezeNet(chainer.Chain):
 
     @classmethod
     def smallest_size(cls) -> int:
-        """Of images that leave a map behind every layer, px."""
+        """Of images that leave a map after every layer, px."""
 
         def leaves_a_map(size: int) -> bool:
             size = get_conv_outsize(size, cls.stem[1], 2, 0)

@@ -114,7 +114,7 @@ def decode(raw: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> list[C
         start += n_bytes[i]
         gaps = np.stack((nibbles & 15, nibbles >> 4), 1).reshape(-1)
         if gaps[n:].any():
-            raise InputError(f'the padding behind the gaps of layer {i + 1} is not 0')
+            raise InputError(f'the padding after the gaps of layer {i + 1} is not 0')
         places = np.cumsum(gaps[:n].astype(np.int64) + 1) - 1
         n_weight = math.prod(shape)
         if n and places[-1] >= n_weight:

@@ -84,7 +84,7 @@ class DataUnpickler(pickle.Unpickler):
     """Reads a pickle whose every call goes to `call`.
 
     Args:
-        file: stands at the beginning of a pickle, and after `load` behind it.
+        file: stands at the beginning of a pickle, and after `load` at its end.
     Raises:
         ValueError: at construction, what `check_opcodes` raises.
     """

@@ -21,7 +21,7 @@ from trainer.errors import InputError
 from trainer.files import atomic_write
 
 MAGIC, VERSION, SUFFIX = b'\x89SQZ\r\n\x1a\n', 1, '.sqz'
-_HEAD = struct.Struct('<8sHHII32s')  # magic, version, 0, bytes of the header packed and unpacked, SHA-256 of all behind
+_HEAD = struct.Struct('<8sHHII32s')  # magic, version, 0, bytes of the header packed and unpacked, SHA-256 of all after
 MAX_ARCHIVE, MAX_HEADER, MAX_TENSORS, MAX_DIMS = 1 << 29, 8 << 20, 1 << 14, 8
 MAX_TOTAL = 1 << 28  # values of all tensors
 MAX_NAME = 200  # characters
@@ -36,7 +36,7 @@ class Entry:
         name: its path in the network.
         kind: index into `tensor.KINDS`.
         shape, dtype: of the numbers.
-        offset, n_byte: where it lies behind the header.
+        offset, n_byte: where it lies after the header.
         n_codebook, n_nonzero: distinct values (0 for dense), values that are not 0.
     """
 

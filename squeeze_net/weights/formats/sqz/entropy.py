@@ -83,7 +83,7 @@ class Reader:
 
     def end(self) -> None:
         if self._at != len(self._raw):
-            raise InputError(f'{len(self._raw) - self._at} bytes are left behind a coded tensor')
+            raise InputError(f'{len(self._raw) - self._at} bytes are left after a coded tensor')
 
 
 # ---- symbols ----
@@ -194,7 +194,7 @@ def _decode(raw: bytes, count: int, counts: np.ndarray) -> np.ndarray:
     except (ValueError, AssertionError) as error:
         raise InputError(f'a coded tensor cannot be decoded ({str(error)[:60]})') from None
     if not coder.maybe_exhausted():
-        raise InputError('a block of a coded tensor goes on behind its last symbol')
+        raise InputError('a block of a coded tensor goes on after its last symbol')
     return symbols
 
 
@@ -209,7 +209,7 @@ def write_floats(out: Writer, values: np.ndarray) -> None:
     """
     bits, n_mantissa = _float_layout(values.dtype)
     numbers = values.view(f'<u{values.itemsize}').astype(np.int64)
-    # The sign behind the exponent, so that what occurs lies side by side.
+    # The sign after the exponent, so that what occurs lies side by side.
     heads = (numbers >> n_mantissa & ((1 << (bits - 1 - n_mantissa)) - 1)) << 1 | numbers >> (bits - 1)
     coded = Writer()
     if values.size:
@@ -291,7 +291,7 @@ def _unpack_all(raw: bytes, count: int, length: int) -> np.ndarray:
 
 
 def _pack(numbers: np.ndarray, lengths: np.ndarray) -> bytes:
-    """Numbers (N,) of so many bits each, 0 .. 32, one behind the other, the highest bit first."""
+    """Numbers (N,), each of its own number of bits, 0 .. 32, one after the other, the highest bit first."""
     place = np.arange(32)[None]
     shift = lengths[:, None].astype(np.int64) - 1 - place
     bits = (numbers[:, None].astype(np.int64) >> np.maximum(shift, 0)) & 1
