@@ -94,7 +94,7 @@ def test_bytes_behind_the_last_symbol_are_refused():
     source, longer = Reader(out.getvalue()), Writer()
     longer.block(source.block())
     longer.block(source.block() + bytes(range(200)))
-    with pytest.raises(trainer.InputError, match='goes on behind its last symbol'):
+    with pytest.raises(trainer.InputError, match='goes on after its last symbol'):
         entropy.read_symbols(Reader(longer.getvalue()), 1000, 9)
 
 
