@@ -7,9 +7,9 @@ import csv
 import io
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ python -m squeeze_net.infer photos/ more/dog.png -w results/squeezenet_v1.1_fine
 python -m squeeze_net.infer val.txt -w squeezenet_v1.0.caffemodel --top 1 --format jsonl
 python -m squeeze_net.infer cat.jpg -w squeezenet_v1.1.caffemodel --draw drawn/
 """
+SOFTWARE = 'squeeze_net.infer --draw'  # in what --draw writes
 
 
 class Photos:
@@ -162,21 +163,40 @@ def _shortened(name: str, n: int) -> str:
 
 
 class Drawer:
-    """Writes each image with its classes to a PNG file, numbered where names repeat."""
+    """Writes each image with its classes to a PNG file: numbered where the name is taken by a file of anything else."""
 
     def __init__(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise trainer.InputError(f'--draw {folder} cannot be made ({error.strerror})') from None
-        self.folder, self._used = folder, Counter[str]()
+        self.folder, self._written = folder, set[Path]()
 
     def __call__(self, answer: Answer) -> None:
-        stem = Path(answer.image).stem
-        self._used[stem] += 1
-        number = f'_{self._used[stem]}' if self._used[stem] > 1 else ''
-        with atomic_write(self.folder / f'{stem}{number}.png') as file:
-            draw(decode.decode(read_file(Path(answer.image))), answer).save(file, 'png')
+        from PIL.PngImagePlugin import PngInfo
+
+        path = self._free_path(Path(answer.image).stem)
+        self._written.add(path)
+        info = PngInfo()
+        info.add_text('Software', SOFTWARE)
+        with atomic_write(path) as file:
+            draw(decode.decode(read_file(Path(answer.image))), answer).save(file, 'png', pnginfo=info)
+
+    def _free_path(self, stem: str) -> Path:
+        """`<stem>.png`, `<stem>_2.png`, ...: the first that is neither of this run nor somebody else's file."""
+        paths = (self.folder / f'{stem}{number}.png' for number in chain([''], map('_{}'.format, count(2))))
+        return next(path for path in paths if path not in self._written and (not path.exists() or _is_ours(path)))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an earlier call has drawn the file, which may then be drawn again."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.info.get('Software') == SOFTWARE
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -213,6 +213,7 @@ LISTED = {
     'pip install': 'needs a package index; .ci/run installs by make',
     'cd trainer && uv pip install .': 'needs a package index and uv',
     'cd trainer && python -m pytest': '.ci/run calls these tests',
+    'python -m pytest -k NAME': '.ci/run calls these tests',
 }
 
 # Minutes long, or with peers that are not installed: their flags are checked against `--help`.

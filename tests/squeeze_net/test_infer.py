@@ -85,7 +85,7 @@ def test_lists(photos):
     with pytest.raises(trainer.InputError, match='names no image'):
         gather([file])
     file.write_bytes(b'\xff\xfe')
-    with pytest.raises(trainer.InputError, match='not UTF-8 text'):
+    with pytest.raises(trainer.InputError, match='is not UTF-8'):
         gather([file])
 
 
@@ -119,3 +119,14 @@ def test_pictures_of_one_name_do_not_replace_each_other(photos):
     assert sorted(path.name for path in (photos / 'drawn').iterdir()) == ['red.png', 'red_2.png']
     with pytest.raises(trainer.InputError, match='cannot be made'):
         Drawer(photos / 'red.png' / 'x')
+
+
+def test_drawing_replaces_its_own_pictures_and_no_others(photos):
+    before = (photos / 'red.png').read_bytes()
+    (photos / 'red_2.png').write_text('a note of mine')
+    for _ in range(2):  # calls
+        drawer = Drawer(photos)
+        drawer(Answer(str(photos / 'red.png'), (0,), ('x',), (1.0,)))
+    assert (photos / 'red.png').read_bytes() == before
+    assert (photos / 'red_2.png').read_text() == 'a note of mine'
+    assert [path.name for path in sorted(photos.glob('red*'))] == ['red.png', 'red_2.png', 'red_3.png']

@@ -110,7 +110,7 @@ def test_faults_of_a_file_are_named(tmp_path, text, message):
 
 
 def test_missing_file_is_named():
-    with pytest.raises(InputError, match=r'--config nowhere\.yaml is missing'):
+    with pytest.raises(InputError, match=r'--config nowhere\.yaml cannot be read: it is missing'):
         parse('--config', 'nowhere.yaml')
 
 

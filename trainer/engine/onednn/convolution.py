@@ -167,6 +167,10 @@ def _backward_data(problem: Problem, pixel_x: int, pixel_y: int) -> tuple[Operat
 def backward_weights(conv: Convolution, x: Map, gy: Map, gW: np.ndarray, gb: np.ndarray | None) -> None:
     """The gradients of W into `gW` and of b into `gb`, in float32."""
     x, gy = as_dense_map(x), as_dense_map(gy)
+    if x.dtype != np.float32 and gy.shape[3] == 1 and conv.stride[1] > 1:
+        # Where a row holds one window, the library's kernel reads on to the end of the step, in memory that nobody has
+        # written: 0 times what lies there is not 0 if it is NaN.
+        x, gy = x.astype(np.float32), gy.astype(np.float32)
     problem = problem_of(conv, x, gW)
     if problem.is_matrix_product and problem.data_type == dnn.F32:
         # As a matrix product of pixels it is up to ten times faster; in bfloat16 it is not.
