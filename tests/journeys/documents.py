@@ -61,7 +61,7 @@ def without_comment(line):
 
 def examples_of_help(text):
     """The examples in what `--help` prints; explanations stand two blanks after a command, or before it."""
-    text = text.replace('\\\n', ' ')
+    text = re.sub(r'\s*\\\n\s*', ' ', text)
     for line in text.splitlines():
         found = re.search(r'(?:^|\s)((?:mpiexec .*?)?python (?:main\.py|-m [\w.]+) .*)', line)
         if found and not line.lstrip().startswith('usage:'):

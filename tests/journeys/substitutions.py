@@ -45,7 +45,7 @@ ADDED = {
         ('--quantise_epoch', '--lossless'): '1',
     },
 }
-WORDS = {'MODEL': 'alexnet', 'PYTHON': sys.executable}
+WORDS = {'MODEL': 'alexnet', 'PYTHON': sys.executable, 'squeezenet_v1.1_torchvision': 'squeezenet1_1.pth'}
 
 
 # ---- data and weights ----
@@ -205,6 +205,7 @@ LISTED = {
     'make install': 'needs a package index; .ci/run calls it through its other targets',
     'make test': 'is this test',
     'make journeys': 'is this test',
+    'make docs': 'writes docs/settings.md; tests/test_readme.py compares the page with the table',
     'make lint': '.ci/run calls it',
     'make format': 'rewrites the code; .ci/run checks its result by make lint',
     'make captest': '.ci/run calls it',
