@@ -49,6 +49,7 @@ test: $(VENV)/.tools  ## the tests that need no GPU
 
 journeys: $(VENV)/.tools  ## every command of the documents and of --help, run as printed on little data
 	$(PYTEST) -m '' tests/journeys
+	$(PYTEST) -m long
 
 ENGINE_TESTS = trainer/tests/engine trainer/tests/functions trainer/tests/links trainer/tests/step/test_predictor.py \
   trainer/tests/test_device.py tests/squeeze_net/test_engine.py

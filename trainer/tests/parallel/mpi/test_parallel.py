@@ -177,7 +177,7 @@ def test_a_request_to_stop_reaches_all_and_loses_nothing(tmp_path):
             np.testing.assert_array_equal(a[key], b[key])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_twenty_kills_at_random_moments(tmp_path):
     flags = ['-e', 12, '--schedule', 'constant', '--checkpoint_minutes', 0.003]
     finish(2, '-p', tmp_path / 'whole', *flags)
