@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-ORDER, AUGMENTATION, PICTURE = 0, 1, 2
+ORDER, AUGMENTATION, PICTURE, HOLDOUT = 0, 1, 2, 3
 MIXING = 16  # of iterations in the place of epochs
 
 
 def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
-    """The generator of one epoch's `purpose` (ORDER or AUGMENTATION), or one iteration's (MIXING).
+    """The generator of one epoch's `purpose` (ORDER, AUGMENTATION or HOLDOUT), or one iteration's (MIXING).
 
     Args:
         seed: 0 .. 2**64 - 1.

@@ -31,6 +31,7 @@ class Stream:
         classes: the name of each label.
         source: one line that says where the pixels come from.
         is_jpeg: whether the images are JPEGs.
+        validation: images that choose the best epoch, so that the test images choose nothing; None if there are none.
     Raises:
         InputError: at construction, for a label without a class.
     """
@@ -41,6 +42,7 @@ class Stream:
     classes: tuple[str, ...]
     source: str
     is_jpeg: bool
+    validation: Source | None = None
 
     def __post_init__(self) -> None:
         for split in self.train, self.test:
