@@ -132,8 +132,8 @@ def test_official_files_are_told(tmp_path):
     files = contents()
     edition = replace(
         CIFAR10,
-        train={name: cifar._md5(files[name]) for name in CIFAR10.train},
-        test={name: cifar._md5(files[name]) for name in CIFAR10.test},
+        train={name: cifar._digest(files[name], 'md5') for name in CIFAR10.train},
+        test={name: cifar._digest(files[name], 'md5') for name in CIFAR10.test},
     )
     data = read_cifar(edition, write_folder(tmp_path, files=files))
     assert data.source == 'CIFAR-10, official files'
@@ -216,10 +216,13 @@ def test_folders_without_the_set(tmp_path):
     with pytest.raises(InputError, match=r'nowhere does not exist'):
         read_cifar(CIFAR10, tmp_path / 'nowhere')
     write_folder(tmp_path, CIFAR10)
+    with pytest.raises(InputError, match=r'holds CIFAR-10, not CIFAR-100: add --dataset cifar10'):
+        read_cifar(CIFAR100, tmp_path)
+    (tmp_path / 'empty').mkdir()
     with pytest.raises(
         InputError, match=r'neither the folder cifar-100-python nor the archive cifar-100-python\.tar\.gz'
     ):
-        read_cifar(CIFAR100, tmp_path)
+        read_cifar(CIFAR100, tmp_path / 'empty')
 
 
 @pytest.fixture
@@ -236,8 +239,8 @@ def test_the_cache_is_read_without_a_download(cache, monkeypatch):
 
 
 def test_the_archive_is_downloaded_into_the_cache(cache, monkeypatch):
-    def arrive(url, path, md5):
-        assert (url, path, md5) == (CIFAR10.url, cache / CIFAR10.archive, CIFAR10.md5)
+    def arrive(url, path, md5, mirrors):
+        assert (url, path, md5, mirrors) == (CIFAR10.url, cache / CIFAR10.archive, CIFAR10.md5, CIFAR10.mirrors)
         path.parent.mkdir(parents=True)
         write_archive(path.parent)
 
@@ -246,8 +249,9 @@ def test_the_archive_is_downloaded_into_the_cache(cache, monkeypatch):
 
 
 def test_without_a_network_the_ways_on_are_told(cache):
-    edition = replace(CIFAR10, url='http://127.0.0.1:9/cifar-10-python.tar.gz')
+    edition = replace(CIFAR10, url='http://127.0.0.1:9/cifar-10-python.tar.gz', mirrors=('http://127.0.0.1:9/b',))
     with pytest.raises(InputError) as caught:
         read_cifar(edition)
-    for way in ('could not be downloaded', '--data DIR', str(cache), '--dataset shapes'):
+    ways = ('could not be downloaded', CIFAR10.md5, *edition.mirrors, '--data DIR', str(cache), '--dataset shapes')
+    for way in (*ways, '--dataset folder --data cifar10.tar.xz'):
         assert way in str(caught.value)
