@@ -61,7 +61,8 @@ class DataSettings:
     )
     data: str | None = setting(
         None,
-        'folder or archive of the dataset (default: a cache, filled by downloading)',
+        'folder or archive of the dataset; of cifar10 and cifar100 also the Parquet files (default: a cache, filled by '
+        'downloading)',
         metavar='DIR',
         is_common=True,
         may_change=True,

@@ -57,10 +57,6 @@ class Edition:
     def n_class(self) -> int:
         return len(self.classes)
 
-    @property
-    def n_label_bytes(self) -> int:
-        return len(self.label_columns)
-
 
 # The addresses come from public sources, which the comments name; none of them was tried.
 # The md5 is torchvision's and PaddlePaddle's; the SHA-1 of the binary version's files is MXNet's
