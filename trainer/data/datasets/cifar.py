@@ -165,7 +165,8 @@ def _read_binary(edition: Edition, files: dict[str, bytes], place: Path) -> Data
         batches[name.removesuffix('.bin')] = Split(rows[:, n_label:].reshape(-1, 3, 32, 32), labels)
     is_official = all(_digest(files[name], 'sha1') == sha1 for name, sha1 in edition.sha1.items())
     source = f'{edition.name}, {"official files" if is_official else "files of unknown origin"}'
-    classes = tuple(files.get(edition.binary_classes, b'').decode('utf-8', 'replace').split())
+    lines = _text(files.get(edition.binary_classes, b'')).splitlines()
+    classes = tuple(line.strip() for line in lines if line.strip())
     if len(classes) != edition.n_class:
         classes = edition.classes
     train, test = (_join(batches[name] for name in names) for names in (edition.train, edition.test))

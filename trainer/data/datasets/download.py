@@ -89,10 +89,11 @@ def _fetch_from_any(urls: Sequence[str], path: Path, part: Path, checksum: Check
             print(f'{url}: {faults[url]}; trying {waiting[0][0]}', file=sys.stderr, flush=True)
     if len(urls) == 1:
         raise InputError(f'{urls[0]} could not be downloaded to {path}: {faults[urls[0]]}')
-    reasons = '; '.join(f'{url} ({faults[url]})' for url in urls)
+    reasons = {*faults.values()}
+    each = ', '.join(urls if len(reasons) == 1 else (f'{url} ({faults[url]})' for url in urls))
     raise InputError(
         f'{path.name} ({checksum.kind} {checksum.digits}) could not be downloaded to {path.parent} from any of '
-        f'{len(urls)} addresses: {reasons}'
+        f'{len(urls)} addresses: {each}' + (f': {reasons.pop()}' if len(reasons) == 1 else '')
     )
 
 
@@ -178,7 +179,8 @@ def _network() -> Iterator[None]:
     except TimeoutError:
         raise _Slow(f'no byte for {TIMEOUT_S} s') from None
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an address redirected to nonsense
-        raise _Fault(str(getattr(error, 'reason', error)) or type(error).__name__) from None
+        reason = getattr(error, 'reason', error)
+        raise _Fault(getattr(reason, 'strerror', None) or str(reason) or type(error).__name__) from None
 
 
 class _Speed:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class _Rows:
         for start in range(0, len(self.images), size):
             part = slice(start, start + size)
             rows = [self.labels[part].astype(np.uint8), self.images[part].reshape(size, -1)]
-            digest = hashlib.sha1(np.concatenate(rows, axis=1), usedforsecurity=False).hexdigest()
+            digest = hashlib.sha1(np.concatenate(rows, axis=1).tobytes(), usedforsecurity=False).hexdigest()
             order[known.get(digest, -1)] = part
         if sorted(order) != list(range(len(batches))):
             return False
@@ -169,7 +169,7 @@ def _classes(edition: Edition, path: Path) -> tuple[str, ...]:
     with _opened(path) as file:
         text = (file.schema_arrow.metadata or {}).get(b'huggingface', b'')
     try:
-        names = json.loads(text)['info']['features'][edition.label_columns[-1]]['names']
+        names: Any = json.loads(text)['info']['features'][edition.label_columns[-1]]['names']
     except (ValueError, LookupError, TypeError, RecursionError):
         return edition.classes
     if not isinstance(names, list) or len(names) != edition.n_class or not all(isinstance(n, str) for n in names):

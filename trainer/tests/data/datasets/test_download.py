@@ -329,9 +329,12 @@ def test_after_the_last_address_each_is_told_with_its_reason(server, mirror, pat
         download(server.url, path, MD5, mirrors=[mirror.url])
     assert str(caught.value) == (
         f'set.tar.gz (md5 {MD5}) could not be downloaded to {path.parent} from any of 2 addresses: '
-        f'{server.url} (HTTP Error 404: Not Found); {mirror.url} (HTTP Error 503: Service Unavailable)'
+        f'{server.url} (HTTP Error 404: Not Found), {mirror.url} (HTTP Error 503: Service Unavailable)'
     )
     assert len(capsys.readouterr().err.splitlines()) == 1
+    mirror.status = 404
+    with pytest.raises(InputError, match=f'{server.url}, {mirror.url}: HTTP Error 404: Not Found$'):
+        download(server.url, path, MD5, mirrors=[mirror.url])
 
 
 def test_a_fault_of_the_disk_is_not_taken_to_the_next_address(server, mirror, path):
