@@ -34,7 +34,14 @@ SQUEEZE_NET = [
     {'__init__'},
     {'networks'},
 ]
-LAZY = ('matplotlib', 'PIL', 'cupy', 'chainermn', 'mpi4py', 'pyarrow')  # imported where used: `import trainer` works without them
+LAZY = (
+    'matplotlib',
+    'PIL',
+    'cupy',
+    'chainermn',
+    'mpi4py',
+    'pyarrow',
+)  # imported where used: `import trainer` works without them
 
 
 def module_name(path):

@@ -101,7 +101,10 @@ def _find_or_download(edition: Edition) -> Path:
 def _explain(edition: Edition, place: Path) -> str:
     """Why the set cannot be read from a place that exists, by the names in it, and what to do."""
     if place.is_file() and not is_archive(place):
-        return f'{place} is not a folder, an archive ({", ".join(SUFFIXES)}) or a {PARQUET} file of {edition.name}'
+        return (
+            f'{place} is not a folder of {edition.name}, an archive ({", ".join(SUFFIXES)}) or '
+            f'a train*{PARQUET} or test*{PARQUET}'
+        )
     other = CIFAR100 if edition.dataset == CIFAR10.dataset else CIFAR10
     others = {other.folder, other.binary_folder, other.archive, other.binary_archive}
     for name in islice(_names(place), MAX_NAMES):
@@ -109,14 +112,14 @@ def _explain(edition: Edition, place: Path) -> str:
         if others & {*path.parts}:
             return f'{place} holds {other.name}, not {edition.name}: add --dataset {other.dataset}'
         if path.name in (edition.archive, edition.binary_archive) or path.suffix == PARQUET:
-            return f'{place} holds {name}: unpack it, and give its folder with --data'
+            return f'{place} holds {name}: {"" if place.is_dir() else "unpack it, and "}give its folder with --data'
         if path.suffix == '.mat':
             return f'{place} is a MATLAB version, which is not read: give the Python version, {edition.archive}'
         if is_image_name(name):
             return f'{place} holds image files, as {name}: add --dataset folder, which reads class folders'
     return (
         f'{place} holds neither the folder {edition.folder} nor the archive {edition.archive}, '
-        f'nor Parquet files of train and test, nor the binary version'
+        'nor Parquet files of train and test, nor the binary version'
     )
 
 

@@ -41,7 +41,8 @@ def find_parquet(place: Path) -> dict[str, list[Path]]:
     if place.is_file():
         if place.suffix != SUFFIX:
             return {}
-        place = place.parent if _SPLIT.search(place.name) else place.parent.parent
+        is_in_folder_of_split = not _SPLIT.search(place.name) and _SPLIT.search(place.parent.name)
+        place = place.parent.parent if is_in_folder_of_split else place.parent
     found: dict[str, list[Path]] = {}
     for pattern in ('', '*/', '*/*/'):
         for path in sorted(place.glob(f'{pattern}*{SUFFIX}')):

@@ -329,8 +329,11 @@ PLACES = {
     'class folders': ({'train/cat/1.png': b'', 'test/cat/1.png': b''}, r'image files, as \S+: add --dataset folder'),
     'MATLAB': ({'cifar-10-batches-mat/data_batch_1.mat': b''}, r'is a MATLAB version, which is not read'),
     'CIFAR-100': ({'cifar-100-python/train': b''}, r'holds CIFAR-100, not CIFAR-10: add --dataset cifar100'),
-    'an archive further down': ({'a/b/cifar-10-python.tar.gz': b''}, r'a/b/cifar-10-python\.tar\.gz: unpack it, and'),
-    'Parquet further down': ({'a/b/c/d/train.parquet': b''}, r'a/b/c/d/train\.parquet: unpack it, and give its folder'),
+    'an archive further down': (
+        {'a/b/cifar-10-python.tar.gz': b''},
+        r'a/b/cifar-10-python\.tar\.gz: (unpack it, and )?give its',
+    ),
+    'Parquet further down': ({'a/b/c/d/train.parquet': b''}, r'a/b/c/d/train\.parquet: (unpack it, and )?give its'),
     'anything': ({'a/b.txt': b''}, r'neither the folder cifar-10-batches-py nor the archive cifar-10-python\.tar\.gz'),
 }
 
@@ -347,9 +350,13 @@ def test_what_else_a_place_holds_is_named(tmp_path, kind, files, message):
         read_cifar(CIFAR10, place)
 
 
-def test_a_single_batch_is_not_enough(tmp_path):
-    path = write_folder(tmp_path) / 'data_batch_1'
-    with pytest.raises(InputError, match=r'data_batch_1 is not a folder, an archive \(.*\.zip\) or a \.parquet file'):
+@pytest.mark.parametrize('name', ['data_batch_1', 'cifar10.parquet'])
+def test_other_files_are_not_enough(tmp_path, name):
+    path = write_folder(tmp_path) / name
+    path.touch()
+    with pytest.raises(
+        InputError, match=rf'{name} is not a folder of CIFAR-10, an archive \(.*\.zip\) or a train\*\.parquet'
+    ):
         read_cifar(CIFAR10, path)
 
 
