@@ -175,7 +175,7 @@ def _classes(edition: Edition, path: Path) -> tuple[str, ...]:
         return edition.classes
     if not isinstance(names, list) or len(names) != edition.n_class or not all(isinstance(n, str) for n in names):
         return edition.classes
-    return tuple(_TYPOS.get(name, name) for name in names)
+    return tuple(_TYPOS.get(name) or name for name in names)
 
 
 def _check_shards(paths: list[Path]) -> None:
