@@ -43,7 +43,8 @@ def read(path: str | Path) -> Weights:
 
 def parse(raw: memoryview, suffix: str, name: str) -> Weights:
     """As `read`, of the bytes of a file called `name`."""
-    form = FORMATS[suffix]
+    forms = FORMATS[suffix]
+    form = next((form for form in forms if form.fits(raw)), forms[0])
     try:
         weights = identify(form.read(raw))
     except InputError as error:
@@ -66,9 +67,10 @@ def write(weights: Weights, path: str | Path) -> list[Path]:
         InputError: another suffix, weights that the format cannot hold, or a folder that cannot be written.
     """
     path = Path(path)
-    form = FORMATS.get(path.suffix.lower())
-    if form is None or form.write is None:
+    if path.suffix.lower() not in WRITTEN:
         raise InputError(f'{path} cannot be written: expected a name that ends in {", ".join(WRITTEN)}')
+    form = FORMATS[path.suffix.lower()][0]
+    assert form.write is not None
     contents: dict[Path, bytes] = {}
     if form.companion is not None:
         suffix, write_companion = form.companion

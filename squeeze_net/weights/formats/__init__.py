@@ -20,22 +20,29 @@ class Format:
         preprocessing: a name of `PREPROCESSINGS`: what the publishers of such files feed their networks, where the
             file does not say.
         companion: suffix and contents of a text that is written beside the file.
+        fits: whether bytes begin as such a file; asked only where several formats have the same suffix.
     """
 
     read: Callable[[memoryview], Weights]
     write: Callable[[Weights], bytes] | None = None
     preprocessing: str | None = None
     companion: tuple[str, Callable[[Weights], bytes]] | None = None
+    fits: Callable[[memoryview], bool] = lambda raw: True
 
 
+TORCH = Format(pth.read, preprocessing='torchvision', fits=pth.fits)
+# Suffix -> the formats that use it, of which the first that fits is taken; only the first is written.
 FORMATS = {
-    '.npz': Format(npz.read, npz.write),
-    '.caffemodel': Format(caffemodel.read, caffemodel.write, 'caffe', ('.prototxt', caffemodel.write_prototxt)),
-    '.net': Format(net.read, net.write, 'caffe'),
-    '.safetensors': Format(safetensors.read, safetensors.write),
-    '.pth': Format(pth.read, preprocessing='torchvision'),
-    '.pt': Format(pth.read, preprocessing='torchvision'),
-    '.onnx': Format(onnx.read, onnx.write),
-    '.sqz': Format(archive.read, archive.write),
+    '.npz': [Format(npz.read, npz.write)],
+    '.caffemodel': [Format(caffemodel.read, caffemodel.write, 'caffe', ('.prototxt', caffemodel.write_prototxt))],
+    '.net': [Format(net.read, net.write, 'caffe')],
+    '.safetensors': [Format(safetensors.read, safetensors.write)],
+    '.pth': [TORCH],
+    '.pt': [TORCH],
+    '.tar': [TORCH],
+    '.ckpt': [TORCH],
+    '.bin': [TORCH],
+    '.onnx': [Format(onnx.read, onnx.write)],
+    '.sqz': [Format(archive.read, archive.write)],
 }
-WRITTEN = tuple(suffix for suffix, form in FORMATS.items() if form.write is not None)
+WRITTEN = tuple(suffix for suffix, forms in FORMATS.items() if forms[0].write is not None)

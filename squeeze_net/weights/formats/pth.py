@@ -53,6 +53,11 @@ class _Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
+def fits(raw: memoryview) -> bool:
+    """Whether the bytes begin as a zip or as a pickle."""
+    return bytes(raw[:2]) == b'PK' or bytes(raw[:1]) == b'\x80'
+
+
 def read(raw: memoryview) -> Weights:
     """The tensors of a state dict, also of one below the key 'state_dict' or 'model'.
 
