@@ -38,15 +38,15 @@ def read(path: str | Path) -> Weights:
             raw = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise InputError(f'{path} cannot be read: {error.strerror}') from None
-    return parse(raw, suffix, str(path))
+    return parse(raw, suffix, str(path), path.parent)
 
 
-def parse(raw: memoryview, suffix: str, name: str) -> Weights:
-    """As `read`, of the bytes of a file called `name`."""
+def parse(raw: memoryview, suffix: str, name: str, folder: Path | None = None) -> Weights:
+    """As `read`, of the bytes of a file called `name`; without its folder, what lies beside it is not read."""
     forms = FORMATS[suffix]
     form = next((form for form in forms if form.fits(raw)), forms[0])
     try:
-        weights = identify(form.read(raw))
+        weights = identify(form.read(raw, folder) if form.has_siblings else form.read(raw))
     except InputError as error:
         raise InputError(f'{name} cannot be read as {suffix}: {error}') from None
     except MemoryError:

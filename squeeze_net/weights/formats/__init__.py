@@ -20,13 +20,15 @@ class Format:
         preprocessing: a name of `PREPROCESSINGS`: what the publishers of such files feed their networks, where the
             file does not say.
         companion: suffix and contents of a text that is written beside the file.
+        has_siblings: `read` also takes the folder of the file, in which its tensors may lie.
         fits: whether bytes begin as such a file; asked only where several formats have the same suffix.
     """
 
-    read: Callable[[memoryview], Weights]
+    read: Callable[..., Weights]
     write: Callable[[Weights], bytes] | None = None
     preprocessing: str | None = None
     companion: tuple[str, Callable[[Weights], bytes]] | None = None
+    has_siblings: bool = False
     fits: Callable[[memoryview], bool] = lambda raw: True
 
 
@@ -42,7 +44,7 @@ FORMATS = {
     '.tar': [TORCH],
     '.ckpt': [TORCH],
     '.bin': [TORCH],
-    '.onnx': [Format(onnx.read, onnx.write)],
+    '.onnx': [Format(onnx.read, onnx.write, has_siblings=True)],
     '.sqz': [Format(archive.read, archive.write)],
 }
 WRITTEN = tuple(suffix for suffix, forms in FORMATS.items() if forms[0].write is not None)
