@@ -54,6 +54,15 @@ def weight_reader(suffix: str) -> Callable[[bytes], Any]:
     return lambda raw: weights_io.parse(memoryview(raw), suffix, 'file')
 
 
+def read_external(raw: bytes) -> Any:
+    """A model whose tensors lie in a file beside it, and that file as it is."""
+    folder = Path(tempfile.gettempdir()) / f'fuzz_{os.getpid()}' / 'onnx'
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        (folder / 'model.onnx.data').write_bytes(samples.onnx_external()[1])
+    return weights_io.parse(memoryview(raw), '.onnx', 'file', folder)
+
+
 def read_net(raw: bytes) -> Any:
     return net.decode(raw, [layer.codes.shape for layer in samples.net_layers()])
 
@@ -144,6 +153,7 @@ def readers() -> dict[str, tuple[bytes, Callable[[bytes], Any]]]:
     """Name -> a valid file, and what reads it; a new format is a line here."""
     table = {name: (raw, weight_reader(suffix)) for name, (suffix, raw) in samples.all_files().items()}
     return table | {
+        'onnx_external': (samples.onnx_external()[0], read_external),
         'sqz': (compressed(), read_archive),
         'sqz_header': (archive_header(), read_archive_of_header),
         'net': (net.encode(samples.net_layers()), read_net),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from squeeze_net.weights.formats import caffemodel, net, npz, onnx, pth, safetensors
+from squeeze_net.weights.formats import caffemodel, hdf5, mindspore, mxnet, net, npz, onnx, paddle, pth, safetensors
 from squeeze_net.weights.formats.sqz import archive
 from squeeze_net.weights.record import Weights
 
@@ -33,6 +33,7 @@ class Format:
 
 
 TORCH = Format(pth.read, preprocessing='torchvision', fits=pth.fits)
+HDF5 = Format(hdf5.read)
 # Suffix -> the formats that use it, of which the first that fits is taken; only the first is written.
 FORMATS = {
     '.npz': [Format(npz.read, npz.write)],
@@ -42,9 +43,13 @@ FORMATS = {
     '.pth': [TORCH],
     '.pt': [TORCH],
     '.tar': [TORCH],
-    '.ckpt': [TORCH],
+    '.ckpt': [TORCH, Format(mindspore.read, fits=mindspore.fits)],
     '.bin': [TORCH],
     '.onnx': [Format(onnx.read, onnx.write, has_siblings=True)],
+    '.pdparams': [Format(paddle.read)],
+    '.params': [Format(mxnet.read)],
+    '.h5': [HDF5],
+    '.hdf5': [HDF5],
     '.sqz': [Format(archive.read, archive.write)],
 }
 WRITTEN = tuple(suffix for suffix, forms in FORMATS.items() if forms[0].write is not None)

@@ -27,8 +27,8 @@ N_ADD = dict(zip(BYPASSES, (0, 4, 8), strict=True))  # additions of maps in a ne
 _KINDS = {
     'W': 'weight weights kernel W gamma',
     'b': 'bias biases offset b beta',
-    'avg_mean': 'running_mean moving_mean mean',
-    'avg_var': 'running_var moving_var moving_variance variance',
+    'avg_mean': 'avg_mean running_mean moving_mean mean',
+    'avg_var': 'avg_var running_var moving_var moving_variance variance',
     'N': 'num_batches_tracked',
 }
 _KIND = {word: kind for kind, words in _KINDS.items() for word in words.split()}

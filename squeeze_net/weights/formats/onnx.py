@@ -127,7 +127,9 @@ def _read_beside(proto: Any, name: str, folder: Path | None, n_bytes: int) -> by
         offset, length = int(where.get('offset', 0)), int(where.get('length', n_bytes))
         path = (folder / location).resolve()
         if not path.is_relative_to(folder.resolve()):
-            raise InputError(f'the tensor {name!r} lies in {shown}, outside the folder of the .onnx file: copy it there')
+            raise InputError(
+                f'the tensor {name!r} lies in {shown}, outside the folder of the .onnx file: copy it there'
+            )
         if not path.is_file():
             raise InputError(f'its weights lie in the file {shown}, which is missing: put it beside the .onnx file')
         if length != n_bytes or not 0 <= offset <= path.stat().st_size - length:
@@ -138,6 +140,8 @@ def _read_beside(proto: Any, name: str, folder: Path | None, n_bytes: int) -> by
         with path.open('rb') as file:
             file.seek(offset)
             raw = file.read(length)
+    except InputError:
+        raise
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(f'the file {shown} cannot be read ({" ".join(str(error).split())[:80]})') from None
     if len(raw) < n_bytes:
@@ -197,7 +201,9 @@ class _Walk:
             self._made_by[output] = self._made_by[inputs[0]]
 
     def _put(self, output: str, W: np.ndarray, bias: Sequence[str]) -> None:
-        layer = {'W': W} | {'b': self._constants[name] for name in bias if name}
+        layer = {'W': W}
+        if bias and bias[0]:
+            layer['b'] = self._constants[bias[0]]
         self.layers.append(layer)
         self._made_by[output] = layer
 
