@@ -82,7 +82,7 @@ def describe(weights: Weights, path: Path) -> str:
         words.append(f'{metadata.n_class:,} classes' + ('' if metadata.classes is None else ' with names'))
     view = metadata.preprocessing
     words.append('unknown preprocessing' if view is None else f'preprocessing {view.name}, {view.crop} px')
-    return ', '.join(words)
+    return ', '.join(words) + (f'\nnote: {weights.note}' if weights.note else '')
 
 
 def list_tensors(weights: Weights) -> str:
