@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 EXAMPLES = """\
-python -m squeeze_net.infer cat.jpg --weights squeezenet_v1.1.caffemodel
+python -m squeeze_net.infer cat.jpg --weights squeezenet_v1.1
 python -m squeeze_net.infer photos/ more/dog.png -w results/squeezenet_v1.1_finetuned/weights_best.npz --format csv
-python -m squeeze_net.infer val.txt -w squeezenet_v1.0.caffemodel --top 1 --format jsonl
-python -m squeeze_net.infer cat.jpg -w squeezenet_v1.1.caffemodel --draw drawn/
+python -m squeeze_net.infer val.txt -w squeezenet_v1.0 --top 1 --format jsonl
+python -m squeeze_net.infer cat.jpg -w squeezenet_v1.1 --draw drawn/
 """
 SOFTWARE = 'squeeze_net.infer --draw'  # in what --draw writes
 

@@ -25,7 +25,7 @@ from trainer.run.records import strict_json
 from trainer.step.evaluate import true_ranks
 
 EXAMPLES = """\
-python -m squeeze_net.validate squeezenet_v1.0.caffemodel --list val.txt
+python -m squeeze_net.validate squeezenet_v1.0 --list val.txt
 python -m squeeze_net.validate squeezenet_v1.1.pth --list val.txt --preprocess torchvision --json
 python -m squeeze_net.validate results/squeezenet_v1.1_finetuned/weights_best.npz --dataset cifar10
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import chainer
 
+from squeeze_net.weights.foreign import describe
 from squeeze_net.weights.formats import FORMATS, WRITTEN
 from squeeze_net.weights.network import build, identify, start_from
 from squeeze_net.weights.published import find
@@ -27,17 +28,22 @@ def read(path: str | Path) -> Weights:
         InputError: another suffix, or a file that is not what its suffix says; names it and the fault.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f'{path} is not a weights file: expected a name that ends in {", ".join(FORMATS)}')
+    suffix = path.suffix.lower() or '.npz'  # Chainer's snapshots are called 'snapshot_iter_1000'
     try:
         n_bytes = path.stat().st_size
-        if not 1 <= n_bytes <= MAX_FILE_BYTES or not path.is_file():
-            raise InputError(f'{path} has {n_bytes} bytes, expected a file of 1 .. {MAX_FILE_BYTES >> 20} MB')
+        if not path.is_file():
+            raise InputError(f'{path} is not a file')
+        if n_bytes == 0:
+            raise InputError(f'{path} is empty (0 bytes): download or copy it again')
+        if n_bytes > MAX_FILE_BYTES:
+            raise InputError(f'{path} has {n_bytes} bytes, expected at most {MAX_FILE_BYTES >> 20} MB')
         with path.open('rb') as file:
             raw = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise InputError(f'{path} cannot be read: {error.strerror}') from None
+    if suffix not in FORMATS:
+        known = f'expected a name that ends in {", ".join(FORMATS)}'
+        raise InputError(f'{path} is not a weights file: {describe(raw, suffix) or known}')
     return parse(raw, suffix, str(path), path.parent)
 
 
@@ -47,10 +53,9 @@ def parse(raw: memoryview, suffix: str, name: str, folder: Path | None = None) -
     form = next((form for form in forms if form.fits(raw)), forms[0])
     try:
         weights = identify(form.read(raw, folder) if form.has_siblings else form.read(raw))
-    except InputError as error:
-        raise InputError(f'{name} cannot be read as {suffix}: {error}') from None
-    except MemoryError:
-        raise InputError(f'{name} cannot be read as {suffix}: there is too little memory') from None
+    except (InputError, MemoryError) as error:
+        reason = 'there is too little memory' if isinstance(error, MemoryError) else str(error)
+        raise InputError(f'{name} cannot be read as {suffix}: {describe(raw, suffix) or reason}') from None
     if weights.metadata.preprocessing is None and form.preprocessing is not None and weights.metadata.network:
         weights = weights.with_metadata(preprocessing=PREPROCESSINGS[form.preprocessing])
     return weights

@@ -185,13 +185,26 @@ GIVEN = {
 
 
 def fill_cache(folder):
-    """What a download would have put there: the data sets, and published weights as far as they are at hand."""
+    """What a download would have put there: the data sets, and published weights.
+
+    Where those are not at hand, fresh networks stand for two of them.
+    """
+    from squeeze_net import NETWORKS
+    from squeeze_net.weights import Weights, tensors_of, write
+    from trainer.data.metadata import Metadata
+
     for edition in (CIFAR10, CIFAR100):
         cifar(folder / 'trainer/cifar', edition)
     place = folder / 'squeeze_net/weights'
     place.mkdir(parents=True)
     if DATA.is_dir():
         (place / 'compressed_SqueezeNet.net').symlink_to(DATA / 'weights/compressed_SqueezeNet.net')
+    for network in ('squeezenet_v1.0', 'squeezenet_v1.1'):
+        path = place / f'{network}.caffemodel'
+        if DATA.is_dir():
+            path.symlink_to(DATA / 'weights' / path.name)
+        else:
+            write(Weights(tensors_of(NETWORKS[network](1000)), Metadata(network, 1000)), path)
 
 
 # ---- commands that are not run as they stand ----
