@@ -199,6 +199,8 @@ class _Walk:
             self._constants[output] = constant.transpose(axes) if kind == 'Transpose' else constant
         elif kind in ('Identity', 'Cast') and inputs[0] in self._made_by:
             self._made_by[output] = self._made_by[inputs[0]]
+        elif kind in ('Mul', 'Div', 'Sub') and any(name in self._made_by for name in inputs):
+            raise ValueError('a scaled product')
 
     def _put(self, output: str, W: np.ndarray, bias: Sequence[str]) -> None:
         layer = {'W': W}
@@ -213,9 +215,9 @@ class _Walk:
         layers = [self._made_by[name] for name in inputs if name in self._made_by]
         if not biases:
             self.n_add += 1
-        elif len(biases) == len(layers) == 1 and 'b' not in layers[0] and biases[0].size == len(layers[0]['W']):
+        elif len(biases) == len(layers) == 1 and 'b' not in layers[0] and layers[0]['W'].shape[:1] == (biases[0].size,):
             layers[0]['b'] = biases[0].reshape(-1)
-        else:
+        elif layers:
             raise ValueError('an addition of something else')
 
 

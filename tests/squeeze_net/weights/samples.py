@@ -297,6 +297,56 @@ def hdf5(state):
     return file.getvalue()
 
 
+class OnnxGraph:
+    """Builds ONNX models of the layers of SqueezeNet v1.1, by the names that Gluon's exporter gave them."""
+
+    def __init__(self, tensors, names):
+        import onnx.helper
+        import onnx.numpy_helper
+
+        self.onnx = onnx
+        self.tensors, self.names = tensors, iter(names)
+        self.nodes, self.initializers = [], []
+
+    def node(self, kind, inputs, **attributes):
+        output = f'{kind.lower()}{len(self.nodes)}'
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def constant(self, name, array):
+        self.initializers.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def conv(self, layer, x, stride=1, pad=0):
+        W, b = (self.constant(next(self.names), self.tensors[f'{layer}/{kind}']) for kind in 'Wb')
+        ksize = self.tensors[f'{layer}/W'].shape[2]
+        y = self.node('Conv', [x, W, b], kernel_shape=[ksize] * 2, strides=[stride] * 2, pads=[pad] * 4)
+        return self.node('Relu', [y])
+
+    def pool(self, x):
+        return self.node('MaxPool', [x], kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])
+
+    def expand(self, fire, s):
+        return [self.conv(f'{fire}/expand1x1', s), self.conv(f'{fire}/expand3x3', s, pad=1)]
+
+    def model(self):
+        h = self.pool(self.conv('conv1', 'data', stride=2))
+        for i in range(2, 10):
+            h = self.node('Concat', self.expand(f'fire{i}', self.conv(f'fire{i}/squeeze1x1', h)), axis=1)
+            h = self.pool(h) if i in (3, 5) else h
+        h = self.conv('conv10', self.node('Dropout', [h]))
+        return self.finish(self.node('Flatten', [self.node('GlobalAveragePool', [h])]))
+
+    def finish(self, output):
+        helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
+        images = [helper.make_tensor_value_info('data', kind, [1, 3, 64, 64])]
+        # Up to version 3 of the format, every initializer is an input, too.
+        images += [helper.make_tensor_value_info(tensor.name, kind, tensor.dims) for tensor in self.initializers]
+        outputs = [helper.make_tensor_value_info(output, kind, [1, 7])]
+        graph = helper.make_graph(self.nodes, 'net', images, outputs, self.initializers)
+        return helper.make_model(graph, ir_version=3, opset_imports=[helper.make_opsetid('', 7)])
+
+
 def net_layers(seed=0):
     rng = np.random.default_rng(seed)
     layers = []

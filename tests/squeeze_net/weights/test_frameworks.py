@@ -86,54 +86,7 @@ def test_chainers_hdf5(published, tmp_path):
 # ---- ONNX ----
 
 
-class Graph:
-    """Builds ONNX models of the layers of SqueezeNet v1.1, by the names that Gluon's exporter gave them."""
-
-    def __init__(self, tensors, names):
-        self.onnx = pytest.importorskip('onnx')
-        self.tensors, self.names = tensors, iter(names)
-        self.nodes, self.initializers = [], []
-
-    def node(self, kind, inputs, **attributes):
-        output = f'{kind.lower()}{len(self.nodes)}'
-        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-    def constant(self, name, array):
-        self.initializers.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def conv(self, layer, x, stride=1, pad=0):
-        W, b = (self.constant(next(self.names), self.tensors[f'{layer}/{kind}']) for kind in 'Wb')
-        ksize = self.tensors[f'{layer}/W'].shape[2]
-        y = self.node('Conv', [x, W, b], kernel_shape=[ksize] * 2, strides=[stride] * 2, pads=[pad] * 4)
-        return self.node('Relu', [y])
-
-    def pool(self, x):
-        return self.node('MaxPool', [x], kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])
-
-    def expand(self, fire, s):
-        return [self.conv(f'{fire}/expand1x1', s), self.conv(f'{fire}/expand3x3', s, pad=1)]
-
-    def model(self):
-        h = self.pool(self.conv('conv1', 'data', stride=2))
-        for i in range(2, 10):
-            h = self.node('Concat', self.expand(f'fire{i}', self.conv(f'fire{i}/squeeze1x1', h)), axis=1)
-            h = self.pool(h) if i in (3, 5) else h
-        h = self.conv('conv10', self.node('Dropout', [h]))
-        return self.finish(self.node('Flatten', [self.node('GlobalAveragePool', [h])]))
-
-    def finish(self, output):
-        helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
-        images = [helper.make_tensor_value_info('data', kind, [1, 3, 64, 64])]
-        # Up to version 3 of the format, every initializer is an input, too.
-        images += [helper.make_tensor_value_info(tensor.name, kind, tensor.dims) for tensor in self.initializers]
-        outputs = [helper.make_tensor_value_info(output, kind, [1, 7])]
-        graph = helper.make_graph(self.nodes, 'net', images, outputs, self.initializers)
-        return helper.make_model(graph, ir_version=3, opset_imports=[helper.make_opsetid('', 7)])
-
-
-def zoo(published, kind=Graph):
+def zoo(published, kind=samples.OnnxGraph):
     names = samples.gluon_names(published[0])
     return kind(published[0], names).model()
 
@@ -197,7 +150,7 @@ def test_tensors_outside_the_folder(tmp_path):
         assert '\n' not in str(caught.value) and len(str(caught.value)) < 500
 
 
-class Constants(Graph):
+class Constants(samples.OnnxGraph):
     """Weights in Constant nodes, or transposed and cast, and biases added, in several types of numbers."""
 
     def constant(self, name, array):
@@ -209,7 +162,7 @@ class Constants(Graph):
 
     def conv(self, layer, x, stride=1, pad=0):
         W = self.constant('', self.tensors[f'{layer}/W'])
-        b = Graph.constant(self, f'{layer}/bias', self.tensors[f'{layer}/b'].reshape(1, -1, 1, 1))
+        b = samples.OnnxGraph.constant(self, f'{layer}/bias', self.tensors[f'{layer}/b'].reshape(1, -1, 1, 1))
         y = self.node('Conv', [x, W], strides=[stride] * 2, pads=[pad] * 4)
         return self.node('Relu', [self.node('Add', [b, self.node('Identity', [y])])])
 
@@ -225,14 +178,14 @@ def test_onnx_in_half_precision(published):
     np.testing.assert_array_equal(found.tensors['fire9/expand3x3/W'], half['fire9/expand3x3/W'].astype(np.float32))
 
 
-class Reversed(Graph):
+class Reversed(samples.OnnxGraph):
     """The halves of a Fire the other way round: another network, though all shapes are the same."""
 
     def expand(self, fire, s):
         return super().expand(fire, s)[::-1]
 
 
-class Bypass(Graph):
+class Bypass(samples.OnnxGraph):
     def model(self):
         h = self.pool(self.conv('conv1', 'data', stride=2))
         for i in range(2, 10):
@@ -247,7 +200,7 @@ def test_the_graph_tells_networks_of_equal_shapes_apart(published):
     assert parse(zoo(published, Bypass).SerializeToString(), '.onnx').metadata.network == 'squeezenet_v1.1_simple'
 
 
-class Norm(Graph):
+class Norm(samples.OnnxGraph):
     """A batch normalisation after each convolution but the last, with PyTorch's epsilon."""
 
     def conv(self, layer, x, stride=1, pad=0):
@@ -281,7 +234,7 @@ def test_linear_layers_in_onnx(first, trans):
     np.random.seed(0)
     model = NETWORKS['alexnet'](7, 64)
     tensors = tensors_of(model)
-    graph = Graph(tensors, [])
+    graph = samples.OnnxGraph(tensors, [])
     h = 'data'
     for i in range(1, 6):
         W, b = (graph.constant(f'p{i}{kind}', tensors[f'conv{i}/{kind}']) for kind in 'Wb')
