@@ -47,9 +47,10 @@ def describe(raw: memoryview, suffix: str) -> str | None:
 def _describe_zip(raw: memoryview, suffix: str) -> str | None:
     try:
         names = [info.filename for info in zipfile.ZipFile(io.BytesIO(raw)).infolist() if not info.is_dir()]
-    except Exception:  # broken; the reader tells more of it
-        return None
+    except Exception:
+        return 'it begins as a zip archive, but is cut short or broken: download or copy it again'
     for end, right in (('data.pkl', '.pth'), ('.npy', '.npz')):
         if any(name.endswith(end) for name in names):
             return None if FORMATS.get(suffix) == FORMATS[right] else f'it is a {right} file: give it that suffix'
-    return f'it is a zip archive of {PurePosixPath(names[0]).name[:MAX_SHOWN]!r}: unpack it first' if names else None
+    named = [name for name in names if PurePosixPath(name).suffix.lower() in FORMATS] or names
+    return f'it is a zip archive of {PurePosixPath(named[0]).name[:MAX_SHOWN]!r}: unpack it first' if named else None

@@ -138,7 +138,8 @@ def build(weights: Weights, purpose: str) -> tuple[chainer.Chain, int]:
             f'of {", ".join(NETWORKS)}'
         )
     if metadata.n_class is None:
-        raise InputError(f'the weights hold no classifier of {metadata.network}, which {purpose} needs')
+        lacking = f'the weights hold no classifier of {metadata.network}, which {purpose} needs'
+        raise InputError(misfit(weights.tensors, metadata.network) or lacking)
     if metadata.preprocessing is not None:
         size = metadata.preprocessing.crop
     else:

@@ -1,11 +1,14 @@
 """Small valid files of every format, for tests and for fuzzing; those no framework at hand writes, by their formats."""
 
+import datetime
 import io
 import pickle
 import struct
 import zipfile
+from argparse import Namespace
 from collections import OrderedDict
 from importlib.util import find_spec
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -102,12 +105,34 @@ class _Pickler(pickle._Pickler):
     def save(self, obj, save_persistent_id=True):
         if isinstance(obj, _Global):
             self.write(b'c' + f'{obj.module}\n{obj.name}\n'.encode())
+        elif isinstance(obj, _Call):
+            self.save(obj.function)
+            self.save(obj.arguments)
+            self.write(pickle.REDUCE)
+        elif isinstance(obj, _Object):
+            self.save(_Global(obj.module, obj.name))
+            self.save(())
+            self.write(pickle.NEWOBJ)
+            self.save(obj.state)
+            self.write(pickle.BUILD)
         elif isinstance(obj, _Tensor):
             self.save(_Global('torch._utils', '_rebuild_tensor_v2'))
             self.save((obj.storage, obj.offset, obj.size, obj.stride, False, OrderedDict()))
             self.write(b'R')
         else:
             super().save(obj, save_persistent_id)
+
+
+class _Call:
+    def __init__(self, function, arguments):
+        self.function, self.arguments = function, arguments
+
+
+class _Object:
+    """Pickles as an object of any class with this state."""
+
+    def __init__(self, module, name, state):
+        self.module, self.name, self.state = module, name, state
 
 
 class _Tensor:
@@ -127,6 +152,64 @@ def state_dict(found):
             flat, stride = tensor, (1,)
         state[to_torch(name)] = _Tensor(_Storage(flat), 0, tensor.shape, stride)
     return state
+
+
+def renamed(state, prefix):
+    return OrderedDict((f'{prefix}{name}', tensor) for name, tensor in state.items())
+
+
+def module(state):
+    """A whole module, as `torch.save(model, FILE)` pickles it: classes by name, and the tensors in their states."""
+    root = {'training': True, '_parameters': {}, '_buffers': OrderedDict(), '_modules': OrderedDict()}
+    for name, tensor in state.items():
+        inner = root
+        *path, kind = name.split('.')
+        for part in path:
+            empty = {'training': True, '_parameters': {'nothing': None}, '_buffers': {}, '_modules': OrderedDict()}
+            inner = inner['_modules'].setdefault(part, _Object('somebody.models', 'Layer', empty)).state
+        inner['_parameters'][kind] = tensor
+    return _Object('somebody.models', 'SqueezeNet', root)
+
+
+def foreign():
+    """What people save beside the weights."""
+    return {
+        'args': Namespace(lr=0.1, out=PurePosixPath('runs'), at=datetime.datetime(2020, 1, 2), tags={'a', 'b'}),
+        'best_acc1': np.float64(71.5),
+        'epoch': 3,
+        'optimizer': {'state': {0: {'momentum_buffer': _Tensor(_Storage(np.ones(2, np.float32)), 0, (2,), (1,))}}},
+        'device': _Call(_Global('torch', 'device'), ('cpu',)),
+        'dtype': _Global('torch', 'float32'),
+        'callbacks': [_Object('lightning.callbacks', 'EarlyStopping', {'patience': 3})],
+    }
+
+
+def checkpoints(found):
+    """Name -> what people pass to `torch.save`."""
+    state = state_dict(found)
+    other = state_dict({name: tensor + 1 for name, tensor in found.items()})
+    return {
+        'plain': state,
+        'data parallel': renamed(state, 'module.'),
+        'compiled': renamed(state, '_orig_mod.'),
+        'both': renamed(state, 'module._orig_mod.'),
+        'an attribute': renamed(state, 'squeezenet.'),
+        'averaged': renamed(state, 'module.') | {'n_averaged': _Tensor(_Storage(np.ones(1, np.float32)), 0, (), ())},
+        'model_state_dict': {'model_state_dict': state, 'loss': 0.5} | foreign(),
+        'net': {'net': renamed(state, 'module.'), 'acc': 91.2} | foreign(),
+        'model': {'model': state} | foreign(),
+        'the moving average beside': {'state_dict_ema': other, 'state_dict': state} | foreign(),
+        'only the moving average': {'ema': state} | foreign(),
+        'lightning': {
+            'state_dict': renamed(state, 'model.') | {'criterion.weight': next(iter(state.values()))},
+            'hyper_parameters': {'lr': 0.1},
+            'loops': {'fit_loop': {'state_dict': {}}},
+        }
+        | foreign(),
+        'a whole module': module(state),
+        'a whole module in a wrapper': {'model': module(renamed(state, 'module.'))} | foreign(),
+        "a dictionary's subclass": _Object('somebody', 'Checkpoint', {'model': state}),
+    }
 
 
 def pth(state):
@@ -152,6 +235,20 @@ def pth_legacy(state):
     pickle.dump([key for key, _ in storages.values()], file, protocol=2)
     for _, storage in storages.values():
         file.write(struct.pack('<q', len(storage.values)) + np.asarray(storage.values).tobytes())
+    return file.getvalue()
+
+
+def npz_snapshot(prefix='updater/model:main/predictor/'):
+    """What Chainer's `extensions.snapshot()` writes of a classifier in training."""
+    arrays = {f'{prefix}{name}': tensor for name, tensor in tensors().items()}
+    arrays |= {
+        'updater/iteration': np.array(7),
+        'updater/optimizer:main/predictor/conv1/W/v': np.ones(3),
+        'updater/iterator:main/order': np.arange(4),
+        'extensions/LogReport/_log': np.array('[]'),
+        'extensions/odd': np.array(None, object),
+    }
+    np.savez(file := io.BytesIO(), **arrays)
     return file.getvalue()
 
 
@@ -207,7 +304,7 @@ LAYERS = ['conv1', *(f'fire{i}/{part}' for i in range(2, 10) for part in _FIRE_P
 
 
 def renamed(found, rename, kinds=('weight', 'bias')):
-    """Tensors of a SqueezeNet in the order of LAYERS, by `rename(layer, its number)`, '.' and a kind."""
+    """Tensors of a SqueezeNet in the order of LAYERS, by `rename(layer, its number)` and a kind."""
     names = {
         f'{layer}/{own}': rename(layer, i) + kind
         for i, layer in enumerate(LAYERS)
@@ -376,5 +473,8 @@ def all_files():
         'safetensors': ('.safetensors', safetensors.write(weights())),
         'pth': ('.pth', pth(state_dict(tensors()))),
         'pth_legacy': ('.pth', pth_legacy(state_dict(tensors()))),
+        'pth_checkpoint': ('.tar', pth(checkpoints(tensors())['lightning'])),
+        'pth_module': ('.ckpt', pth(checkpoints(tensors())['a whole module in a wrapper'])),
+        'npz_snapshot': ('.npz', npz_snapshot()),
         'onnx': ('.onnx', onnx()),
     }
