@@ -303,7 +303,7 @@ _FIRE_PARTS = ('squeeze1x1', 'expand1x1', 'expand3x3')
 LAYERS = ['conv1', *(f'fire{i}/{part}' for i in range(2, 10) for part in _FIRE_PARTS), 'conv10']
 
 
-def renamed(found, rename, kinds=('weight', 'bias')):
+def by_layer(found, rename, kinds=('weight', 'bias')):
     """Tensors of a SqueezeNet in the order of LAYERS, by `rename(layer, its number)` and a kind."""
     names = {
         f'{layer}/{own}': rename(layer, i) + kind
@@ -323,7 +323,7 @@ def paddle_names(found):
         inner = {'squeeze1x1': '_conv', 'expand1x1': '_conv_path1', 'expand3x3': '_conv_path2'}[part]
         return f'_conv{int(fire[4:]) - 1}.{inner}._conv.'
 
-    state = renamed(found, rename)
+    state = by_layer(found, rename)
     return state | {'_conv9.weight': 2 * state['_conv9.weight']}
 
 
@@ -337,20 +337,20 @@ def mindspore_names(found):
             return {'conv1': 'features.0.', 'conv10': 'final_conv.'}[layer]
         return f'features.{places[int(fire[4:])]}.{part.replace("squeeze1x1", "squeeze")}.'
 
-    return renamed(found, rename)
+    return by_layer(found, rename)
 
 
 def gluon_names(found):
     """Of Gluon's model zoo, and of the ONNX files that were made of it."""
-    return renamed(found, lambda _, i: f'squeezenet0_conv{i}_')
+    return by_layer(found, lambda _, i: f'squeezenet0_conv{i}_')
 
 
 def keras_names(found, version=2):
     """Kernels as (kh, kw, in, out), by the names of keras-squeezenet, or as Keras 3 numbers them."""
     if version == 2:
-        state = renamed(found, lambda layer, _: f'{layer}/{layer}/', ('kernel:0', 'bias:0'))
+        state = by_layer(found, lambda layer, _: f'{layer}/{layer}/', ('kernel:0', 'bias:0'))
     else:
-        state = renamed(found, lambda _, i: f'layers/conv2d{f"_{i}" if i else ""}/vars/', '01')
+        state = by_layer(found, lambda _, i: f'layers/conv2d{f"_{i}" if i else ""}/vars/', '01')
     return {name: array.transpose(2, 3, 1, 0) if array.ndim == 4 else array for name, array in state.items()}
 
 
