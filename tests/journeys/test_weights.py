@@ -86,7 +86,7 @@ def test_a_snapshot_of_chainer_without_a_suffix(tmp_path):
     np.testing.assert_array_equal(weights.read(tmp_path / 'out.npz').tensors['conv10/W'], chain.conv10.W.array)
 
 
-LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca\nsize 5\n'
+LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 5\n'
 PAGE = b'\n<!DOCTYPE html>\n<html><head><title>weights</title></head></html>'
 NOT_WEIGHTS = {
     'a Git LFS pointer': (LFS, 'is a Git LFS pointer, not the file: run git lfs pull'),
@@ -120,14 +120,9 @@ def test_weights_of_another_network(network, tmp_path):
     words = ('-m', 'squeeze_net', '--dataset', 'shapes', '--size', '32', '-e', '1', '--limit', '2', '-b', '2')
     error = run(*words, '--pretrained', 'a.npz', cwd=tmp_path, code=2)
     assert 'these are weights of squeezenet_v1.1, not of squeezenet: add --model squeezenet_v1.1' in error
-    error = run(*words, '--pretrained', 'a.npz', '--model', 'squeezenet_v1.1', cwd=tmp_path, code=2)
-    assert 'the weights are of 3 classes, the data of 10: begin with a fresh classifier by --reset-classifier' in error
     words = ('-m', 'squeeze_net.infer', 'cat.jpg', '-w', 'a.npz')
     error = run(*words, '--network', 'squeezenet', cwd=tmp_path, code=2)
     assert 'these are weights of squeezenet_v1.1, not of squeezenet: add --network squeezenet_v1.1' in error
-    weights.write(Weights(network | {'fire2/squeeze1x1/W': network['conv10/W']}), tmp_path / 'b.npz')
-    error = run('-m', 'squeeze_net.infer', 'cat.jpg', '-w', 'b.npz', cwd=tmp_path, code=2)
-    assert 'closest is squeezenet_v1.1, but fire2/squeeze1x1/W has the shape (3, 512, 1, 1)' in error
 
 
 def test_a_published_name_without_a_network(network, tmp_path):

@@ -64,7 +64,7 @@ def test_another_file_is_refused_and_removed(served, kind):
 
 def test_offline_it_says_where_to_put_the_file(served):
     (served / 'served/mine.safetensors').unlink()
-    with pytest.raises(trainer.InputError, match='could not be downloaded.*put the file at /') as caught:
+    with pytest.raises(trainer.InputError, match=r'could not be downloaded.*put the file at /') as caught:
         find('mine')
     place = served / str(caught.value).rpartition('put the file at ')[2]
     place.write_bytes(b'by hand')
