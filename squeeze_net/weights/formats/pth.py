@@ -22,8 +22,8 @@ import numpy as np
 from squeeze_net.weights.formats.layer_names import TORCH_KINDS, from_torch, torchvision_network, unwrapped
 from squeeze_net.weights.formats.npz import FAULTS
 from squeeze_net.weights.record import MAX_TENSOR_BYTES, Weights
-from trainer.data.datasets.restricted_pickle import FAULTS as PICKLE_FAULTS
 from trainer.data.datasets.restricted_pickle import ADMITTED_OF_OBJECTS, DataUnpickler, Opaque
+from trainer.data.datasets.restricted_pickle import FAULTS as PICKLE_FAULTS
 from trainer.data.metadata import Metadata
 from trainer.errors import InputError
 
@@ -202,7 +202,7 @@ def _read_zip(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
     archive = zipfile.ZipFile(io.BytesIO(raw))
     infos = {info.filename: info for info in archive.infolist()}
     if any(name.endswith(('/constants.pkl', '/code/__torch__.py')) for name in infos):
-        raise InputError('it is a TorchScript archive: write its weights by torch.save(torch.jit.load(FILE).state_dict(), NEW)')
+        raise InputError('it is TorchScript: convert it by torch.save(torch.jit.load(FILE).state_dict(), NEW)')
     pickles = [name for name in infos if name.rpartition('/')[2] == 'data.pkl']
     if len(infos) > MAX_MEMBERS or len(pickles) != 1:
         raise InputError(f'it holds {len(infos)} members, of which {len(pickles)} are called data.pkl, expected one')

@@ -473,8 +473,8 @@ def all_files():
         'safetensors': ('.safetensors', safetensors.write(weights())),
         'pth': ('.pth', pth(state_dict(tensors()))),
         'pth_legacy': ('.pth', pth_legacy(state_dict(tensors()))),
-        'pth_checkpoint': ('.tar', pth(checkpoints(tensors())['lightning'])),
-        'pth_module': ('.ckpt', pth(checkpoints(tensors())['a whole module in a wrapper'])),
+        'pth_checkpoint': ('.pth', pth(checkpoints(tensors())['lightning'])),
+        'pth_module': ('.pth', pth(checkpoints(tensors())['a whole module in a wrapper'])),
         'npz_snapshot': ('.npz', npz_snapshot()),
         'onnx': ('.onnx', onnx()),
     }

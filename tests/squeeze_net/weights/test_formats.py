@@ -141,7 +141,7 @@ def test_torchscript_is_named():
     with zipfile.ZipFile(file := io.BytesIO(), 'w') as archive:
         archive.writestr('script/data.pkl', b'\x80\x02N.')
         archive.writestr('script/constants.pkl', b'\x80\x02).')
-    with pytest.raises(trainer.InputError, match=r'TorchScript archive: .*torch\.jit\.load'):
+    with pytest.raises(trainer.InputError, match=r'TorchScript: .*torch\.jit\.load'):
         parse(file.getvalue(), '.pt')
 
 

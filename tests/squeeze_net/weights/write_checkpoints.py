@@ -76,20 +76,24 @@ def checkpoints():
     flat = torch.cat([value.reshape(-1) for value in state.values()])
     pieces = flat.split([value.numel() for value in state.values()])
     shared = {name: piece.view(state[name].shape) for name, piece in zip(state, pieces, strict=True)}
-    last = {name: value.to(memory_format=torch.channels_last) if value.ndim == 4 else value for name, value in state.items()}
+    last = {
+        name: value.to(memory_format=torch.channels_last) if value.ndim == 4 else value for name, value in state.items()
+    }
     return {
         'plain.pth': state,
         'data_parallel.pth': nn.DataParallel(model).state_dict(),
         'compiled.pt': torch.compile(model).state_dict(),
         'compiled_in_parallel.pt': OrderedDict((f'module._orig_mod.{name}', value) for name, value in state.items()),
         'averaged.pth': torch.optim.swa_utils.AveragedModel(model).state_dict(),
-        'imagenet_example.pth.tar': {'state_dict': nn.DataParallel(model).state_dict(), 'arch': 'squeezenet1_1'} | beside,
+        'imagenet_example.pth.tar': {'state_dict': nn.DataParallel(model).state_dict(), 'arch': 'squeezenet1_1'}
+        | beside,
         'tutorial.pt': {'model_state_dict': state, 'optimizer_state_dict': optimizer.state_dict(), 'loss': 0.5},
         'references.pth': {'model': state} | beside,
         'kuangliu.pth': {'net': nn.DataParallel(model).state_dict(), 'acc': 91.2, 'epoch': 5},
         'timm.pth.tar': {'state_dict': state, 'state_dict_ema': {name: 2 * state[name] for name in state}} | beside,
         'lightning.ckpt': {
-            'state_dict': {f'model.{name}': value for name, value in state.items()} | {'criterion.weight': torch.ones(10)},
+            'state_dict': {f'model.{name}': value for name, value in state.items()}
+            | {'criterion.weight': torch.ones(10)},
             'optimizer_states': [optimizer.state_dict()],
             'loops': {'fit_loop': {'state_dict': {}}},
             'callbacks': {'ModelCheckpoint': {'best_model_score': torch.tensor(0.5)}},
