@@ -52,9 +52,9 @@ class DataSettings:
 
     dataset: str = setting(
         'cifar10',
-        'shapes are drawn, without a download; folder is train/<class>/* and test/<class>/*, in memory up to 8 GiB of '
-        'pixels; never in memory: imagelist (train.txt and val.txt with lines `path label`), shards (folders train '
-        'and val of tar files), recordio (train.rec and val.rec)',
+        'shapes are drawn, without a download; folder is train/<class>/* and test/<class>/*, or <class>/*, in memory '
+        'up to 8 GiB of pixels; never in memory: imagelist (train.txt and val.txt with lines `path label`), shards '
+        '(folders train and val of tar files), recordio (train.rec and val.rec)',
         choices=tuple(DATASETS),
         is_open=True,
         is_common=True,
@@ -178,7 +178,7 @@ class RecipeSettings:
         metavar='PATTERN=X,...',
         is_list=True,
     )
-    seed: int = setting(0, 'of weights, order, augmentation and dropout', at_least=0, below=2**32)
+    seed: int = setting(0, 'of weights, order, augmentation, dropout and held-out images', at_least=0, below=2**32)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class Data:
         source: one line that says where the pixels come from; belongs beside every accuracy measured on them.
         is_jpeg: whether the pixels went through JPEG, which costs accuracy against the lossless originals.
         validation: images that choose the best epoch, so that the test images choose nothing; None if there are none.
+        notes: lines about what was taken for what, and what was left out.
     Raises:
         InputError: at construction, when the arrays are not what Split says; names the data set and the fault.
     """
@@ -63,6 +64,7 @@ class Data:
     source: str
     is_jpeg: bool
     validation: Split | None = None
+    notes: tuple[str, ...] = ()
 
     capture_obstacle = None  # to training iterations on these images: they lie in the memory of the GPU
 
