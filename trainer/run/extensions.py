@@ -20,7 +20,7 @@ from trainer.run.progress import Progress
 from trainer.run.recorder import Recorder
 from trainer.run.start import Start
 from trainer.run.stop import StopRequest
-from trainer.run.testing import EpochTest
+from trainer.run.testing import Scoring
 from trainer.step.schedule import SetLearningRate
 
 
@@ -41,9 +41,18 @@ def extend(
     n_epoch = config.count_epochs(len(data.train.labels))
     schedule = config.make_schedule(n_epoch)
     progress = Progress(len(data.train.labels), n_epoch, shown_epoch=config.start_epoch - 1)
-    test = EpochTest(data, pictures, config, progress, stop)
+    scoring = Scoring(data, pictures, config, progress, stop)
     facts = description.facts(model, data, config, target)
-    recorder = Recorder(config.run_folder, test, schedule, facts, start.entries, ranks)
+    recorder = Recorder(
+        config.run_folder,
+        scoring.score_epoch,
+        None if data.validation is None else scoring.score_test,
+        schedule,
+        facts,
+        start.entries,
+        ranks,
+        config.patience,
+    )
     metadata = Metadata(config.model, data.n_class, pictures.preprocessing, tuple(data.classes))
     saving = Checkpoint(config, recorder, stop, metadata, ranks, computed_on)
     for extension in SetLearningRate(schedule), recorder, saving:

@@ -201,7 +201,7 @@ def test_nothing_to_score_is_an_error(places):
     def view(index, device):
         return np.empty((0, 3, 32, 32), np.float32), np.empty(0, np.int32)
 
-    with pytest.raises(InputError, match='not one of the test images can be read'):
+    with pytest.raises(InputError, match='not one of the images to score can be read'):
         evaluate(Net(), view, 4, N_CLASS, 2, chainer.get_device('@numpy'))
 
 
