@@ -29,7 +29,7 @@ from trainer.run.log_file import copied_to
 from trainer.run.recorder import Recorder
 from trainer.run.records import WATCHED
 from trainer.run.start import LoadModel, Start, find_checkpoint
-from trainer.run.stop import StopRequest, has_ended
+from trainer.run.stop import StopRequest, has_ended, is_complete
 from trainer.step.average import WeightAverage
 from trainer.step.captured import choose_updater
 from trainer.step.hooks import GradientHook, MeanGradient
@@ -78,10 +78,12 @@ def train(
             trainer = build(model, data, config, stop, baselines, load_model, hooks, ranks)
             trainer.run(show_loop_exception_msg=False)
             recorder = trainer.get_extension('Recorder')
-            if not stop.requested:
+            stopped_early = not stop.requested and not is_complete(trainer.updater, config)
+            if stopped_early:
                 _say_why_it_ended(recorder)
+            if not stop.requested:
                 recorder.score_test(trainer.updater)
-            recorder.write(finished=not stop.requested)
+            recorder.write(not stop.requested, stopped_early)
             trainer.get_extension('Checkpoint').finish(trainer)
             if ranks.is_first:
                 trainer.get_extension('Plots').draw()
@@ -195,11 +197,10 @@ def _say_what_is_uneven(data: Data | Stream, config: Config) -> None:
 
 
 def _say_why_it_ended(recorder: Recorder) -> None:
-    if recorder.is_out_of_patience:
-        print(
-            f'stopped after epoch {recorder.entries[-1]["epoch"]}: no higher {WATCHED[recorder.watched]} accuracy '
-            f'for {recorder.patience} epochs, the best is that of epoch {recorder.best["epoch"]}'
-        )
+    print(
+        f'stopped after epoch {recorder.entries[-1]["epoch"]}: no higher {WATCHED[recorder.watched]} accuracy '
+        f'for {recorder.patience} epochs, the best is that of epoch {recorder.best["epoch"]}'
+    )
 
 
 def _open_pictures(

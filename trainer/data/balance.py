@@ -31,7 +31,9 @@ def is_skewed(labels: np.ndarray) -> bool:
 
 
 def describe_skew(labels: np.ndarray, classes: Sequence[str]) -> str:
-    """`class 'x' has 500 images, 'y' 20`: the largest and the smallest class that has images."""
+    """`class 'x' has 500 images, 'y' 20`: the largest class and the smallest one that has images."""
     count = np.bincount(labels, minlength=len(classes))
-    largest, smallest = int(count.argmax()), int(np.where(count > 0, count, count.max()).argmin())
+    largest, smallest = int(count.argmax()), int(np.where(count > 0, count, count.max() + 1).argmin())
+    if count[largest] == count[smallest]:
+        return f'the classes have {count[largest]:,} images each'
     return f'class {classes[largest]!r} has {count[largest]:,} images, {classes[smallest]!r} {count[smallest]:,}'

@@ -162,8 +162,13 @@ class Recorder(Extension):
             'confusion': evaluation.confusion.tolist(),
         }
 
-    def write(self, finished: bool) -> None:
-        """Write `log.jsonl` and `summary.json`; nothing before the first epoch has ended."""
+    def write(self, finished: bool, stopped_early: bool = False) -> None:
+        """Write `log.jsonl` and `summary.json`; nothing before the first epoch has ended.
+
+        Args:
+            finished: the run has ended, and was not interrupted.
+            stopped_early: it is finished for want of patience.
+        """
         if not self.own_entries or not self.ranks.is_first:
             return
         write_log(self.folder, self.entries)
@@ -178,7 +183,7 @@ class Recorder(Extension):
                 'finished': finished,
             }
             | ({'test': self.test} if self.test is not None else {})
-            | ({'stopped_early': self.entries[-1]['epoch']} if finished and self.is_out_of_patience else {}),
+            | ({'stopped_early': self.entries[-1]['epoch']} if finished and stopped_early else {}),
         )
 
     @property

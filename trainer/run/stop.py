@@ -10,15 +10,18 @@ from typing import Any
 from chainer.training import Trainer
 
 from trainer.config import Config
+from trainer.step.updater import Updater
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def has_ended(trainer: Trainer, config: Config) -> bool:
-    """Whether all iterations or epochs of a run are done, or `--patience` is at its end."""
-    updater = trainer.updater
-    if trainer.get_extension('Recorder').is_out_of_patience:
-        return True
+    """Whether a run is complete, or `--patience` has ended it before."""
+    return is_complete(trainer.updater, config) or trainer.get_extension('Recorder').is_out_of_patience
+
+
+def is_complete(updater: Updater, config: Config) -> bool:
+    """Whether all iterations or epochs of a run are done."""
     if config.iterations is not None:
         return updater.iteration >= config.iterations
     assert config.epoch is not None
