@@ -81,8 +81,6 @@ def train(
             stopped_early = not stop.requested and not is_complete(trainer.updater, config)
             if stopped_early:
                 _say_why_it_ended(recorder)
-            if not stop.requested:
-                recorder.score_test(trainer.updater)
             recorder.write(not stop.requested, stopped_early)
             trainer.get_extension('Checkpoint').finish(trainer)
             if ranks.is_first:
