@@ -195,10 +195,10 @@ def _say_what_is_uneven(data: Data | Stream, config: Config) -> None:
 
 
 def _say_why_it_ended(recorder: Recorder) -> None:
-    print(
-        f'stopped after epoch {recorder.entries[-1]["epoch"]}: no higher {WATCHED[recorder.watched]} accuracy '
-        f'for {recorder.patience} epochs, the best is that of epoch {recorder.best["epoch"]}'
-    )
+    last, best = recorder.entries[-1]['epoch'], recorder.best['epoch']
+    n_epoch = f'{recorder.patience} epoch{"" if recorder.patience == 1 else "s"}'
+    kind = WATCHED[recorder.watched]
+    print(f'stopped after epoch {last}: no higher {kind} accuracy for {n_epoch}, the best is that of epoch {best}')
 
 
 def _open_pictures(

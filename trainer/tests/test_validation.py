@@ -291,7 +291,7 @@ def test_patience_without_validation_watches_the_test_and_says_so(tmp_path, monk
     assert scored == [N_TEST, N_TEST]
     out = capsys.readouterr().out
     assert out.count('--patience watches the test images, as there are none for validation, and so flatters') == 1
-    assert 'stopped after epoch 2: no higher test accuracy for 1 epochs, the best is that of epoch 1' in out
+    assert 'stopped after epoch 2: no higher test accuracy for 1 epoch, the best is that of epoch 1' in out
 
 
 def test_patience_of_a_run_that_goes_on_by_hand_counts_its_own_epochs(tmp_path, monkeypatch):
