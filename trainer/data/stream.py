@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trainer.data.augmentation.sizes import Sizes
 from trainer.data.augmentation.stream import StreamTestView, StreamTrainView
-from trainer.data.datasets.data import checksum, first_of_each_class
+from trainer.data.datasets.data import IMAGES_OF, checksum, first_of_each_class
 from trainer.data.decode import Batches, batches
+from trainer.data.holdout import split_off
 from trainer.data.images import FORMATS, format_of
 from trainer.data.pictures import Pictures
 from trainer.data.preprocessing import Preprocessing, find
@@ -47,13 +49,19 @@ class Stream:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for split in self.train, self.test:
+        for split in self.splits.values():
             if (label := int(split.labels.max())) >= self.n_class:
                 raise InputError(f'{split.place}: the label {label} is outside 0..{self.n_class - 1}')
 
     @property
     def n_class(self) -> int:
         return len(self.classes)
+
+    @property
+    def splits(self) -> dict[str, Source]:
+        """The sources that there are, by name."""
+        splits = {'train': self.train, 'validation': self.validation, 'test': self.test}
+        return {name: split for name, split in splits.items() if split is not None}
 
     @property
     def capture_obstacle(self) -> str:
@@ -72,7 +80,8 @@ class Stream:
         train = find(preprocess).sized(sizes.crop)
         test = sizes.preprocessing(train) if train.name == 'experiment' else train
         train_view = StreamTrainView(self.train, train, seed, workers=workers, unreadable=unreadable)
-        return Pictures(train_view, StreamTestView(self.test, test, workers, unreadable), test)
+        validation = None if self.validation is None else StreamTestView(self.validation, test, workers, unreadable)
+        return Pictures(train_view, StreamTestView(self.test, test, workers, unreadable), test, validation)
 
     def test_batches(
         self, view: Preprocessing, batch: int, workers: int | None = None, unreadable: str = 'fail'
@@ -82,12 +91,19 @@ class Stream:
 
     def checksums(self) -> dict[str, str]:
         """One line for each split, which is the same where labels and the names of images are."""
-        return {'training images': _checksum(self.train), 'test images': _checksum(self.test)}
+        return {IMAGES_OF[name]: _checksum(split) for name, split in self.splits.items()}
 
     def limited(self, n: int) -> Stream:
-        """The same with only the first `n` images of every class in both sources."""
-        train, test = (Subset(split, first_of_each_class(split.labels, n)) for split in (self.train, self.test))
-        return replace(self, train=train, test=test)
+        """The same with only the first `n` images of every class in each source."""
+        splits: dict[str, Any] = {
+            name: Subset(split, first_of_each_class(split.labels, n)) for name, split in self.splits.items()
+        }
+        return replace(self, **splits)
+
+    def with_validation(self, amount: str, seed: int) -> Stream:
+        """The same with some training images held out for validation; arguments as for `Data.with_validation`."""
+        kept, held = split_off(self.train.labels, amount, seed)
+        return replace(self, train=Subset(self.train, kept), validation=Subset(self.train, held))
 
 
 def read_splits(place: Path, kind: Kind, limit: int | None = None, needs_train: bool = True) -> Stream:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from trainer.data.datasets.cifar import CIFAR10, CIFAR100, Edition, read_cifar
-from trainer.data.datasets.data import Data, Split
+from trainer.data.datasets.data import IMAGES_OF, Data, Split
 from trainer.data.datasets.folder import read_folder
 from trainer.data.datasets.shapes import make_shapes
 from trainer.data.sources import SOURCES
@@ -67,8 +67,7 @@ def load(
 
 def describe(data: Data | Stream) -> str:
     """Lines: where the images are from, how many there are for what, and what was left out."""
-    parts = {'training': data.train, 'validation': data.validation, 'test': data.test}
-    counts = [f'{len(part.labels):,} {name}' for name, part in parts.items() if part is not None]
+    counts = [f'{len(part.labels):,} {IMAGES_OF[name].removesuffix(" images")}' for name, part in data.splits.items()]
     return '\n'.join([f'{data.source}: {", ".join(counts[:-1])} and {counts[-1]} images', *data.notes])
 
 
