@@ -20,7 +20,7 @@ from squeeze_net import classifier
 from squeeze_net.classifier import Classifier, softmax
 from trainer import commands
 from trainer.data import decode
-from trainer.data.images import IMAGE_SUFFIXES
+from trainer.data.images import image_suffixes
 from trainer.data.sources.source import read_file, read_text
 from trainer.files import atomic_write
 from trainer.run.records import strict_json
@@ -79,9 +79,9 @@ def gather(sources: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for source in sources:
         if source.is_dir():
-            inside = sorted(path for path in source.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(path for path in source.rglob('*') if path.suffix.lower() in image_suffixes())
             if not inside:
-                raise trainer.InputError(f'{source} holds no images ({", ".join(IMAGE_SUFFIXES)})')
+                raise trainer.InputError(f'{source} holds no images ({", ".join(image_suffixes())})')
             paths += inside
         elif not source.exists():
             raise trainer.InputError(

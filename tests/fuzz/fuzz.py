@@ -124,6 +124,16 @@ def jpeg() -> bytes:
     return file.getvalue()
 
 
+def image(form: str) -> bytes:
+    """Transparent where the format can be, and turned."""
+    file = io.BytesIO()
+    mode = 'RGB' if form in ('JPEG', 'PPM') else 'RGBA'
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.linear_gradient('L').resize((10, 12)).convert(mode).save(file, form, exif=exif)
+    return file.getvalue()
+
+
 def tar() -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode='w') as archive:
@@ -160,7 +170,7 @@ def readers() -> dict[str, tuple[bytes, Callable[[bytes], Any]]]:
         'shards': (tar(), read_source(Shards, 'a.tar')),
         'recordio': (record_io(), read_source(RecordIO, 'a.rec')),
         'imagelist': (b'a b.jpg 3\nc.jpg 0\n\nd/e.png 999\n', read_source(ImageList, 'list.txt')),
-        'image': (jpeg(), decode),
+        **{f'image_{form}': (image(form), decode) for form in ('JPEG', 'PNG', 'GIF', 'WEBP', 'TIFF', 'AVIF', 'PPM')},
         'pickle': (pickled(), lambda raw: read_pickle(raw, 'file')),
     }
 
