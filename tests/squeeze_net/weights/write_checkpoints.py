@@ -89,7 +89,7 @@ def checkpoints():
         | beside,
         'tutorial.pt': {'model_state_dict': state, 'optimizer_state_dict': optimizer.state_dict(), 'loss': 0.5},
         'references.pth': {'model': state} | beside,
-        'kuangliu.pth': {'net': nn.DataParallel(model).state_dict(), 'acc': 91.2, 'epoch': 5},
+        'net.pth': {'net': nn.DataParallel(model).state_dict(), 'acc': 91.2, 'epoch': 5},
         'timm.pth.tar': {'state_dict': state, 'state_dict_ema': {name: 2 * state[name] for name in state}} | beside,
         'lightning.ckpt': {
             'state_dict': {f'model.{name}': value for name, value in state.items()}
