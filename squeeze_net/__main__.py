@@ -42,9 +42,15 @@ def run(config: trainer.Config, ranks: parallel.Ranks) -> int:
 
     with ranks.first_on_host_first():
         max_side = Sizes.of(config.size).side_max
-        source, limit, preprocess = config.data, config.limit, config.preprocess
-        data = datasets.load(config.dataset, source, limit=limit, max_side=max_side, preprocess=preprocess)
-    print(f'{data.source}: {len(data.train.labels):,} training and {len(data.test.labels):,} test images')
+        data = datasets.load(
+            *(config.dataset, config.data),
+            limit=config.limit,
+            max_side=max_side,
+            preprocess=config.preprocess,
+            seed=config.seed,
+            unreadable=config.unreadable,
+        )
+    print(datasets.describe(data))
 
     np.random.seed(config.seed)  # Chainer's initializers draw from NumPy's global generator
     with config.using_precision():

@@ -20,7 +20,7 @@ from squeeze_net import classifier
 from squeeze_net.classifier import Classifier, softmax
 from trainer import commands
 from trainer.data import decode
-from trainer.data.images import IMAGE_SUFFIXES
+from trainer.data.images import image_suffixes
 from trainer.data.sources.source import read_file, read_text
 from trainer.files import atomic_write
 from trainer.run.records import strict_json
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 EXAMPLES = """\
-python -m squeeze_net.infer cat.jpg --weights squeezenet_v1.1.caffemodel
+python -m squeeze_net.infer cat.jpg --weights squeezenet_v1.1
 python -m squeeze_net.infer photos/ more/dog.png -w results/squeezenet_v1.1_finetuned/weights_best.npz --format csv
-python -m squeeze_net.infer val.txt -w squeezenet_v1.0.caffemodel --top 1 --format jsonl
-python -m squeeze_net.infer cat.jpg -w squeezenet_v1.1.caffemodel --draw drawn/
+python -m squeeze_net.infer val.txt -w squeezenet_v1.0 --top 1 --format jsonl
+python -m squeeze_net.infer cat.jpg -w squeezenet_v1.1 --draw drawn/
 """
 SOFTWARE = 'squeeze_net.infer --draw'  # in what --draw writes
 
@@ -79,9 +79,9 @@ def gather(sources: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for source in sources:
         if source.is_dir():
-            inside = sorted(path for path in source.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(path for path in source.rglob('*') if path.suffix.lower() in image_suffixes())
             if not inside:
-                raise trainer.InputError(f'{source} holds no images ({", ".join(IMAGE_SUFFIXES)})')
+                raise trainer.InputError(f'{source} holds no images ({", ".join(image_suffixes())})')
             paths += inside
         elif not source.exists():
             raise trainer.InputError(

@@ -16,7 +16,8 @@ import numpy as np
 from chainer.utils.conv import get_conv_outsize
 
 import trainer
-from squeeze_net import NETWORKS, make_network
+from squeeze_net import NETWORKS, make_network, weights
+from squeeze_net.weights.network import build
 from trainer.commands import command_parser
 from trainer.files import atomic_write
 from trainer.report.tables import text_table
@@ -239,18 +240,34 @@ def draw(summary: Summary, path: Path) -> str:
     return f'wrote {path}{note}'
 
 
+def look_up(source: str) -> tuple[str, int, int]:
+    """Network, size of the images in px and number of classes: of a name in `NETWORKS`, or of a weights file.
+
+    Raises:
+        trainer.InputError: neither, or a file that cannot be read.
+    """
+    if source in NETWORKS:
+        return source, 227, 1000
+    if not Path(source).is_file():
+        raise trainer.InputError(f'{source} is neither a weights file nor one of {", ".join(NETWORKS)}')
+    loaded = weights.read(source)
+    _, size = build(loaded, 'a summary')
+    return str(loaded.metadata.network), size, int(loaded.metadata.n_class or 0)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the table of a network, and draw its graph if asked; returns the exit code."""
     parser = command_parser('python -m squeeze_net.summary', __doc__, EXAMPLES)
-    parser.add_argument('network', choices=list(NETWORKS), metavar='NAME', help=', '.join(NETWORKS))
-    parser.add_argument('--size', type=int, default=227, metavar='PX', help='of the images (default: 227)')
-    parser.add_argument('--n_class', type=int, default=1000, metavar='N', help='default: 1000')
+    parser.add_argument('network', metavar='NAME', help=f'{", ".join(NETWORKS)}; or a weights file')
+    parser.add_argument('--size', type=int, metavar='PX', help='of the images (default: what a file says, or 227)')
+    parser.add_argument('--n_class', type=int, metavar='N', help='default: what a file says, or 1000')
     parser.add_argument('--format', choices=list(FORMATS), default='text', help='default: text')
     parser.add_argument('--graph', type=Path, metavar='FILE', help='draw the architecture to a .svg, .png or .dot')
     args = parser.parse_args(argv)
-    if args.n_class < 1:
+    network, size, n_class = look_up(args.network)
+    if args.n_class is not None and args.n_class < 1:
         raise trainer.InputError(f'--n_class is {args.n_class}, but must be 1 or more')
-    summary = summarise(args.network, args.size, args.n_class)
+    summary = summarise(network, args.size or size, args.n_class or n_class)
     print(FORMATS[args.format](summary))
     if args.graph is not None:
         print(draw(summary, args.graph), file=sys.stderr)

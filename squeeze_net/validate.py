@@ -25,7 +25,7 @@ from trainer.run.records import strict_json
 from trainer.step.evaluate import true_ranks
 
 EXAMPLES = """\
-python -m squeeze_net.validate squeezenet_v1.0.caffemodel --list val.txt
+python -m squeeze_net.validate squeezenet_v1.0 --list val.txt
 python -m squeeze_net.validate squeezenet_v1.1.pth --list val.txt --preprocess torchvision --json
 python -m squeeze_net.validate results/squeezenet_v1.1_finetuned/weights_best.npz --dataset cifar10
 """
@@ -144,7 +144,17 @@ def open_images(args: argparse.Namespace, model: Classifier) -> tuple[Iterable[t
     if args.list is not None:
         images = ImageList(args.list, args.root)
         return decode.batches(images, view, *options), len(images), str(args.list)
-    data = datasets.load(args.dataset, args.data, limit=args.limit, max_side=view.side, preprocess=view.name)
+    data = datasets.load(
+        *(args.dataset, args.data),
+        limit=args.limit,
+        max_side=view.side,
+        preprocess=view.name,
+        seed=args.seed,
+        unreadable=args.unreadable,
+        needs_train=False,
+    )
+    for line in data.notes:
+        print(line, file=sys.stderr)
     return data.test_batches(view, *options), len(data.test.labels), f'{data.source}, test'
 
 
@@ -199,7 +209,7 @@ def make_parser() -> argparse.ArgumentParser:
     images.add_argument(
         '--root', type=Path, metavar='DIR', help='where the paths of --list begin (default: its folder)'
     )
-    cli.add_settings(images, 'data', 'limit')
+    cli.add_settings(images, 'data', 'limit', 'seed')
     classifier.add_flags(parser)
     out = parser.add_argument_group('what to write')
     out.add_argument('--json', action='store_true', help='one line of JSON instead of the text')

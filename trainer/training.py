@@ -9,22 +9,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import chainer
+import numpy as np
 from chainer.training import Trainer
 
 from trainer import device
-from trainer.config import Config
+from trainer.config import CUT_FROM_FILES, Config
 from trainer.data.augmentation import Sizes
+from trainer.data.balance import balanced_weights, describe_skew, is_skewed
 from trainer.data.datasets import Data, Stream
 from trainer.data.order import EpochIterator
 from trainer.data.pictures import Pictures
 from trainer.data.workers import default_workers
+from trainer.errors import InputError
 from trainer.parallel import ONE_PROCESS, Ranks
 from trainer.report.plots import Plots
 from trainer.run import checkpoint, description, failures
 from trainer.run.extensions import extend
 from trainer.run.log_file import copied_to
+from trainer.run.recorder import Recorder
+from trainer.run.records import WATCHED
 from trainer.run.start import LoadModel, Start, find_checkpoint
-from trainer.run.stop import StopRequest, has_ended
+from trainer.run.stop import StopRequest, has_ended, is_complete
 from trainer.step.average import WeightAverage
 from trainer.step.captured import choose_updater
 from trainer.step.hooks import GradientHook, MeanGradient
@@ -73,7 +78,10 @@ def train(
             trainer = build(model, data, config, stop, baselines, load_model, hooks, ranks)
             trainer.run(show_loop_exception_msg=False)
             recorder = trainer.get_extension('Recorder')
-            recorder.write(finished=not stop.requested)
+            stopped_early = not stop.requested and not is_complete(trainer.updater, config)
+            if stopped_early:
+                _say_why_it_ended(recorder)
+            recorder.write(not stop.requested, stopped_early)
             trainer.get_extension('Checkpoint').finish(trainer)
             if ranks.is_first:
                 trainer.get_extension('Plots').draw()
@@ -115,6 +123,8 @@ def build(
     start = Start(config, ranks)
 
     # Data
+    data = _with_validation(data, config)
+    _say_what_is_uneven(data, config)
     iterator = EpochIterator(len(data.train.labels), config.batch, config.seed, epoch=config.start_epoch - 1)
     pictures = _open_pictures(model, data, config, iterator, ranks)
 
@@ -128,11 +138,12 @@ def build(
 
     # Updater
     kind = choose_updater(optimizer, data.capture_obstacle or ranks.capture_obstacle)
-    updater = _make_updater(kind, iterator, optimizer, pictures, config, ranks)
+    class_weight = balanced_weights(data.train.labels, data.n_class) if config.class_weights == 'balanced' else None
+    updater = _make_updater(kind, iterator, optimizer, pictures, config, ranks, class_weight)
 
     # Extensions
     out = str(config.run_folder) if ranks.is_first else os.curdir  # which Chainer makes
-    trainer = Trainer(updater, lambda trainer: stop.requested or has_ended(updater, config), out)
+    trainer = Trainer(updater, lambda trainer: stop.requested or has_ended(trainer, config), out)
     extend(trainer, data, pictures, config, stop, start)
     if ranks.is_first:
         trainer.extend(Plots(trainer.get_extension('Recorder'), config, baselines))
@@ -154,6 +165,40 @@ def _on_device(config: Config, ranks: Ranks, obstacle: str | None = None) -> Con
     obstacle = obstacle or ranks.capture_obstacle
     precision = device.choose_precision(target, config.precision, config.engine, config.optimizer, obstacle)
     return replace(config, precision=precision)
+
+
+def _with_validation(data: Data | Stream, config: Config) -> Data | Stream:
+    """The data, some of its training images held out if `--validation` says so."""
+    if config.validation is not None:
+        if data.validation is not None:
+            raise InputError(
+                f'--validation {config.validation}: {data.name} has validation images of its own; leave the flag out'
+            )
+        n = len(data.train.labels)
+        data = data.with_validation(config.validation, config.seed)
+        assert data.validation is not None
+        n_held = len(data.validation.labels)
+        print(f'validation: {n_held:,} of {n:,} training images are held out to choose the best epoch')
+    if config.patience is not None and data.validation is None:
+        print('--patience watches the test images, as there are none for validation, and so flatters: see --validation')
+    return data
+
+
+def _say_what_is_uneven(data: Data | Stream, config: Config) -> None:
+    """A line where classes of the user's own images differ much in size, and where weights make up for it."""
+    skew = describe_skew(data.train.labels, data.classes)
+    if config.class_weights == 'balanced':
+        weights = balanced_weights(data.train.labels, data.n_class)
+        print(f'{skew}: losses are weighted by class, from {weights.min():.3g} to {weights.max():.3g}')
+    elif config.dataset in CUT_FROM_FILES and is_skewed(data.train.labels):
+        print(f'{skew}: consider --class_weights balanced')
+
+
+def _say_why_it_ended(recorder: Recorder) -> None:
+    last, best = recorder.entries[-1]['epoch'], recorder.best['epoch']
+    n_epoch = f'{recorder.patience} epoch{"" if recorder.patience == 1 else "s"}'
+    kind = WATCHED[recorder.watched]
+    print(f'stopped after epoch {last}: no higher {kind} accuracy for {n_epoch}, the best is that of epoch {best}')
 
 
 def _open_pictures(
@@ -186,6 +231,7 @@ def _make_updater(
     pictures: Pictures,
     config: Config,
     ranks: Ranks,
+    class_weight: np.ndarray | None,
 ) -> Updater:
     model = optimizer.target
     assert model is not None
@@ -194,6 +240,7 @@ def _make_updater(
         seed=config.seed,
         divide=config.train_batch_divide,
         smoothing=config.smoothing,
+        class_weight=class_weight,
         mixing=mixing if config.mixup or config.cutmix else None,
         average=WeightAverage(model, config.ema) if config.ema else None,
         iteration=(config.start_epoch - 1) * iterator.n // config.batch,

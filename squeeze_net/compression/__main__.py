@@ -75,7 +75,15 @@ def compress_by_plan(source: Weights, plan: Plan, args: argparse.Namespace) -> i
         read_report(report_path)  # a file of another kind is not replaced
     config = make_config(args, source)
     side = Sizes.of(config.size).side_max
-    data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=side, preprocess=config.preprocess)
+    data = datasets.load(
+        *(config.dataset, config.data),
+        limit=config.limit,
+        max_side=side,
+        preprocess=config.preprocess,
+        seed=config.seed,
+        unreadable=config.unreadable,
+    )
+    print(datasets.describe(data))
     compression = Compression(with_facts(source, config, data), args.output, plan, config, data)
     if args.scan:
         compression.scan_only()

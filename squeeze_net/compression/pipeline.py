@@ -23,7 +23,7 @@ from squeeze_net.compression.plan import Plan
 from squeeze_net.compression.prune import Pruning, by_sensitivity, prune, scan_sensitivity, weights_of
 from squeeze_net.compression.quantise import TiedWeights, quantise_model
 from squeeze_net.weights.formats.sqz import archive
-from squeeze_net.weights.network import fill, tensors_of
+from squeeze_net.weights.network import fill, fill_network, misfit, tensors_of
 from squeeze_net.weights.record import Weights
 from trainer import Config, device
 from trainer.data.augmentation import Sizes
@@ -72,6 +72,8 @@ class Compression:
     def __init__(self, source: Weights, target: Path, plan: Plan, config: Config, data: Data | Stream) -> None:
         self.source, self.target, self.plan, self.config, self.data = source, target, plan, config, data
         network = source.metadata.network
+        if network is None:
+            raise InputError(str(misfit(source.tensors)))
         if network not in NETWORKS or source.metadata.n_class is None:
             raise InputError(f'the weights do not tell their network: give --network, one of {", ".join(NETWORKS)}')
         if source.metadata.n_class != data.n_class:
@@ -184,7 +186,7 @@ class Compression:
     def _model(self, source: Weights) -> chainer.Chain:
         with self.config.using_precision():
             model = make_network(self.network, self.data.n_class, self.config.size)
-        fill(model, source.tensors)
+        fill_network(model, self.network, source.tensors)
         return model
 
     def accuracy(self, model: chainer.Chain) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import chainer
 
+from squeeze_net.weights.foreign import describe
 from squeeze_net.weights.formats import FORMATS, WRITTEN
 from squeeze_net.weights.network import build, identify, start_from
 from squeeze_net.weights.published import find
@@ -27,29 +28,34 @@ def read(path: str | Path) -> Weights:
         InputError: another suffix, or a file that is not what its suffix says; names it and the fault.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f'{path} is not a weights file: expected a name that ends in {", ".join(FORMATS)}')
+    suffix = path.suffix.lower() or '.npz'  # Chainer's snapshots are called 'snapshot_iter_1000'
     try:
         n_bytes = path.stat().st_size
-        if not 1 <= n_bytes <= MAX_FILE_BYTES or not path.is_file():
-            raise InputError(f'{path} has {n_bytes} bytes, expected a file of 1 .. {MAX_FILE_BYTES >> 20} MB')
+        if not path.is_file():
+            raise InputError(f'{path} is not a file')
+        if n_bytes == 0:
+            raise InputError(f'{path} is empty (0 bytes): download or copy it again')
+        if n_bytes > MAX_FILE_BYTES:
+            raise InputError(f'{path} has {n_bytes} bytes, expected at most {MAX_FILE_BYTES >> 20} MB')
         with path.open('rb') as file:
             raw = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise InputError(f'{path} cannot be read: {error.strerror}') from None
-    return parse(raw, suffix, str(path))
+    if suffix not in FORMATS:
+        known = f'expected a name that ends in {", ".join(FORMATS)}'
+        raise InputError(f'{path} is not a weights file: {describe(raw, suffix) or known}')
+    return parse(raw, suffix, str(path), path.parent)
 
 
-def parse(raw: memoryview, suffix: str, name: str) -> Weights:
-    """As `read`, of the bytes of a file called `name`."""
-    form = FORMATS[suffix]
+def parse(raw: memoryview, suffix: str, name: str, folder: Path | None = None) -> Weights:
+    """As `read`, of the bytes of a file called `name`; without its folder, what lies beside it is not read."""
+    forms = FORMATS[suffix]
+    form = next((form for form in forms if form.fits(raw)), forms[0])
     try:
-        weights = identify(form.read(raw))
-    except InputError as error:
-        raise InputError(f'{name} cannot be read as {suffix}: {error}') from None
-    except MemoryError:
-        raise InputError(f'{name} cannot be read as {suffix}: there is too little memory') from None
+        weights = identify(form.read(raw, folder) if form.has_siblings else form.read(raw))
+    except (InputError, MemoryError) as error:
+        reason = 'there is too little memory' if isinstance(error, MemoryError) else str(error)
+        raise InputError(f'{name} cannot be read as {suffix}: {describe(raw, suffix) or reason}') from None
     if weights.metadata.preprocessing is None and form.preprocessing is not None and weights.metadata.network:
         weights = weights.with_metadata(preprocessing=PREPROCESSINGS[form.preprocessing])
     return weights
@@ -66,9 +72,10 @@ def write(weights: Weights, path: str | Path) -> list[Path]:
         InputError: another suffix, weights that the format cannot hold, or a folder that cannot be written.
     """
     path = Path(path)
-    form = FORMATS.get(path.suffix.lower())
-    if form is None or form.write is None:
+    if path.suffix.lower() not in WRITTEN:
         raise InputError(f'{path} cannot be written: expected a name that ends in {", ".join(WRITTEN)}')
+    form = FORMATS[path.suffix.lower()][0]
+    assert form.write is not None
     contents: dict[Path, bytes] = {}
     if form.companion is not None:
         suffix, write_companion = form.companion

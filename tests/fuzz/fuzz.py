@@ -57,6 +57,15 @@ def weight_reader(suffix: str) -> Callable[[bytes], Any]:
     return lambda raw: weights_io.parse(memoryview(raw), suffix, 'file')
 
 
+def read_external(raw: bytes) -> Any:
+    """A model whose tensors lie in a file beside it, and that file as it is."""
+    folder = Path(tempfile.gettempdir()) / f'fuzz_{os.getpid()}' / 'onnx'
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        (folder / 'model.onnx.data').write_bytes(samples.onnx_external()[1])
+    return weights_io.parse(memoryview(raw), '.onnx', 'file', folder)
+
+
 def read_net(raw: bytes) -> Any:
     return net.decode(raw, [layer.codes.shape for layer in samples.net_layers()])
 
@@ -115,6 +124,16 @@ def read_source(kind: Any, name: str) -> Callable[[bytes], Any]:
 def jpeg() -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.arange(300, dtype=np.uint16).astype(np.uint8).reshape(10, 10, 3)).save(file, 'JPEG')
+    return file.getvalue()
+
+
+def image(form: str) -> bytes:
+    """Transparent where the format can be, and turned."""
+    file = io.BytesIO()
+    mode = 'RGB' if form in ('JPEG', 'PPM') else 'RGBA'
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.linear_gradient('L').resize((10, 12)).convert(mode).save(file, form, exif=exif)
     return file.getvalue()
 
 
@@ -184,15 +203,16 @@ def readers() -> dict[str, tuple[bytes, Callable[[bytes], Any]]]:
     """Name -> a valid file, and what reads it; a new format is a line here."""
     table = {name: (raw, weight_reader(suffix)) for name, (suffix, raw) in samples.all_files().items()}
     return table | {
+        'onnx_external': (samples.onnx_external()[0], read_external),
         'sqz': (compressed(), read_archive),
         'sqz_header': (archive_header(), read_archive_of_header),
         'net': (net.encode(samples.net_layers()), read_net),
         'shards': (tar(), read_source(Shards, 'a.tar')),
         'recordio': (record_io(), read_source(RecordIO, 'a.rec')),
         'imagelist': (b'a b.jpg 3\nc.jpg 0\n\nd/e.png 999\n', read_source(ImageList, 'list.txt')),
-        'image': (jpeg(), decode),
         **({'parquet': (parquet_file(), read_cifar_file('train.parquet'))} if find_spec('pyarrow') else {}),
         'zip': (cifar_zip(), read_cifar_file('cifar.zip')),
+        **{f'image_{form}': (image(form), decode) for form in ('JPEG', 'PNG', 'GIF', 'WEBP', 'TIFF', 'AVIF', 'PPM')},
         'pickle': (pickled(), lambda raw: read_pickle(raw, 'file')),
     }
 

@@ -136,6 +136,16 @@ def torch_file(path):
     path.write_bytes(pth(state_dict(weights.read(DATA / 'weights/squeezenet_v1.1.caffemodel').tensors)))
 
 
+def chainer_file(path):
+    """A snapshot, as far as it is read."""
+    from squeeze_net import NETWORKS
+    from squeeze_net.weights import tensors_of
+
+    tensors = tensors_of(NETWORKS['squeezenet_v1.1'](10))
+    with path.open('wb') as file:
+        np.savez(file, **{f'updater/model:main/predictor/{name}': tensor for name, tensor in tensors.items()})
+
+
 def weights_of_a_run(path):
     """As a run of today writes them: they say what images they expect."""
     from squeeze_net.weights import Weights, read, write
@@ -170,6 +180,8 @@ GIVEN = {
     'compressed_SqueezeNet.net': link(DATA / 'weights/compressed_SqueezeNet.net'),
     'squeezenet_v1.1.pth': torch_file,
     'squeezenet1_1.pth': torch_file,
+    'checkpoint.pth.tar': torch_file,
+    'snapshot_iter_1000': chainer_file,
     'weights.npz': weights_of_a_run,
     'weights_best.npz': weights_of_a_run,
     'results/photos/weights_best.npz': weights_of_a_run,
@@ -185,13 +197,26 @@ GIVEN = {
 
 
 def fill_cache(folder):
-    """What a download would have put there: the data sets, and published weights as far as they are at hand."""
+    """What a download would have put there: the data sets, and published weights.
+
+    Where those are not at hand, fresh networks stand for two of them.
+    """
+    from squeeze_net import NETWORKS
+    from squeeze_net.weights import Weights, tensors_of, write
+    from trainer.data.metadata import Metadata
+
     for edition in (CIFAR10, CIFAR100):
         cifar(folder / 'trainer/cifar', edition)
     place = folder / 'squeeze_net/weights'
     place.mkdir(parents=True)
     if DATA.is_dir():
         (place / 'compressed_SqueezeNet.net').symlink_to(DATA / 'weights/compressed_SqueezeNet.net')
+    for network in ('squeezenet_v1.0', 'squeezenet_v1.1'):
+        path = place / f'{network}.caffemodel'
+        if DATA.is_dir():
+            path.symlink_to(DATA / 'weights' / path.name)
+        else:
+            write(Weights(tensors_of(NETWORKS[network](1000)), Metadata(network, 1000)), path)
 
 
 # ---- commands that are not run as they stand ----

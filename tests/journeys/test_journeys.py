@@ -46,7 +46,7 @@ class Program:
 RUN = ('results/*/summary.json', 'results/*/log.jsonl', 'results/*/weights_best.npz')
 RUN += ('img/accuracy.png', 'img/loss.png')
 PROGRAMS = {
-    'main.py': Program(r'best epoch \d+: test accuracy +[\d.]+%', RUN),
+    'main.py': Program(r'best epoch \d+: (test|validation) accuracy +[\d.]+%', RUN),
     'squeeze_net.infer': Program(r'\d+\.\d+ ?%|,1,\d+,|"probability"|"top', quick='photos/ '),
     'squeeze_net.validate': Program(r'top.?1', quick='small.sqz'),
     'squeeze_net.weights': Program(r'squeezenet', last_is_written=True, quick='squeezenet_jpeg'),

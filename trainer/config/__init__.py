@@ -15,6 +15,7 @@ from ml_dtypes import bfloat16
 
 from trainer.config.setting import check_settings, settings_of
 from trainer.config.table import GROUPS, ComputeSettings, DataSettings, RecipeSettings, RunSettings
+from trainer.data.holdout import count_held
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.errors import InputError
 from trainer.files import atomic_write
@@ -50,6 +51,8 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
     def _check_together(self) -> None:
         if self.reset_classifier and self.load_model is None:
             raise InputError('--reset-classifier goes with the weights of --pretrained FILE, which is missing')
+        if self.validation is not None:
+            count_held(self.validation, 1)
         read_patterns(self.freeze)
         read_multipliers(self.lr_multiplier)
         if self.epoch is not None and self.start_epoch > self.epoch:

@@ -61,7 +61,7 @@ class Start:
         before = checkpoint.resume(self.path, trainer, self.config, file)
         recorder = trainer.get_extension('Recorder')
         check_rates(recorder.own_entries, recorder.schedule, self.config)
-        hint = '; it has ended, and is only drawn again' if has_ended(trainer.updater, self.config) else ''
+        hint = '; it has ended, and is only drawn again' if has_ended(trainer, self.config) else ''
         print(f'resumed {self.path} at epoch {trainer.updater.epoch_detail:.2f}{hint}')
         if before:
             print(f'it was computed on {before}: from here on, results differ from an unbroken run by rounding')
@@ -73,6 +73,8 @@ class Start:
         if self.path is None:
             for path in earlier_run(self.config.run_folder):
                 path.unlink()
+        else:
+            checkpoint.take_best_weights(self.path, self.config.run_folder)
         self.config.write(self.config.run_folder / records.CONFIG)
 
 
@@ -120,7 +122,7 @@ def read_earlier_log(path: Path, start_epoch: int) -> list[dict[str, Any]]:
     if not entries:
         raise InputError(f'--load_log {path} has no epoch before --start_epoch {start_epoch}')
     for entry in entries:
-        if missing := records.ENTRY_FIELDS.keys() - entry.keys():
+        if missing := records.entry_fields(records.watched_of(entry)).keys() - entry.keys():
             raise InputError(f'--load_log {path}: epoch {entry["epoch"]} lacks {", ".join(sorted(missing))}')
     return entries
 

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from trainer.data.images import is_image_name
+from trainer.data.images import is_hidden, is_image_name
 from trainer.data.sources.class_list import read_class_list, read_class_names
 from trainer.data.sources.source import Names, checked_labels, read_file, read_label, read_lines
 from trainer.errors import InputError
 
 
-class _Files:
+class Files:
     """Files below a root.
 
     Args:
@@ -44,7 +44,7 @@ class _Files:
         return read_file(self._root / self._paths[i])
 
 
-class ImageList(_Files):
+class ImageList(Files):
     """A text file of lines `path label`; a path may contain spaces.
 
     Args:
@@ -59,8 +59,8 @@ class ImageList(_Files):
         super().__init__(root or path.parent, _read_list(path), read_class_names(class_list), path)
 
 
-class ClassFolders(_Files):
-    """Images in `<root>/<class>/*`, the classes in the order of their names, or of a list.
+class ClassFolders(Files):
+    """Images in `<root>/<class>/*`, however deep, the classes in the order of their names, or of a list.
 
     Args:
         root: the folder of the classes.
@@ -71,7 +71,7 @@ class ClassFolders(_Files):
     """
 
     def __init__(self, root: Path, class_list: Path | None = None) -> None:
-        folders = _entries(root, of_folders=True)
+        folders = _folders(root)
         if class_list is None:
             keys = names = tuple(folders)
         else:
@@ -82,7 +82,7 @@ class ClassFolders(_Files):
         images = (
             (f'{folder}/{file}', label_of[folder])
             for folder in sorted(folders, key=label_of.__getitem__)
-            for file in _entries(root / folder, of_folders=False)
+            for file in _images_below(root / folder)
         )
         super().__init__(root, images, names, root)
 
@@ -95,16 +95,20 @@ def _read_list(path: Path) -> Iterator[tuple[str, int]]:
         yield words[0], read_label(words[1], f'{path}, line {number}')
 
 
-def _entries(folder: Path, of_folders: bool) -> list[str]:
-    """Names of the folders, or of the image files, of a folder, sorted; hidden ones do not count."""
-
-    def is_one(entry: os.DirEntry) -> bool:
-        if of_folders:
-            return not entry.name.startswith('.') and entry.is_dir()
-        return is_image_name(entry.name) and entry.is_file()
-
+def _folders(root: Path) -> list[str]:
+    """Names of the folders in one, sorted; hidden ones do not count."""
     try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if is_one(entry))
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if not is_hidden(entry.name) and entry.is_dir())
     except OSError as error:
-        raise InputError(f'{folder} cannot be listed: {error.strerror}') from None
+        raise InputError(f'{root} cannot be listed: {error.strerror}') from None
+
+
+def _images_below(folder: Path) -> list[str]:
+    """Paths of the images in a folder and in those below, sorted; hidden ones do not count."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        below = Path(place).relative_to(folder)
+        found += [(below / name).as_posix() for name in files if is_image_name(name)]
+    return sorted(found)

@@ -106,6 +106,10 @@ def test_a_malformed_log_is_refused(tmp_path, line, fault):
         ('{"confusion": [[1]], "classes": ["a", "b"]}', 'confusion has 1 rows, expected one for each of 2 classes'),
         ('{"dataset": {"n_train": "many"}}', "dataset: n_train is 'many', expected a count"),
         ('{"best": {"test_accuracy": -1}}', 'best: test_accuracy is -1'),
+        ('{"last": {"val_accuracy": 2}}', 'last: val_accuracy is 2'),
+        ('{"test": {"accuracy": 2}}', 'test: accuracy is 2'),
+        ('{"test": {"confusion": [[1]]}, "classes": ["a", "b"]}', 'confusion has 1 rows, expected one for each of 2'),
+        ('{"stopped_early": "yes"}', "stopped_early is 'yes', expected a count"),
         ('null', 'None is not an object'),
     ],
 )
