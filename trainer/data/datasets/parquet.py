@@ -15,7 +15,7 @@ import numpy as np
 from trainer.data.datasets.archive import impostor
 from trainer.data.datasets.data import Data, Split
 from trainer.data.datasets.editions import Edition
-from trainer.data.images import decode_named, format_of
+from trainer.data.images import FORMATS, decode_named, format_of
 from trainer.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class _Rows:
             for row_labels, raw, name in _read(edition, path):
                 labels.append(row_labels)
                 images.append(_pixels(raw, name))
-                self.is_jpeg |= format_of(raw).name == 'JPEG'
+                self.is_jpeg |= format_of(raw) == FORMATS[0]
         if not images:
             raise InputError(f'{paths[0]} holds no image')
         self.labels, self.images = np.array(labels, np.int32), np.stack(images)
@@ -130,7 +130,7 @@ def _pixels(raw: bytes, name: str) -> np.ndarray:
     """(3, 32, 32) uint8, RGB."""
     if len(raw) > MAX_IMAGE_BYTES:
         raise InputError(f'{name} has {len(raw)} bytes, more than {MAX_IMAGE_BYTES}')
-    image = np.asarray(decode_named(raw, name, upright=False))
+    image = np.asarray(decode_named(raw, name))
     if image.shape != (32, 32, 3):
         raise InputError(f'{name} has {image.shape[1]} x {image.shape[0]} px, expected 32 x 32')
     return image.transpose(2, 0, 1)
