@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from trainer import commands
 from trainer.data import decode
 from trainer.data.images import IMAGE_SUFFIXES
 from trainer.data.sources.source import read_file, read_text
-from trainer.files import atomic_write
+from trainer.files import atomic_write, free_path
 from trainer.run.records import strict_json
 
 if TYPE_CHECKING:
@@ -175,28 +174,12 @@ class Drawer:
     def __call__(self, answer: Answer) -> None:
         from PIL.PngImagePlugin import PngInfo
 
-        path = self._free_path(Path(answer.image).stem)
+        path = free_path(self.folder / f'{Path(answer.image).stem}.png', SOFTWARE, self._written)
         self._written.add(path)
         info = PngInfo()
         info.add_text('Software', SOFTWARE)
         with atomic_write(path) as file:
             draw(decode.decode(read_file(Path(answer.image))), answer).save(file, 'png', pnginfo=info)
-
-    def _free_path(self, stem: str) -> Path:
-        """`<stem>.png`, `<stem>_2.png`, ...: the first that is neither of this run nor somebody else's file."""
-        paths = (self.folder / f'{stem}{number}.png' for number in chain([''], map('_{}'.format, count(2))))
-        return next(path for path in paths if path not in self._written and (not path.exists() or _is_ours(path)))
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether an earlier call has drawn the file, which may then be drawn again."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.info.get('Software') == SOFTWARE
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:

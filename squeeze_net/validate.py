@@ -19,7 +19,7 @@ from squeeze_net.classifier import Classifier, softmax
 from trainer import cli, commands, device
 from trainer.data import datasets, decode
 from trainer.data.sources import ImageList
-from trainer.files import atomic_write
+from trainer.files import atomic_write, refuse_to_replace
 from trainer.report.confusion import format_confusion
 from trainer.run.records import strict_json
 from trainer.step.evaluate import true_ranks
@@ -99,6 +99,9 @@ def score(
 def main(argv: Sequence[str] | None = None) -> int:
     """Score the weights; returns the exit code."""
     args = make_parser().parse_args(argv)
+    for flag, path in ('--per_class', args.per_class), ('--confusion', args.confusion):
+        if path is not None:
+            refuse_to_replace(path, flag, args.overwrite)
     model = classifier.from_flags(args.weights, args)
     batches, n, source = open_images(args, model)
     started = time.perf_counter()
@@ -205,6 +208,7 @@ def make_parser() -> argparse.ArgumentParser:
     out.add_argument('--json', action='store_true', help='one line of JSON instead of the text')
     out.add_argument('--per_class', type=Path, metavar='FILE.csv', help='accuracy class by class')
     out.add_argument('--confusion', type=Path, metavar='FILE.csv', help='how often each class was taken for each other')
+    commands.add_overwrite(out)
     return parser
 
 

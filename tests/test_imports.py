@@ -24,7 +24,8 @@ TRAINER = [
     {'device'},
     {'engine'},
     {'commands'},
-    {'errors', 'files', 'compat', 'moved'},
+    {'files', 'compat', 'moved'},
+    {'errors'},
 ]
 SQUEEZE_NET = [
     {'__main__'},

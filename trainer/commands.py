@@ -82,6 +82,11 @@ def command_parser(prog: str | None, description: str | None, examples: str = ''
     return Parser(prog=prog, description=text, **options)
 
 
+def add_overwrite(target: Any) -> None:
+    """Give a command, or one of its groups of flags, the flag that `trainer.files.refuse_to_replace` asks for."""
+    target.add_argument('--overwrite', action='store_true', help='replace files that exist')
+
+
 def _wrapped(command: str) -> str:
     """A command of an example, indented, on more lines where one is too narrow."""
     lines = textwrap.wrap(command, WIDTH - 8, break_long_words=False, break_on_hyphens=False)

@@ -152,6 +152,8 @@ def _reason(exit_code: int, log: Path) -> str:
 def check_conditions(sweep: Sweep) -> None:
     """Refuse a folder whose points or unfinished runs were trained otherwise; write `conditions.json`."""
     path, points = sweep.folder / CONDITIONS, sweep.folder / POINTS
+    if path.exists():
+        read_conditions(path)  # a file of another kind is not replaced
     runs = Path(sweep.config.save_path).glob('results/*/*.npz')  # a run that was stopped has no row yet
     if (points.exists() and read_points(points)) or any(runs):
         earlier = read_json(path)
