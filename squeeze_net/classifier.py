@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import chainer
 import numpy as np
 
 import trainer
-from squeeze_net import NETWORKS, weights
-from trainer import Config, cli, device, engine
+from squeeze_net import NETWORKS, labels, weights
+from trainer import Config, cli, commands, device, engine
 from trainer.data import preprocessing
 from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
 from trainer.data.sources import read_class_list
@@ -122,8 +121,7 @@ def default_class_names(n_class: int) -> tuple[str, ...]:
     """ImageNet's for 1,000 classes, else the numbers."""
     if n_class != 1000:
         return tuple(map(str, range(n_class)))
-    with resources.as_file(resources.files('squeeze_net').joinpath('imagenet_classes.txt')) as path:
-        return read_class_list(path).names
+    return labels.first_names(labels.imagenet())
 
 
 COMPUTE = ('gpu', 'precision', 'engine', 'threads')  # settings shared with main.py
@@ -143,5 +141,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def from_flags(source: str, args: argparse.Namespace) -> Classifier:
     """The classifier that the flags ask for, with the weights in `source`."""
+    commands.refuse_address(source)
     config = cli.config_of(args, *COMPUTE, 'batch')
     return Classifier.open(source, args.network, args.preprocess, args.classes, config, args.batch)

@@ -31,6 +31,7 @@ SQUEEZE_NET = [
     {'__main__'},
     {'infer', 'validate', 'summary', 'compression', 'explore', 'deploy'},
     {'classifier'},
+    {'labels'},
     {'weights'},
     {'__init__'},
     {'networks'},

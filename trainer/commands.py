@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from trainer.errors import SECONDS_FOR_FIRST, EngineWarning, InputError, TrainingError, rank_from_environment
@@ -80,6 +81,16 @@ def command_parser(prog: str | None, description: str | None, examples: str = ''
     if examples:
         text += '\n\nExamples:\n' + '\n'.join(_wrapped(line) for line in examples.strip().splitlines())
     return Parser(prog=prog, description=text, **options)
+
+
+def refuse_address(place: str | Path) -> None:
+    """Refuse what is an address, where a file or a folder is expected.
+
+    Raises:
+        InputError: `http://...`, `s3://...` or the like, as such or as a path has it, with one slash.
+    """
+    if found := re.match(r'([a-z][a-z0-9+]+):/+', str(place), re.IGNORECASE):  # of one letter: a disk
+        raise InputError(f'{found[1]}://{str(place)[found.end() :]} is an address: download it, and give the file')
 
 
 def add_overwrite(target: Any) -> None:
