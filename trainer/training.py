@@ -14,6 +14,7 @@ from chainer.training import Trainer
 from trainer import device
 from trainer.config import Config
 from trainer.data.augmentation import Sizes
+from trainer.data.classes import describe_gaps
 from trainer.data.datasets import Data, Stream
 from trainer.data.order import EpochIterator
 from trainer.data.pictures import Pictures
@@ -115,6 +116,9 @@ def build(
     start = Start(config, ranks)
 
     # Data
+    gaps = describe_gaps(data.train.labels, data.test.labels, data.classes)
+    if gaps is not None and ranks.is_first:
+        print(gaps)
     iterator = EpochIterator(len(data.train.labels), config.batch, config.seed, epoch=config.start_epoch - 1)
     pictures = _open_pictures(model, data, config, iterator, ranks)
 
