@@ -251,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.n_class < 1:
         raise trainer.InputError(f'--n_class is {args.n_class}, but must be 1 or more')
     if args.graph is not None:
-        refuse_to_replace(args.graph, '--graph', args.overwrite)
+        refuse_to_replace(args.graph, '--graph', overwrite=args.overwrite)
     summary = summarise(args.network, args.size, args.n_class)
     print(FORMATS[args.format](summary))
     if args.graph is not None:

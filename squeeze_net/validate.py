@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     for flag, path in ('--per_class', args.per_class), ('--confusion', args.confusion):
         if path is not None:
-            refuse_to_replace(path, flag, args.overwrite)
+            refuse_to_replace(path, flag, overwrite=args.overwrite)
     model = classifier.from_flags(args.weights, args)
     images = open_images(args, model)
     source = images.source

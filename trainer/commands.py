@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import re
 import shutil
 import sys
@@ -132,6 +133,8 @@ def exit_with_message(command: str) -> Iterator[None]:
     A file that cannot be read or written is named, too. Ctrl-C exits with 130 and one word. What the engine
     cannot do is printed in one line.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal has no characters for
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         with warnings.catch_warnings():
             show = warnings.showwarning

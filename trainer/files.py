@@ -28,7 +28,9 @@ def atomic_write(path: Path, mode: str = 'wb') -> Iterator[IO]:
     """
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        with part.open(mode, encoding=None if 'b' in mode else 'utf-8') as file:
+        # In a text may be names of files that are not UTF-8.
+        encoding, errors = (None, None) if 'b' in mode else ('utf-8', 'backslashreplace')
+        with part.open(mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -75,12 +77,12 @@ def free_path(path: Path, software: str = SOFTWARE, taken: Collection[Path] = ()
     return next(p for p in paths if p not in taken and (not os.path.lexists(p) or is_picture_of(p, software)))
 
 
-def refuse_to_replace(path: Path, flag: str, overwrite: bool) -> None:
+def refuse_to_replace(path: Path, flag: str = '', *, overwrite: bool) -> None:
     """Stop before a file that is there already is written over; one of our own pictures may be.
 
     Args:
         path: the file to write.
-        flag: what names it on the command line, or nothing.
+        flag: what names it on the command line, if any.
         overwrite: of the command line.
     Raises:
         InputError: it exists; names flag and path.

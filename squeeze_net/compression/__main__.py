@@ -57,7 +57,7 @@ def compress(args: argparse.Namespace) -> int:
     if args.output.exists() and args.output.samefile(path):
         raise trainer.InputError(f'-o {args.output} is the file to compress: choose another name')
     if not (args.output.is_file() and args.output.read_bytes().startswith(archive.MAGIC)):  # one of ours is replaced
-        refuse_to_replace(args.output, '-o', args.overwrite)
+        refuse_to_replace(args.output, '-o', overwrite=args.overwrite)
     if args.lossless:
         useless = [*given, *(name for name in ('config', 'scan') if getattr(args, name))]
         if useless:
@@ -102,7 +102,7 @@ def draw(args: argparse.Namespace) -> int:
     """`draw`: accuracy against size, of the reports named."""
     records = [read_report(path) for path in args.reports]
     make_place(args.output)
-    refuse_to_replace(args.output, '-o', args.overwrite)
+    refuse_to_replace(args.output, '-o', overwrite=args.overwrite)
     plots.draw_tradeoff(records, args.output)
     for path, record in zip(args.reports, records, strict=True):
         print(f'{path}\n{report.stage_table(record["stages"])}')

@@ -132,7 +132,8 @@ def _signals() -> Iterator[list[int]]:
 def start(point: Point) -> subprocess.Popen[bytes]:
     """Start the process that trains a point and prints to its log; Ctrl-C reaches it through this one only."""
     point.log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, '-m', 'squeeze_net.explore.point']
+    safe = ['-P'] if sys.flags.safe_path else []  # no module of the folder it runs in, if this process has none
+    command = [sys.executable, *safe, '-m', 'squeeze_net.explore.point']
     with point.log.open('ab') as log:
         process = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=log, stderr=log, process_group=0)
     assert process.stdin is not None  # stays open: the process ends when it is closed

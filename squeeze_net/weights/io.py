@@ -77,7 +77,7 @@ def write(weights: Weights, path: str | Path, overwrite: bool = True) -> list[Pa
         contents[path.with_suffix(suffix)] = write_companion(weights)
     contents[path] = form.write(weights)
     for place in contents:
-        refuse_to_replace(place, '', overwrite)
+        refuse_to_replace(place, overwrite=overwrite)
     for place, content in contents.items():
         try:
             with atomic_write(place) as file:

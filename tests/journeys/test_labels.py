@@ -73,9 +73,7 @@ def test_lists_with_wordnets_numbers_for_labels(tmp_path, as_published):
 def test_lists_that_count_from_1(tmp_path, as_published):
     place = write_list(tmp_path, lambda row: row[1] + 1)
     record, err = validate(tmp_path, '--list', place)
-    assert (
-        record['top1'] < 0.05 and 'give --first_label 1' in err
-    )
+    assert record['top1'] < 0.05 and 'give --first_label 1' in err
     record, err = validate(tmp_path, '--list', place, '--first_label', 1)
     assert record['top1'] == as_published and not err
     place.write_text(f'{place.read_text()}{sample(1)[0][0]} 1000\n')

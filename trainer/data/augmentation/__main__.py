@@ -101,7 +101,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f'-o {args.output}: a sheet is a PNG file, so its name must end in .png')
     if not args.output.parent.is_dir():
         raise InputError(f'-o {args.output}: the folder {args.output.parent} does not exist')
-    refuse_to_replace(args.output, '-o', args.overwrite)
+    refuse_to_replace(args.output, '-o', overwrite=args.overwrite)
 
 
 def _parser() -> argparse.ArgumentParser:
