@@ -247,9 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     workers = 0 if len(paths) < FEW else args.workers  # processes take longer to start than a few images to decode
     batches = decode.batches(Photos(paths), model.preprocessing, args.batch, workers, args.unreadable)
     if 'json' in args.format and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            encoding='utf-8', errors='backslashreplace'
-        )  # whatever the terminal has: it is part of the format
+        sys.stdout.reconfigure(encoding='utf-8', errors='backslashreplace')  # as JSON is, whatever the terminal has
     with batches:
         if args.format == 'csv':
             print(CSV_HEADER)

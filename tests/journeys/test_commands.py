@@ -14,6 +14,11 @@ from documents import ROOT
 from PIL import Image
 from test_journeys import copy_of_repository
 
+from squeeze_net import make_network
+from squeeze_net.weights import Weights, tensors_of, write
+from trainer import InputError
+from trainer.data.metadata import Metadata
+
 TINY = ['--dataset', 'shapes', '--limit', '4', '--size', '32', '-b', '8', '-e', '1', '-g', '-1']
 
 
@@ -55,7 +60,6 @@ VALIDATE = ['squeeze_net.validate', ROOT / 'results/squeezenet_v1.1_finetuned/we
 # What is in the way, and the command that would write it.
 REFUSED = [
     ('net.onnx', ['squeeze_net.weights', WEIGHTS, 'net.onnx', '--network', 'squeezenet']),
-    ('net.prototxt', ['squeeze_net.weights', VALIDATE[1], 'net.caffemodel']),
     ('net.npz', ['squeeze_net.compression', 'decompress', ARCHIVE, 'net.npz']),
     ('net.sqz', ['squeeze_net.compression', 'compress', WEIGHTS, '-o', 'net.sqz', '--lossless']),
     ('a.png', ['squeeze_net.compression', 'draw', ROOT / 'results/compression/small.json', '-o', 'a.png']),
@@ -116,6 +120,14 @@ def test_what_others_made_is_not_written_over(name, words, folder):
     if '--overwrite' in done.stderr and name != 'x.idx':
         done = execute(['-m', *words, '--overwrite'], folder)
         assert done.returncode == 0 and (folder / name).read_bytes() != FOREIGN, done.stderr
+
+
+def test_the_file_beside_a_caffemodel_is_not_written_over_either(tmp_path):
+    put(tmp_path / 'net.prototxt')
+    network = Weights(tensors_of(make_network('squeezenet_v1.1', 2, 64)), Metadata('squeezenet_v1.1', 2))
+    with pytest.raises(InputError, match=r'net\.prototxt exists'):
+        write(network, tmp_path / 'net.caffemodel', overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ['net.prototxt']
 
 
 @pytest.mark.journeys
