@@ -12,7 +12,7 @@ import numpy as np
 
 import trainer
 from squeeze_net import NETWORKS, labels, weights
-from trainer import Config, cli, commands, device, engine
+from trainer import Config, cli, device, engine
 from trainer.data import preprocessing
 from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
 from trainer.data.sources import read_class_list
@@ -141,6 +141,5 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def from_flags(source: str, args: argparse.Namespace) -> Classifier:
     """The classifier that the flags ask for, with the weights in `source`."""
-    commands.refuse_address(source)
     config = cli.config_of(args, *COMPUTE, 'batch')
     return Classifier.open(source, args.network, args.preprocess, args.classes, config, args.batch)

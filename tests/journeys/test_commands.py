@@ -269,9 +269,16 @@ def test_infer_names_what_it_cannot_read(folder):
     assert done.returncode == 2 and 'none of the images can be read' in done.stderr
 
 
-@pytest.mark.parametrize('words', [['http://x.org/cat.jpg', '-w', 'w.npz'], ['photo.jpg', '-w', 's3://bucket/w.npz']])
+ADDRESSES = [
+    ['squeeze_net.infer', 'http://x.org/cat.jpg', '-w', 'w.npz'],
+    ['squeeze_net.infer', 'photo.jpg', '-w', 's3://bucket/w.npz'],
+    ['squeeze_net.weights', 'https://x.org/w.npz'],
+]
+
+
+@pytest.mark.parametrize('words', ADDRESSES)
 def test_addresses_are_refused(words, folder):
-    done = execute(['-m', 'squeeze_net.infer', *words], folder)
+    done = execute(['-m', *words], folder)
     assert done.returncode == 2 and 'is an address: download it' in done.stderr
 
 
