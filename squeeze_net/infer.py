@@ -101,8 +101,9 @@ def gather(sources: Sequence[Path]) -> list[Path]:
         refuse_address(source)
         if source.is_dir():
             inside = [path for path in sorted(source.rglob('*')) if not _is_hidden(path.relative_to(source))]
-            images = [path for path in inside if is_image_name(path.name) and not path.is_dir()]
-            others = [path for path in inside if path not in set(images) and not path.is_dir()]
+            files = [path for path in inside if not path.is_dir()]
+            images = [path for path in files if is_image_name(path.name)]
+            others = [path for path in files if not is_image_name(path.name)]
             if not images:
                 raise trainer.InputError(f'{source} holds no images ({", ".join(IMAGE_SUFFIXES)})')
             if others:
@@ -144,10 +145,9 @@ def _without_label(line: str) -> str:
 
 def infer(model: Classifier, batches: decode.Batches, paths: Sequence[Path], top: int) -> Iterator[Answer | Fault]:
     """The `top` likeliest classes of each image, or why it cannot be read, in the order of `paths`."""
-
     n_told = 0
     for pictures, _, indexes in batches:
-        faults = deque(batches.skipped[n_told:])  # all of them, as far as this batch reaches
+        faults = deque(batches.skipped[n_told:])  # complete up to the last image of this batch
         probabilities = softmax(model(pictures))
         order = np.argsort(-probabilities, axis=1, kind='stable')[:, :top]
         for index, classes, row in zip(indexes, order, probabilities, strict=True):
