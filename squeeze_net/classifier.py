@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import chainer
 import numpy as np
 
 import trainer
-from squeeze_net import NETWORKS, weights
+from squeeze_net import NETWORKS, labels, weights
 from trainer import Config, cli, device, engine
 from trainer.data import preprocessing
 from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
@@ -122,8 +121,7 @@ def default_class_names(n_class: int) -> tuple[str, ...]:
     """ImageNet's for 1,000 classes, else the numbers."""
     if n_class != 1000:
         return tuple(map(str, range(n_class)))
-    with resources.as_file(resources.files('squeeze_net').joinpath('imagenet_classes.txt')) as path:
-        return read_class_list(path).names
+    return labels.first_names(labels.imagenet())
 
 
 COMPUTE = ('gpu', 'precision', 'engine', 'threads')  # settings shared with main.py

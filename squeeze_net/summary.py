@@ -18,14 +18,14 @@ from chainer.utils.conv import get_conv_outsize
 import trainer
 from squeeze_net import NETWORKS, make_network, weights
 from squeeze_net.weights.network import build
-from trainer.commands import command_parser
-from trainer.files import atomic_write
+from trainer.commands import add_overwrite, command_parser
+from trainer.files import atomic_write, refuse_to_replace
 from trainer.report.tables import text_table
 
 EXAMPLES = """\
 python -m squeeze_net.summary squeezenet_v1.0
 python -m squeeze_net.summary squeezenet_v1.1_complex --size 224 --format markdown
-python -m squeeze_net.summary squeezenet --size 122 --n_class 10 --graph squeezenet.svg
+python -m squeeze_net.summary squeezenet --size 122 --n_class 10 --graph squeezenet.dot
 """
 
 
@@ -220,24 +220,23 @@ def as_dot(summary: Summary) -> str:
     return '\n'.join([*lines, '}']) + '\n'
 
 
-def draw(summary: Summary, path: Path) -> str:
-    """Write the graph to a .dot, .svg or .png; returns a line that says what was written.
+def draw(summary: Summary, path: Path) -> None:
+    """Write the graph to a .dot, .svg or .png.
 
     Raises:
-        trainer.InputError: another kind of file.
+        trainer.InputError: another kind of file, or Graphviz is not installed.
     """
-    kind, note = path.suffix.removeprefix('.'), ''
+    kind = path.suffix.removeprefix('.')
     if kind not in ('dot', 'svg', 'png'):
         raise trainer.InputError(f'--graph {path}: the name must end in .svg, .png or .dot')
     content = as_dot(summary).encode()
-    if kind != 'dot' and shutil.which('dot') is None:
-        picture, path = path, path.with_suffix('.dot')
-        note = f'; Graphviz is not installed: with it, dot -T{kind} {path} -o {picture}'
-    elif kind != 'dot':
+    if kind != 'dot':
+        if shutil.which('dot') is None:
+            fix = 'install it, or give a name that ends in .dot'
+            raise trainer.InputError(f'--graph {path} is drawn by Graphviz, which is not installed: {fix}')
         content = subprocess.run(['dot', f'-T{kind}'], input=content, capture_output=True, check=True).stdout
     with atomic_write(path) as file:
         file.write(content)
-    return f'wrote {path}{note}'
 
 
 def look_up(source: str) -> tuple[str, int, int]:
@@ -263,14 +262,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--n_class', type=int, metavar='N', help='default: what a file says, or 1000')
     parser.add_argument('--format', choices=list(FORMATS), default='text', help='default: text')
     parser.add_argument('--graph', type=Path, metavar='FILE', help='draw the architecture to a .svg, .png or .dot')
+    add_overwrite(parser)
     args = parser.parse_args(argv)
     network, size, n_class = look_up(args.network)
     if args.n_class is not None and args.n_class < 1:
         raise trainer.InputError(f'--n_class is {args.n_class}, but must be 1 or more')
+    if args.graph is not None:
+        refuse_to_replace(args.graph, '--graph', overwrite=args.overwrite)
     summary = summarise(network, args.size or size, args.n_class or n_class)
     print(FORMATS[args.format](summary))
     if args.graph is not None:
-        print(draw(summary, args.graph), file=sys.stderr)
+        draw(summary, args.graph)
+        print(f'wrote {args.graph}', file=sys.stderr)
     return 0
 
 

@@ -24,12 +24,14 @@ TRAINER = [
     {'device'},
     {'engine'},
     {'commands'},
-    {'errors', 'files', 'compat', 'moved'},
+    {'files', 'compat', 'moved'},
+    {'errors'},
 ]
 SQUEEZE_NET = [
     {'__main__'},
     {'infer', 'validate', 'summary', 'compression', 'explore', 'deploy'},
     {'classifier'},
+    {'labels'},
     {'weights'},
     {'__init__'},
     {'networks'},

@@ -69,7 +69,7 @@ def test_runs_end_to_end(finished):
     assert [entry['epoch'] for entry in read_log(folder)] == [1, 2]
     summary = json.loads((folder / 'results/r/summary.json').read_text())
     assert summary['finished'] and np.sum(summary['confusion']) == 100
-    assert {path.name for path in (folder / 'img').iterdir()} == {'loss.png', 'accuracy.png', 'confusion.png'}
+    assert {path.name for path in (folder / 'img').iterdir()} == {'loss.png', 'accuracy.png', 'confusion_r.png'}
 
 
 def test_repeats_to_the_bit_from_its_config(finished, tmp_path):

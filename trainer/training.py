@@ -16,6 +16,7 @@ from trainer import device
 from trainer.config import CUT_FROM_FILES, Config
 from trainer.data.augmentation import Sizes
 from trainer.data.balance import balanced_weights, describe_skew, is_skewed
+from trainer.data.classes import describe_gaps
 from trainer.data.datasets import Data, Stream
 from trainer.data.order import EpochIterator
 from trainer.data.pictures import Pictures
@@ -185,7 +186,10 @@ def _with_validation(data: Data | Stream, config: Config) -> Data | Stream:
 
 
 def _say_what_is_uneven(data: Data | Stream, config: Config) -> None:
-    """A line where classes of the user's own images differ much in size, and where weights make up for it."""
+    """Lines about classes without images, or of very different sizes, and about weights that make up for it."""
+    gaps = describe_gaps(data.train.labels, data.test.labels, data.classes)
+    if gaps is not None:
+        print(gaps)
     skew = describe_skew(data.train.labels, data.classes)
     if config.class_weights == 'balanced':
         weights = balanced_weights(data.train.labels, data.n_class)

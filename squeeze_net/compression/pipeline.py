@@ -29,7 +29,7 @@ from trainer import Config, device
 from trainer.data.augmentation import Sizes
 from trainer.data.datasets import Data, Stream
 from trainer.errors import InputError
-from trainer.files import atomic_write
+from trainer.files import atomic_write, free_path
 from trainer.run import checkpoint
 from trainer.run.records import SUMMARY, read_json, strict_json
 from trainer.step.evaluate import evaluate
@@ -219,7 +219,7 @@ class Compression:
                     accuracies = {name: {str(s): a for s, a in row.items()} for name, row in scan.items()}
                     with atomic_write(path, 'w') as file:
                         file.write(strict_json({'conditions': self._conditions(), 'accuracies': accuracies}))
-        picture = self.target.with_name(f'{self.target.stem}_scan.png')
+        picture = free_path(self.target.with_name(f'{self.target.stem}_scan.png'))
         plots.draw_scan(scan, full, picture)
         print(f'drew {picture}', flush=True)
         return scan

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.target is None:
         print(list_tensors(weights))
         return 0
-    for written in write(weights, args.target):
+    for written in write(weights, args.target, args.overwrite):
         print(f'wrote {written}: {written.stat().st_size:,} bytes')
     return 0
 
@@ -109,6 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
         '--preprocess', choices=list(PREPROCESSINGS), metavar='NAME', help=f'note down: {", ".join(PREPROCESSINGS)}'
     )
     parser.add_argument('--classes', type=Path, metavar='FILE', help='note down their names, one a line')
+    commands.add_overwrite(parser)
     return parser
 
 

@@ -16,7 +16,7 @@ from squeeze_net.weights.record import MAX_FILE_BYTES, Weights
 from trainer.config import Config
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.errors import InputError
-from trainer.files import atomic_write
+from trainer.files import atomic_write, refuse_to_replace
 
 
 def read(path: str | Path) -> Weights:
@@ -61,15 +61,17 @@ def parse(raw: memoryview, suffix: str, name: str, folder: Path | None = None) -
     return weights
 
 
-def write(weights: Weights, path: str | Path) -> list[Path]:
+def write(weights: Weights, path: str | Path, overwrite: bool = True) -> list[Path]:
     """Write a file, whole or not at all; beside a .caffemodel also its .prototxt.
 
     Args:
         path: ends in one of `WRITTEN`; .onnx and .caffemodel need to know the network.
+        overwrite: whether files that exist are replaced.
     Returns:
         What was written.
     Raises:
-        InputError: another suffix, weights that the format cannot hold, or a folder that cannot be written.
+        InputError: another suffix, weights that the format cannot hold, a folder that cannot be written, or without
+            `overwrite` a file that exists.
     """
     path = Path(path)
     if path.suffix.lower() not in WRITTEN:
@@ -81,6 +83,8 @@ def write(weights: Weights, path: str | Path) -> list[Path]:
         suffix, write_companion = form.companion
         contents[path.with_suffix(suffix)] = write_companion(weights)
     contents[path] = form.write(weights)
+    for place in contents:
+        refuse_to_replace(place, overwrite=overwrite)
     for place, content in contents.items():
         try:
             with atomic_write(place) as file:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from chainer.dataset import get_dataset_directory
 
+from trainer.commands import refuse_address
 from trainer.errors import InputError
 
 
@@ -63,8 +64,9 @@ def find(source: str | Path) -> Path:
     """The file that is meant: a path as it is, or a name of `PUBLISHED`, which is downloaded once and kept.
 
     Raises:
-        InputError: neither a file nor a name; or the download failed, and where to put the file instead.
+        InputError: an address, neither a file nor a name; or the download failed, and where to put the file instead.
     """
+    refuse_address(source)
     path = Path(source)
     if path.is_file() or (path.exists() and str(source) not in PUBLISHED):
         return path

@@ -19,6 +19,7 @@ from trainer.data.datasets.cifar import CIFAR10, CIFAR100
 
 DATA = Path(os.environ.get('SQUEEZE_NET_DATA', ROOT.parent / 'shared' / 'data'))
 RESULTS = ROOT / 'results'
+CLASSES = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']  # of CIFAR-10
 
 # Numbers of epochs and images, and the device: flag -> what to give it. A number is an upper bound.
 FLAGS = {
@@ -68,7 +69,8 @@ def cifar(folder, edition=CIFAR10, n_train=100, n_test=50):
         write(name, n_train // len(edition.train))
     for name in edition.test:
         write(name, n_test)
-    classes = [f'class {i}'.encode() for i in range(edition.n_class)]
+    named = [name.encode() for name in CLASSES] if edition is CIFAR10 else []
+    classes = named or [f'class {i}'.encode() for i in range(edition.n_class)]
     (folder / edition.meta).write_bytes(pickle.dumps({edition.class_key.encode(): classes}, protocol=4))
 
 

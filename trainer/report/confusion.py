@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.errors import InputError
+from trainer.files import free_path
 from trainer.report.curves import LABEL, NOTE, new_figure, save, set_title, verbatim
 from trainer.run.records import WATCHED, Run
 
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 MAX_CELL_TEXTS, MAX_CLASS_NAMES = 20, 100
 
 
-def draw_confusion(run: Run, folder: Path) -> None:
-    """Draw `confusion.png`: a row a true class, a column a predicted one, cells in % of the row's images.
+def draw_confusion(run: Run, folder: Path) -> Path:
+    """Draw `confusion_<run>.png`: a row a true class, a column a predicted one, cells in % of the row's images.
 
     Args:
         run: its summary holds the matrix of the last epoch; of a run with validation images that has ended, that of the
             test images at the best epoch.
         folder: where the picture goes; it must exist.
+    Returns:
+        The file; with another name where that is of something else.
     Raises:
         InputError: the run has no confusion matrix.
     """
@@ -32,7 +35,7 @@ def draw_confusion(run: Run, folder: Path) -> None:
     if not summary.get('confusion'):
         raise InputError(f'{run.path} holds no confusion matrix')
     figure = _confusion_figure(run, summary['classes'], np.array(final_confusion(summary), float))
-    save(figure, folder / 'confusion.png')
+    return save(figure, free_path(folder / f'confusion_{run.name}.png'))
 
 
 def final_confusion(summary: Mapping[str, Any]) -> Any:

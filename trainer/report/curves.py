@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.errors import InputError
-from trainer.files import atomic_write
+from trainer.files import SOFTWARE, atomic_write, free_path
 from trainer.run.records import WATCHED, Run
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ MAX_DROPS = 6  # lr drops marked; a schedule with more of them has no steps wort
 MAX_POINTS = 30  # epochs up to which each one gets a marker
 
 
-def draw_curves(runs: Sequence[Run], folder: Path, dashed: Collection[str] = ()) -> None:
+def draw_curves(runs: Sequence[Run], folder: Path, dashed: Collection[str] = ()) -> list[Path]:
     """Draw `loss.png` and `accuracy.png`: a colour a run, test (or validation) lines strong and training lines thin.
 
     The title speaks of the first run's data, and the vertical lines of its learning rate.
@@ -36,14 +36,18 @@ def draw_curves(runs: Sequence[Run], folder: Path, dashed: Collection[str] = ())
         runs: the ones without a finished epoch are left out.
         folder: where the pictures go; it must exist.
         dashed: the models whose runs are baselines, drawn dashed.
+    Returns:
+        The two files; with other names where these are of something else.
     Raises:
         InputError: no run has a finished epoch.
     """
     drawn = [run for run in runs if run.log]
     if not drawn:
         raise InputError(f'{", ".join(str(run.path) for run in runs) or "no run"}: no finished epoch to draw')
-    for quantity in ('loss', 'accuracy'):
-        save(_curve_figure(drawn, quantity, dashed), folder / f'{quantity}.png')
+    return [
+        save(_curve_figure(drawn, quantity, dashed), free_path(folder / f'{quantity}.png'))
+        for quantity in ('loss', 'accuracy')
+    ]
 
 
 def _curve_figure(runs: Sequence[Run], quantity: str, dashed: Collection[str]) -> Figure:
@@ -214,7 +218,8 @@ def verbatim(text: str) -> str:
     return text.replace('$', r'\$')
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG whose bytes depend on the picture alone."""
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG whose bytes depend on the picture alone; returns its path."""
     with atomic_write(path) as file:
-        figure.savefig(file, format='png', metadata={'Software': None})
+        figure.savefig(file, format='png', metadata={'Software': SOFTWARE})
+    return path

@@ -18,6 +18,7 @@ from trainer.run import checkpoint, records
 from trainer.run.stop import has_ended
 from trainer.step.schedule import Schedule
 
+HEADS = b'# The settings of this run', b'# The flags of this run'  # of `config.yaml`, now and in earlier versions
 LoadModel = Callable[[str, chainer.Chain], object]
 
 
@@ -104,6 +105,9 @@ def find_checkpoint(config: Config) -> Path | None:
         raise InputError(
             f'{config.run_folder} holds an earlier run ({hint}): replace it by --overwrite, or keep both by --run NAME'
         )
+    own = config.run_folder / records.CONFIG
+    if not goes_on and not config.overwrite and own.exists() and not own.read_bytes().startswith(HEADS):
+        raise InputError(f'{own} was not written by a run: choose another --run, or replace it by --overwrite')
     return path
 
 

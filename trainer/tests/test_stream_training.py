@@ -99,7 +99,8 @@ def test_a_list_trains(unbroken):
         'n_test': 12,
     }
     assert np.sum(outcome.summary['confusion']) == 12
-    assert {path.name for path in (save_path / 'img').iterdir()} == {'loss.png', 'accuracy.png', 'confusion.png'}
+    pictures = {'loss.png', 'accuracy.png', f'confusion_{outcome.folder.name}.png'}
+    assert {path.name for path in (save_path / 'img').iterdir()} == pictures
 
 
 @pytest.mark.parametrize(('name', 'kind'), [('shards', 'shards'), ('recordio', 'rec')])

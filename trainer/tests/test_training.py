@@ -124,7 +124,8 @@ def test_leaves_records_weights_checkpoints_and_plots(tmp_path):
         'weights_last.npz',
         'weights_best.npz',
     }
-    assert {path.name for path in (tmp_path / 'img').iterdir()} == {'loss.png', 'accuracy.png', 'confusion.png'}
+    pictures = {'loss.png', 'accuracy.png', f'confusion_{outcome.folder.name}.png'}
+    assert {path.name for path in (tmp_path / 'img').iterdir()} == pictures
     log = read_log(tmp_path)
     assert [entry['epoch'] for entry in log] == [1, 2, 3]
     assert [entry['lr'] for entry in log] == [0.05, 0.005, 0.0005]

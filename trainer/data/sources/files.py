@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from trainer.data.images import is_hidden, is_image_name
+import numpy as np
+
+from trainer.data.images import image_suffixes, is_hidden, is_image_name
 from trainer.data.sources.class_list import read_class_list, read_class_names
 from trainer.data.sources.source import Names, checked_labels, read_file, read_label, read_lines
 from trainer.errors import InputError
+
+NUMBER = re.compile(r'[-+]?[\d.]+(?:e[-+]?\d+)?')  # what is meant as one, also where it is not a label
 
 
 class Files:
@@ -47,16 +53,25 @@ class Files:
 class ImageList(Files):
     """A text file of lines `path label`; a path may contain spaces.
 
+    Labels are numbers, or all of them names of classes: then the classes are in the order of their names, or of a list.
+
     Args:
         path: of the list.
-        class_list: a file of `read_class_list` that names the labels.
+        class_list: a file of `read_class_list` that names the labels; where these are names, its keys or its names.
         root: what its paths are relative to; None for the folder of the list.
     Raises:
         InputError: another kind of line, a label outside its range, or no line at all; names the line.
     """
 
     def __init__(self, path: Path, class_list: Path | None = None, root: Path | None = None) -> None:
-        super().__init__(root or path.parent, _read_list(path), read_class_names(class_list), path)
+        words: dict[str, int] = {}  # labels as written, numbered as they come
+        rows = ((image, words.setdefault(word, len(words))) for image, word in _read_list(path))
+        super().__init__(root or path.parent, rows, None, path)
+        if all(map(str.isdigit, words)):
+            self.classes, meaning = read_class_names(class_list), np.array([int(word) for word in words])
+        else:
+            self.classes, meaning = _named(words, class_list, path)
+        self.labels = checked_labels(meaning[self.labels], self.classes, path)
 
 
 class ClassFolders(Files):
@@ -87,12 +102,42 @@ class ClassFolders(Files):
         super().__init__(root, images, names, root)
 
 
-def _read_list(path: Path) -> Iterator[tuple[str, int]]:
+def named_line(line: str) -> re.Match[str] | None:
+    """A path that ends as those of images do, and the name of a class."""
+    return _named_line().fullmatch(line)
+
+
+@functools.cache
+def _named_line() -> re.Pattern[str]:
+    return re.compile(rf'(.*(?:{"|".join(map(re.escape, image_suffixes()))}))\s+(\S.*)', re.IGNORECASE)
+
+
+def _read_list(path: Path) -> Iterator[tuple[str, str]]:
+    """(path, label) of each line; a label that is a number, without leading zeros."""
+    are_names: bool | None = None
     for number, line in read_lines(path):
+        where = f'{path}, line {number}'
         words = line.rsplit(None, 1)
+        if is_named := not NUMBER.fullmatch(words[-1]):
+            found = named_line(line)
+            words = list(found.groups()) if found else []
         if len(words) != 2:
-            raise InputError(f'{path}, line {number}: {line[:80]!r} is not `path label`')
-        yield words[0], read_label(words[1], f'{path}, line {number}')
+            raise InputError(f'{where}: {line[:80]!r} is not `path label`')
+        if are_names not in (None, is_named):
+            other = 'a name' if is_named else 'a number'
+            raise InputError(f'{where}: the label {words[1][:40]!r} is {other}, unlike those before it')
+        are_names = is_named
+        yield words[0], words[1] if is_named else str(read_label(words[1], where))
+
+
+def _named(words: Iterable[str], class_list: Path | None, path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """The classes of a list whose labels are names, and the class of each of its words."""
+    words = list(words)
+    keys, names = (tuple(sorted(words)),) * 2 if class_list is None else read_class_list(class_list)
+    label_of = {name: label for label, name in enumerate(names)} | {key: label for label, key in enumerate(keys)}
+    if missing := sorted(set(words) - label_of.keys()):
+        raise InputError(f'{path} holds the class {missing[0][:80]!r}, which {class_list} does not list')
+    return names, np.array([label_of[word] for word in words])
 
 
 def _folders(root: Path) -> list[str]:

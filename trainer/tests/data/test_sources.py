@@ -74,7 +74,9 @@ def test_a_name_of_a_file_need_not_be_utf_8(tmp_path):
     ('text', 'message'),
     [
         ('a.jpg 1\nb.jpg\n', 'line 2: .*is not `path label`'),
-        ('a.jpg one\n', "line 1: the label is 'one'"),
+        ('a.txt one\n', 'line 1: .*is not `path label`'),
+        ('a.jpg 0\nb.jpg one\n', "line 2: the label 'one' is a name, unlike those before it"),
+        ('a.jpg one\nb.jpg 0\n', "line 2: the label '0' is a number"),
         ('a.jpg -1\n', "the label is '-1'"),
         ('a.jpg 99999999999999\n', 'the label is .*whole number'),
         ('\n', 'holds no image'),
@@ -106,6 +108,21 @@ def test_class_lists_with_and_without_keys(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match=r"lists the class '(crane|n1)' twice"):
             read_class_list(path, folders)
+
+
+def test_lists_with_names_for_labels(tmp_path):
+    path, classes = tmp_path / 'list.txt', tmp_path / 'classes'
+    path.write_text('b 1.jpg white shark\na.PNG\tcat\nc.jpg cat\n')
+    source = ImageList(path)
+    assert source.classes == ('cat', 'white shark') and source.labels.tolist() == [1, 0, 0]
+    assert source.name(0) == str(tmp_path / 'b 1.jpg')
+    classes.write_text('n02 tench\nn01 white shark\nn03 cat\n')
+    assert ImageList(path, classes).labels.tolist() == [1, 2, 2]
+    path.write_text('a.jpg n01\nb.jpg n03\n')
+    assert ImageList(path, classes).labels.tolist() == [1, 2]
+    path.write_text('a.jpg dog\n')
+    with pytest.raises(InputError, match=r"the class 'dog', which .*classes does not list"):
+        ImageList(path, classes)
 
 
 def test_class_folders_are_ordered_by_name_or_by_a_list(tmp_path):

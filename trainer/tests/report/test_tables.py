@@ -158,7 +158,7 @@ def test_command(tmp_path, capsys):
     assert all(line.startswith(('|', '<sup>', 'Last', '')) for line in out.splitlines())
     assert 'torn' in err
     assert 'torn' not in out
-    assert sorted(path.name for path in output.iterdir()) == ['accuracy.png', 'confusion.png', 'loss.png']
+    assert sorted(path.name for path in output.iterdir()) == ['accuracy.png', 'confusion_net.png', 'loss.png']
     assert readme.read_text() == f'<!-- results -->\n\n{out}\n<!-- /results -->\n'
 
 
