@@ -23,7 +23,7 @@ from trainer.report.plots import Plots
 from trainer.run import checkpoint, description, failures
 from trainer.run.extensions import extend
 from trainer.run.log_file import copied_to
-from trainer.run.start import LoadModel, Start, find_checkpoint
+from trainer.run.start import LoadModel, Start, find_checkpoint, saved_settings
 from trainer.run.stop import StopRequest, has_ended
 from trainer.step.average import WeightAverage
 from trainer.step.captured import choose_updater
@@ -69,6 +69,7 @@ def train(
     config = _on_device(config, ranks, data.capture_obstacle)
     log_file = config.log_file if ranks.is_first else None
     with copied_to(log_file), StopRequest(is_shared=ranks.size > 1) as stop, config.using_precision():
+        config = config.fit(len(data.train.labels), ranks.from_first(lambda: saved_settings(config)))
         with failures.explained(config, ranks):
             trainer = build(model, data, config, stop, baselines, load_model, hooks, ranks)
             trainer.run(show_loop_exception_msg=False)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import chainer
 
+from squeeze_net.networks import NETWORKS
 from squeeze_net.weights.formats import FORMATS, WRITTEN
-from squeeze_net.weights.network import build, identify, start_from
+from squeeze_net.weights.network import build, identify, shapes_of, start_from
 from squeeze_net.weights.published import find
 from squeeze_net.weights.record import MAX_FILE_BYTES, Weights
 from trainer.config import Config
+from trainer.data.augmentation import training_size
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.errors import InputError
 from trainer.files import atomic_write
@@ -114,5 +117,41 @@ def loader(config: Config) -> Callable[[str, chainer.Chain], None]:
         view = weights.metadata.preprocessing
         if view is not None and view.name != config.preprocess:
             print(f'note: {source} expects images of --preprocess {view.name}, not {config.preprocess}')
+        if view is None and config.finetune is not None:
+            print(f'note: {source} does not say which images it expects; --preprocess {config.preprocess} is used')
 
     return load
+
+
+def finetuning(source: str, network: str | None = None) -> dict[str, Any]:
+    """The settings that follow from the weights of `--finetune`: their network, and the images that they expect.
+
+    Args:
+        source: a file of any format, or a name of `PUBLISHED`.
+        network: the one that the user gives, if any.
+    Returns:
+        `model`; `preprocess` and `size`, where the file tells.
+    Raises:
+        InputError: the file cannot be read, does not tell its network, or is of another one.
+    """
+    weights = read(find(source))
+    own, view = weights.metadata.network, weights.metadata.preprocessing
+    chosen = network or own
+    if chosen not in NETWORKS:
+        raise InputError(
+            f'--finetune {source} does not say of which network it is: add --model, one of {", ".join(NETWORKS)}'
+        )
+    if own in NETWORKS and shapes_of(own).keys() != shapes_of(chosen).keys():
+        raise InputError(f'--finetune {source} holds the weights of {own}, not of --model {chosen}: leave --model out')
+    settings: dict[str, Any] = {'model': chosen}
+    if view is not None:
+        if view.name not in PREPROCESSINGS:
+            raise InputError(
+                f'--finetune {source} expects images of a preprocessing {view.name!r} that is not known here'
+            )
+        settings['preprocess'] = view.name
+        if NETWORKS[chosen].fixed_size:
+            settings['size'] = view.crop
+        elif view.crop != PREPROCESSINGS[view.name].crop:  # trained at another --size
+            settings['size'] = training_size(view)
+    return settings

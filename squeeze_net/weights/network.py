@@ -119,7 +119,8 @@ def start_from(model: chainer.Chain, network: str, weights: Weights, reset_class
             if given != expected and given[1:] == expected[1:]:
                 raise InputError(
                     f'the weights are of {given[0]} classes, the data of {expected[0]}: '
-                    'begin with a fresh classifier by --reset-classifier'
+                    'give --finetune in place of --pretrained, which begins with a fresh classifier and has rates to suit, '
+                    'or add --reset-classifier'
                 )
     fill(model, weights.tensors, classifier if reset_classifier else frozenset())
 

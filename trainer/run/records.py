@@ -159,6 +159,7 @@ SUMMARY_FIELDS = {
     'device': 'a text',
     'seconds': 'a number',
     'finished': 'true or false',
+    'hints': 'a list of texts',
 }
 DATASET_FIELDS = {
     'name': 'a text',
