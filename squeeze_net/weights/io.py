@@ -150,7 +150,7 @@ def finetuning(source: str, network: str | None = None) -> dict[str, Any]:
                 f'--finetune {source} expects images of a preprocessing {view.name!r} that is not known here'
             )
         settings['preprocess'] = view.name
-        if NETWORKS[chosen].fixed_size:
+        if getattr(NETWORKS[chosen], 'fixed_size', False):
             settings['size'] = view.crop
         elif view.crop != PREPROCESSINGS[view.name].crop:  # trained at another --size
             settings['size'] = training_size(view)

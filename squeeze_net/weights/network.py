@@ -119,7 +119,7 @@ def start_from(model: chainer.Chain, network: str, weights: Weights, reset_class
             if given != expected and given[1:] == expected[1:]:
                 raise InputError(
                     f'the weights are of {given[0]} classes, the data of {expected[0]}: '
-                    'give --finetune in place of --pretrained, which begins with a fresh classifier and has rates to suit, '
+                    'give --finetune in place of --pretrained, for a fresh classifier and rates that suit it, '
                     'or add --reset-classifier'
                 )
     fill(model, weights.tensors, classifier if reset_classifier else frozenset())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,13 +49,13 @@ class Hints(Extension):
             return
         self.n_seen = len(self.recorder.entries)
         is_last = has_ended(trainer.updater, self.config)
-        for sign, hint in signs(
+        sign = find_sign(
             self.recorder.own_entries, self.recorder.confusion, self.config, self.n_train, self.chance_loss, is_last
-        ):
-            if sign not in self.told:
-                self.told[sign] = hint
-                self.recorder.facts['hints'] = list(self.told.values())
-                tqdm.write(f'hint: {hint}')
+        )
+        if sign is not None and sign[0] not in self.told:
+            self.told[sign[0]] = sign[1]
+            self.recorder.facts['hints'] = list(self.told.values())
+            tqdm.write(f'hint: {sign[1]}')
 
 
 def _entropy(counts: np.ndarray) -> float:
@@ -63,15 +63,15 @@ def _entropy(counts: np.ndarray) -> float:
     return float(-(share * np.log(share)).sum())
 
 
-def signs(
+def find_sign(
     entries: Sequence[dict[str, Any]],
     confusion: Sequence[Sequence[int]],
     config: Config,
     n_train: int,
     chance_loss: float,
     is_last: bool,
-) -> Iterator[tuple[str, str]]:
-    """What the last epoch shows of a run that does not learn: a key, and a sentence with what to try.
+) -> tuple[str, str] | None:
+    """What the last epoch shows of a run that does not learn: the sign, and a sentence with what to try.
 
     Early in a run, and after few updates, all of this is usual. So nothing is said before MANY_UPDATES, unless the run
     ends, and nothing at the end of a run of one epoch.
@@ -89,8 +89,8 @@ def signs(
     is_patient = n_update >= max(MANY_UPDATES, 20 * n_class)
     is_done = is_last and len(entries) > 1
     if chance_loss == 0 or not (is_patient or is_done):
-        return
-    commonest = table.sum(1).max() / n_test
+        return None
+    commonest = float(table.sum(1).max() / n_test)
     at_chance = min(1.2 * commonest, commonest + 0.2 * (1 - commonest))
     is_at_chance = entry['test_accuracy'] <= at_chance
     has_learnt = loss < SHARE_OF_CHANCE * chance_loss
@@ -99,45 +99,28 @@ def signs(
 
     limit = EXPLODED * max(chance_loss, loss)
     if entry['test_loss'] > limit and (is_done or (len(entries) > 1 and entries[-2]['test_loss'] > limit)):
-        yield (
-            'exploded',
-            (
-                f'the test loss is {entry["test_loss"]:.4g}, and guessing has {chance_loss:.3g}: the rate is too high, or '
-                f'{n_update:,} updates are too few for the statistics of batch normalisation; try {lower}, or more epochs'
-            ),
+        text = (
+            f'the test loss is {entry["test_loss"]:.4g}, and guessing has {chance_loss:.3g}: the rate is too high, or '
+            f'{n_update:,} updates are too few for the statistics of batch normalisation'
         )
-    elif not has_learnt and is_at_chance:
+        return 'exploded', f'{text}; try {lower}, or more epochs'
+    if not has_learnt and is_at_chance:
         if loss > 1.1 * chance_loss or abs(loss - math.log(n_class)) < 1e-3:  # it diverges, or all answers are equal
             advice = f'the rate may be too high; try {lower}'
         elif not is_patient:
             advice = 'try more epochs, or a smaller --batch, which makes more updates'
         else:
             advice = f'try {lower}, or a higher rate, --lr {config.lr * 10:g}'
-        yield (
-            'not learning',
-            (
-                f'after {n_update:,} updates the training loss is {loss:.4g}, and guessing has {chance_loss:.4g}: '
-                f'{advice}{finetune}'
-            ),
+        text = f'after {n_update:,} updates the training loss is {loss:.4g}, and guessing has {chance_loss:.4g}'
+        return 'not learning', f'{text}: {advice}{finetune}'
+    if table.sum(0).max() > CONSTANT * n_test and commonest < USUAL:
+        text = f'every test image is taken for class {table.sum(0).argmax()}, which only {commonest:.0%} of them can be'
+        return 'constant', f'{text}: try {lower}, or more epochs{finetune}'
+    is_guessing = len(entries) >= 3 and all(one['test_accuracy'] <= at_chance for one in entries[-3:])
+    if is_guessing and entry['train_accuracy'] > LEARNT and n_test >= FEW_TESTS:
+        text = (
+            f'the training images are learnt ({entry["train_accuracy"]:.0%}), the test images are guessed '
+            f'({entry["test_accuracy"]:.0%})'
         )
-    elif table.sum(0).max() > CONSTANT * n_test and commonest < USUAL:
-        yield (
-            'constant',
-            (
-                f'every test image is taken for class {table.sum(0).argmax()}, which {commonest:.0%} of them are of: '
-                f'try {lower}, or more epochs{finetune}'
-            ),
-        )
-    elif (
-        n_test >= FEW_TESTS
-        and entry['train_accuracy'] > LEARNT
-        and len(entries) >= 3
-        and all(one['test_accuracy'] <= at_chance for one in entries[-3:])
-    ):
-        yield (
-            'only training images',
-            (
-                f'the training images are learnt ({entry["train_accuracy"]:.0%}), the test images are guessed '
-                f'({entry["test_accuracy"]:.0%}): see whether the images of both lie in the folders of their classes'
-            ),
-        )
+        return 'only training images', f'{text}: see whether the images of both lie in the folders of their classes'
+    return None
