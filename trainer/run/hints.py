@@ -116,11 +116,10 @@ def find_sign(
     if table.sum(0).max() > CONSTANT * n_test and commonest < USUAL:
         text = f'every test image is taken for class {table.sum(0).argmax()}, which only {commonest:.0%} of them can be'
         return 'constant', f'{text}: try {lower}, or more epochs{finetune}'
-    is_guessing = len(entries) >= 3 and all(one['test_accuracy'] <= at_chance for one in entries[-3:])
-    if is_guessing and entry['train_accuracy'] > LEARNT and n_test >= FEW_TESTS:
-        text = (
-            f'the training images are learnt ({entry["train_accuracy"]:.0%}), the test images are guessed '
-            f'({entry["test_accuracy"]:.0%})'
-        )
-        return 'only training images', f'{text}: see whether the images of both lie in the folders of their classes'
+    if len(entries) >= 3 and n_test >= FEW_TESTS and all(one['test_accuracy'] <= at_chance for one in entries[-3:]):
+        text = f'the test images are guessed ({entry["test_accuracy"]:.0%})'
+        if entry['train_accuracy'] <= LEARNT:
+            return 'guessing', f'{text}: try {lower}, or more epochs{finetune}'
+        text = f'the training images are learnt ({entry["train_accuracy"]:.0%}), {text}'
+        return 'guessing', f'{text}: see whether the images of both lie in the folders of their classes'
     return None

@@ -89,8 +89,13 @@ def test_training_images_learnt_and_test_images_guessed():
     mixed_up = entry(0.05, train_accuracy=0.99)
     assert sign(mixed_up, mixed_up) is None
     key, hint = sign(mixed_up, mixed_up, mixed_up)
-    assert key == 'only training images'
-    assert '(99%), the test images are guessed (10%): see whether' in hint
+    assert key == 'guessing'
+    assert hint.startswith('the training images are learnt (99%), the test images are guessed (10%): see whether')
+    slow = entry(2.1, train_accuracy=0.2)
+    assert sign(slow, slow, slow) == (
+        'guessing',
+        'the test images are guessed (10%): try --lr 0.01 or --warmup 1, or more epochs',
+    )
 
 
 @pytest.mark.parametrize('loss', [0.3, 1.7, 2.2])
