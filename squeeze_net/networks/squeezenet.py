@@ -94,7 +94,11 @@ class PublishedSqueezeNet(chainer.Chain):
     """
 
     recipe: dict[str, Any] = {'lr': 0.04, 'weight_decay': 2e-4}  # the solver published with v1.0
-    finetuning: dict[str, Any] = RECIPE | {'lr': 0.001, 'freeze': 'conv1[!0]*,fire[2-5]'}  # conv1_bn, not conv10
+    finetuning: dict[str, Any] = RECIPE | {
+        'lr': 0.001,
+        'lr_multiplier': 'conv10=3',
+        'freeze': 'conv1[!0]*,fire[2-5]',  # also conv1_bn, but not conv10
+    }
     fixed_size = False
     stem: tuple[int, int]  # channels and kernel of conv1, stride 2
     pooled: tuple[str, ...]

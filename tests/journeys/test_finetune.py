@@ -23,6 +23,7 @@ CLASSES = {
 }
 N_TRAIN = 5
 SMALL = ('--size', '64', '--epoch', '1', '--workers', '0')
+pytestmark = pytest.mark.journeys
 needs_photos = pytest.mark.skipif(not PUBLISHED.is_file(), reason=f'no real photos and weights: {DATA} is not there')
 
 
