@@ -27,7 +27,7 @@ def parse(
     argv: Sequence[str] | None = None,
     description: str | None = None,
     examples: str = '',
-    describe: Callable[[str, str | None], dict[str, Any]] | None = None,
+    describe: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
 ) -> Config:
     """The configuration that the command line asks for.
 
@@ -36,8 +36,8 @@ def parse(
             `finetuning`, those for `--finetune`.
         argv: arguments without the program's name; those of the process by default.
         description, examples: the first lines of `--help`.
-        describe: (FILE|NAME of `--finetune`, the network if given) -> the settings that these weights ask for: `model`,
-            and those of their images.
+        describe: (the settings that are given) -> those that the weights of `--finetune` ask for: `model`, and those of
+            their images.
     Raises:
         InputError: an unknown flag, a value out of range, or a YAML file with an unknown key.
     """
@@ -48,7 +48,7 @@ def parse(
         given = put_over(given, read_yaml(Path(config_file), parser, Config))
     is_finetuning, chosen = 'finetune' in given, {}
     if is_finetuning and describe is not None:
-        chosen = describe(given['finetune'], given.get('model'))
+        chosen = describe(given)
     model = given.setdefault('model', chosen.get('model', next(iter(networks))))
     recipe = getattr(networks[model], 'recipe', {})
     if is_finetuning:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,23 +117,21 @@ def loader(config: Config) -> Callable[[str, chainer.Chain], None]:
         view = weights.metadata.preprocessing
         if view is not None and view.name != config.preprocess:
             print(f'note: {source} expects images of --preprocess {view.name}, not {config.preprocess}')
-        if view is None and config.finetune is not None:
-            print(f'note: {source} does not say which images it expects; --preprocess {config.preprocess} is used')
 
     return load
 
 
-def finetuning(source: str, network: str | None = None) -> dict[str, Any]:
+def finetuning(given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that follow from the weights of `--finetune`: their network, and the images that they expect.
 
     Args:
-        source: a file of any format, or a name of `PUBLISHED`.
-        network: the one that the user gives, if any.
+        given: the settings that the user gives, among them `finetune`: a file of any format, or a name of `PUBLISHED`.
     Returns:
         `model`; `preprocess` and `size`, where the file tells.
     Raises:
-        InputError: the file cannot be read, does not tell its network, or is of another one.
+        InputError: the file cannot be read, is of another network, or says less than is needed.
     """
+    source, network = given['finetune'], given.get('model')
     weights = read(find(source))
     own, view = weights.metadata.network, weights.metadata.preprocessing
     chosen = network or own
@@ -144,6 +142,11 @@ def finetuning(source: str, network: str | None = None) -> dict[str, Any]:
     if own in NETWORKS and shapes_of(own).keys() != shapes_of(chosen).keys():
         raise InputError(f'--finetune {source} holds the weights of {own}, not of --model {chosen}: leave --model out')
     settings: dict[str, Any] = {'model': chosen}
+    if view is None and 'preprocess' not in given:
+        raise InputError(
+            f'--finetune {source} does not say which images it expects: add --preprocess, one of '
+            f'{", ".join(PREPROCESSINGS)} (published weights: caffe, torchvision)'
+        )
     if view is not None:
         if view.name not in PREPROCESSINGS:
             raise InputError(

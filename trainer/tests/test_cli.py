@@ -139,8 +139,8 @@ def test_a_batch_is_not_larger_than_the_training_images(capsys):
 def test_fine_tuning_takes_network_and_images_from_the_weights_and_its_rates_from_the_network(tmp_path):
     asked = []
 
-    def describe(source, model):
-        asked.append((source, model))
+    def describe(given):
+        asked.append((given['finetune'], given.get('model')))
         return {'model': 'delicate', 'preprocess': 'caffe', 'size': 90}
 
     def tune(*argv):
