@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from typing import Any
 
-RECIPE: dict[str, Any] = {'epoch': 15, 'batch': 8, 'schedule': 'cosine', 'warmup': 1}
+RECIPE: dict[str, Any] = {'epoch': 15, 'batch': 8, 'schedule': 'cosine', 'warmup': 2}
