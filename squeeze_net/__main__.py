@@ -22,8 +22,8 @@ EXAMPLES = """
 python main.py -p ./ -e 300 -b 64 -g 0
 # your photos, in DIR/train/<class>/ and DIR/test/<class>/
 python main.py --dataset folder --data DIR
-# fine-tuning of published ImageNet weights
-python main.py --config configs/finetune_cifar10.yaml --reset_classifier --pretrained squeezenet_v1.1_torchvision
+# the same from published ImageNet weights: fine-tuning, for few photos
+python main.py --dataset folder --data DIR --finetune squeezenet_v1.1_torchvision
 # a quick look, without a download
 python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10
 """
@@ -31,7 +31,7 @@ python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10
 
 def main() -> int:
     """Train as the command line asks; returns the exit code."""
-    config = cli.parse(NETWORKS, description=__doc__, examples=EXAMPLES)
+    config = cli.parse(NETWORKS, description=__doc__, examples=EXAMPLES, describe=weights.finetuning)
     with parallel.join(config, cli.resume_command()) as ranks, copied_to(config.log_file if ranks.is_first else None):
         return run(config, ranks)
 

@@ -29,7 +29,7 @@ from trainer.run.extensions import extend
 from trainer.run.log_file import copied_to
 from trainer.run.recorder import Recorder
 from trainer.run.records import WATCHED
-from trainer.run.start import LoadModel, Start, find_checkpoint
+from trainer.run.start import LoadModel, Start, find_checkpoint, saved_settings
 from trainer.run.stop import StopRequest, has_ended, is_complete
 from trainer.step.average import WeightAverage
 from trainer.step.captured import choose_updater
@@ -75,6 +75,8 @@ def train(
     config = _on_device(config, ranks, data.capture_obstacle)
     log_file = config.log_file if ranks.is_first else None
     with copied_to(log_file), StopRequest(is_shared=ranks.size > 1) as stop, config.using_precision():
+        data = _with_validation(data, config)
+        config = config.fit(len(data.train.labels), ranks.from_first(lambda: saved_settings(config)))
         with failures.explained(config, ranks):
             trainer = build(model, data, config, stop, baselines, load_model, hooks, ranks)
             trainer.run(show_loop_exception_msg=False)
@@ -124,7 +126,6 @@ def build(
     start = Start(config, ranks)
 
     # Data
-    data = _with_validation(data, config)
     _say_what_is_uneven(data, config)
     iterator = EpochIterator(len(data.train.labels), config.batch, config.seed, epoch=config.start_epoch - 1)
     pictures = _open_pictures(model, data, config, iterator, ranks)

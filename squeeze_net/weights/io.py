@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import chainer
 
+from squeeze_net.networks import NETWORKS
 from squeeze_net.weights.foreign import describe
 from squeeze_net.weights.formats import FORMATS, WRITTEN
-from squeeze_net.weights.network import build, identify, start_from
+from squeeze_net.weights.network import build, identify, shapes_of, start_from
 from squeeze_net.weights.published import find
 from squeeze_net.weights.record import MAX_FILE_BYTES, Weights
 from trainer.config import Config
+from trainer.data.augmentation import training_size
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.errors import InputError
 from trainer.files import atomic_write, refuse_to_replace
@@ -127,3 +130,42 @@ def loader(config: Config) -> Callable[[str, chainer.Chain], None]:
             print(f'note: {source} expects images of --preprocess {view.name}, not {config.preprocess}')
 
     return load
+
+
+def finetuning(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that follow from the weights of `--finetune`: their network, and the images that they expect.
+
+    Args:
+        given: the settings that the user gives, among them `finetune`: a file of any format, or a name of `PUBLISHED`.
+    Returns:
+        `model`; `preprocess` and `size`, where the file tells.
+    Raises:
+        InputError: the file cannot be read, is of another network, or says less than is needed.
+    """
+    source, network = given['finetune'], given.get('model')
+    weights = read(find(source))
+    own, view = weights.metadata.network, weights.metadata.preprocessing
+    chosen = network or own
+    if chosen not in NETWORKS:
+        raise InputError(
+            f'--finetune {source} does not say of which network it is: add --model, one of {", ".join(NETWORKS)}'
+        )
+    if own in NETWORKS and shapes_of(own).keys() != shapes_of(chosen).keys():
+        raise InputError(f'--finetune {source} holds the weights of {own}, not of --model {chosen}: leave --model out')
+    settings: dict[str, Any] = {'model': chosen}
+    if view is None and 'preprocess' not in given:
+        raise InputError(
+            f'--finetune {source} does not say which images it expects: add --preprocess, one of '
+            f'{", ".join(PREPROCESSINGS)} (published weights: caffe, torchvision)'
+        )
+    if view is not None:
+        if view.name not in PREPROCESSINGS:
+            raise InputError(
+                f'--finetune {source} expects images of a preprocessing {view.name!r} that is not known here'
+            )
+        settings['preprocess'] = view.name
+        if getattr(NETWORKS[chosen], 'fixed_size', False):
+            settings['size'] = view.crop
+        elif view.crop != PREPROCESSINGS[view.name].crop:  # trained at another --size
+            settings['size'] = training_size(view)
+    return settings

@@ -170,7 +170,8 @@ def start_from(
             if given != expected and given[1:] == expected[1:]:
                 raise InputError(
                     f'the weights are of {given[0]} classes, the data of {expected[0]}: '
-                    'begin with a fresh classifier by --reset-classifier'
+                    'give --finetune in place of --pretrained, for a fresh classifier and rates that suit it, '
+                    'or add --reset-classifier'
                 )
     fill_network(model, network, weights.tensors, flag, classifier if reset_classifier else frozenset())
 

@@ -15,7 +15,7 @@ from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.engine import ENGINES
 
 OPTIMIZERS = ('momentum', 'nesterov', 'adam')
-SCHEDULES = ('step', 'cosine', 'constant', 'poly', 'factor')
+SCHEDULES = ('step', 'cosine', 'constant', 'poly', 'factor', 'auto')
 COMMUNICATORS = ('naive', 'flat', 'pure_nccl')
 GRAD_DTYPES = ('float32', 'float16')
 UNREADABLE = ('fail', 'skip')
@@ -127,7 +127,8 @@ class RecipeSettings:
     )
     schedule: str = setting(
         'step',
-        'step: a tenth after each milestone; cosine, poly: down to 0; factor: multiplied by --factor',
+        'step: a tenth after each milestone; cosine, poly: down to 0; factor: multiplied by --factor; auto: step, or '
+        'for less than 30 epochs cosine and a warm-up (default: auto, or step with --lr, --warmup or --milestones)',
         choices=SCHEDULES,
         is_common=True,
     )
@@ -184,6 +185,14 @@ class RecipeSettings:
     reset_classifier: bool = setting(
         False,
         'load all weights except the classifier layer, which may have other classes',
+        is_common=True,
+        may_change=True,
+    )
+    finetune: str | None = setting(
+        None,
+        'train on from such weights with a classifier for the classes of the data: takes the network and --preprocess '
+        'from the file, and rates, epochs and frozen layers that suit few photos; flags given here win',
+        metavar='FILE|NAME',
         is_common=True,
         may_change=True,
     )

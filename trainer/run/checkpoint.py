@@ -156,13 +156,30 @@ def resume(path: Path, trainer: Trainer, config: Config, file: BinaryIO | None =
         InputError: not a checkpoint, or one of another experiment.
     """
     with _open_npz(path, file) as arrays:
-        if 'config' not in arrays:
-            raise InputError(f'{path} holds no training state; weights alone are loaded with --load_model')
-        config.check_resumes(json.loads(str(arrays['config'])), path)
+        config.check_resumes(_settings(arrays, path), path)
         _check_shapes(arrays, path, MODEL, trainer.updater.model)
         NpzDeserializer(arrays).load(trainer)
         before = str(arrays[COMPUTED_ON]) if COMPUTED_ON in arrays else ''
         return before if before != trainer.get_extension('Checkpoint').computed_on else ''
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of the run that wrote a checkpoint.
+
+    Raises:
+        InputError: not a checkpoint.
+    """
+    with _open_npz(path) as arrays:
+        return _settings(arrays, path)
+
+
+def _settings(arrays: NpzFile, path: Path) -> dict[str, Any]:
+    if 'config' not in arrays:
+        raise InputError(f'{path} holds no training state; weights alone are loaded with --load_model')
+    settings = json.loads(str(arrays['config']))
+    if not isinstance(settings, dict):
+        raise InputError(f'{path} holds {settings!r} in place of its configuration')
+    return settings
 
 
 def load_model(path: Path, model: chainer.Link, file: BinaryIO | None = None) -> None:

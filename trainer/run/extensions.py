@@ -16,6 +16,7 @@ from trainer.parallel import Ranks
 from trainer.run import description
 from trainer.run.checkpoint import Checkpoint
 from trainer.run.contention import ContentionNotice
+from trainer.run.hints import Hints
 from trainer.run.progress import Progress
 from trainer.run.recorder import Recorder
 from trainer.run.start import Start
@@ -65,6 +66,7 @@ def extend(
         trainer.extend(Agreement(ranks, stop, saving))
     if ranks.is_first:
         trainer.extend(progress)
+        trainer.extend(Hints(recorder, config, data.train.labels, (data.validation or data.test).labels))
         if target.xp is np and ranks.local_size == 1:  # other ranks of the machine would count as other processes
             trainer.extend(ContentionNotice())
 

@@ -184,6 +184,7 @@ SUMMARY_FIELDS = {
     'seconds': 'a number',
     'finished': 'true or false',
     'stopped_early': 'a count',
+    'hints': 'a list of texts',
 }
 DATASET_FIELDS = {
     'name': 'a text',

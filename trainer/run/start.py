@@ -47,6 +47,8 @@ class Start:
         config = self.config
         if self.path is not None:
             return
+        if config.finetune is not None:
+            print(f'fine-tuning {config.model} from {config.finetune}: {_recipe(config)}')
         if config.load_model is not None:
             (load_model or load_npz)(config.load_model, optimizer.target)
         if config.load_optimizer is not None:
@@ -77,6 +79,18 @@ class Start:
         else:
             checkpoint.take_best_weights(self.path, self.config.run_folder)
         self.config.write(self.config.run_folder / records.CONFIG)
+
+
+def _recipe(config: Config) -> str:
+    """The settings that `--finetune` chooses where the user does not, as flags."""
+    length = 'epoch' if config.iterations is None else 'iterations'
+    names = ['preprocess', 'size', length, 'batch', 'lr', 'schedule', 'warmup', 'freeze', 'lr_multiplier']
+    values = [(name, getattr(config, name)) for name in names]
+    return ' '.join(
+        f'--{name} {value:g}' if isinstance(value, float) else f'--{name} {value}'
+        for name, value in values
+        if value is not None
+    )
 
 
 def load_npz(path: str, model: chainer.Chain) -> None:
@@ -111,6 +125,16 @@ def find_checkpoint(config: Config) -> Path | None:
     return path
 
 
+def saved_settings(config: Config) -> dict[str, Any] | None:
+    """The settings in the checkpoint to resume from, if any.
+
+    Raises:
+        InputError: as `find_checkpoint`, or not a checkpoint.
+    """
+    path = find_checkpoint(config)
+    return None if path is None else checkpoint.read_settings(path)
+
+
 def earlier_run(folder: Path) -> list[Path]:
     """The files of a run that a new one in this folder would replace."""
     return [path for pattern in ('*.npz', records.LOG, records.SUMMARY) for path in folder.glob(pattern)]
@@ -140,7 +164,8 @@ def check_rates(entries: list[dict[str, Any]], schedule: Schedule, config: Confi
     for entry in entries:
         rate = schedule(entry['epoch'] - 1)
         if not math.isclose(rate, entry['lr'], rel_tol=1e-6):
+            other = 'give the --milestones it had' if config.schedule == 'step' else 'start another run with --run NAME'
             raise InputError(
                 f'epoch {entry["epoch"]} of this run had the learning rate {entry["lr"]:g}, not the {rate:g} that '
-                f'{config.length} gives it: resume with the same --epoch, or give the --milestones it had'
+                f'{config.length} gives it: resume with the same --epoch, or {other}'
             )

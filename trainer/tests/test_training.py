@@ -412,13 +412,18 @@ def test_save_path_that_cannot_be_written(tmp_path):
         run(tmp_path / 'file')
 
 
+def test_a_batch_is_lowered_to_the_training_images(tmp_path, capsys):
+    run(tmp_path, batch=64, epoch=1)
+    assert f'a batch of 64 is more than the {N_TRAIN} training images: --batch {N_TRAIN}' in capsys.readouterr().out
+    assert f'batch: {N_TRAIN}\n' in (tmp_path / 'results/r/config.yaml').read_text()
+
+
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
         ({'resume': 'nowhere.npz'}, r'--resume nowhere\.npz is not a file'),
         ({'load_model': 'nowhere.npz'}, r'nowhere\.npz does not exist'),
         ({'load_log': 'nowhere.jsonl', 'start_epoch': 2}, r'nowhere\.jsonl'),
-        ({'batch': 41}, r'a batch of 41 needs at least as many training images; there are 40'),
         ({'size': 4}, r'size 4'),
         ({'gpu': 99}, r'-g 99'),
     ],
