@@ -42,7 +42,7 @@ def check_network(model: chainer.Link, n_class: int, size: int, test_size: int |
     if test_size not in (None, size):
         _compute(model, test_size, f'set `fixed_size = True` on the network, which tests it at {size} px, too')
     if _are_probabilities(y):
-        print('note: the outputs look like probabilities; logits are expected: leave out the softmax, which the loss has')
+        print('note: the outputs look like probabilities; logits are expected: leave out softmax, the loss computes it')
 
 
 def check_logits(y: Any, n: int, n_class: int | None = None) -> None:
@@ -57,7 +57,8 @@ def check_logits(y: Any, n: int, n_class: int | None = None) -> None:
     """
     expected = f'logits ({n}, {"n_class" if n_class is None else n_class}) are expected'
     if not isinstance(y, chainer.Variable):
-        raise InputError(f'the network returned {_described(y)}; {expected}: {_remedy(y)}')
+        returned, remedy = _described(y)
+        raise InputError(f'the network returned {returned}; {expected}: {remedy}')
     if y.ndim == 2 and y.shape[0] == n and n_class in (None, y.shape[1]):
         if y.dtype.kind != 'f':
             raise InputError(f'the network returned {y.dtype}; {expected}: leave out what picks a class')
@@ -71,20 +72,15 @@ def check_logits(y: Any, n: int, n_class: int | None = None) -> None:
     raise InputError(f'the network returned {y.shape}; {expected}: {remedy}')
 
 
-def _described(y: Any) -> str:
-    if isinstance(y, (tuple, list)):
-        return f'a {type(y).__name__} of {len(y)}'
-    if isinstance(y, dict):
-        return f'a dict of {", ".join(map(str, y))}'
-    return 'None' if y is None else f'a {type(y).__module__}.{type(y).__name__}'
-
-
-def _remedy(y: Any) -> str:
+def _described(y: Any) -> tuple[str, str]:
+    """What was returned instead of a variable, and what to do about it."""
     if y is None:
-        return 'end its forward with `return`'
-    if hasattr(y, 'dtype'):
-        return 'return the chainer.Variable, through which gradients flow, not its array'
-    return 'return them alone'
+        return 'None', 'end its forward with `return`'
+    if isinstance(y, dict):
+        return f'a dict of {", ".join(map(str, y))}', 'return them alone'
+    if isinstance(y, (tuple, list)):
+        return f'a {type(y).__name__} of {len(y)}', 'return them alone'
+    return f'a {type(y).__module__}.{type(y).__name__}', 'return a chainer.Variable, not its array'
 
 
 def check_call(model: Any) -> None:
@@ -170,10 +166,10 @@ def _unregistered(model: chainer.Link) -> Iterator[str]:
     known = {id(part) for part in (*model.links(), *model.params())}
     for path, link in model.namedlinks():
         for name, value in vars(link).items():
-            parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-            is_part = (isinstance(part, (chainer.Link, chainer.Parameter)) and id(part) not in known for part in parts)
-            if any(is_part):
-                yield f'{path.strip("/")}/{name}'.strip('/')
+            parts = list(value.values()) if isinstance(value, dict) else value
+            parts = parts if isinstance(parts, (list, tuple)) else [parts]
+            if any(isinstance(p, (chainer.Link, chainer.Parameter)) and id(p) not in known for p in parts):
+                yield f'{path}/{name}'.strip('/')
 
 
 def _check_registered_once(model: chainer.Link) -> None:
@@ -189,5 +185,5 @@ def _listed(names: Sequence[str]) -> str:
     return ', '.join(names[:N_SHOWN]) + (', ...' if len(names) > N_SHOWN else '')
 
 
-def _are_probabilities(y: chainer.Variable) -> bool:
+def _are_probabilities(y: Any) -> bool:
     return y.shape[1] > 1 and bool((y.array >= 0).all()) and abs(float(y.array.sum()) - 1) < 1e-3
