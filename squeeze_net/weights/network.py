@@ -85,10 +85,14 @@ def build(weights: Weights, purpose: str) -> tuple[chainer.Chain, int]:
         InputError: it is not known, or the weights do not fit it.
     """
     metadata = weights.metadata
-    if metadata.network not in NETWORKS:
-        known = f'the network {metadata.network!r}' if metadata.network else 'their network'
+    if metadata.network is not None and metadata.network not in NETWORKS:
         raise InputError(
-            f'the weights do not tell {known}, which {purpose} needs: give --network, one of {", ".join(NETWORKS)}'
+            f'the weights are of {metadata.network!r}, which is not among the networks of this project: use '
+            'trainer.load_classifier(model, FILE), or add it to squeeze_net.NETWORKS (CONTRIBUTING.md, "A network")'
+        )
+    if metadata.network is None:
+        raise InputError(
+            f'the weights do not tell their network, which {purpose} needs: give --network, one of {", ".join(NETWORKS)}'
         )
     if metadata.n_class is None:
         raise InputError(f'the weights hold no classifier of {metadata.network}, which {purpose} needs')

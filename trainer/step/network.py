@@ -137,10 +137,10 @@ class _Fitting(chainer.LinkHook):
 
     def forward_preprocess(self, args: Any) -> None:
         link, x = args.link, args.args[0] if args.args else None
-        shape = getattr(x, 'shape', ())
+        shape: tuple[int, ...] = getattr(x, 'shape', ())
         name = f'layer {self.paths.get(id(link)) or type(link).__name__}'
         if isinstance(link, chainer.links.Linear) and link.W.array is not None:
-            axes = args.kwargs.get('n_batch_axes', args.args[1] if len(args.args) > 1 else 1)
+            axes = args.kwargs.get('n_batch_axes', [*args.args, 1][1])
             n = int(np.prod(shape[axes:]))
             if n != link.W.shape[1]:
                 raise InputError(
