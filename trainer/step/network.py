@@ -139,7 +139,7 @@ class _Fitting(chainer.LinkHook):
         link, x = args.link, args.args[0] if args.args else None
         shape: tuple[int, ...] = getattr(x, 'shape', ())
         name = f'layer {self.paths.get(id(link)) or type(link).__name__}'
-        if isinstance(link, chainer.links.Linear) and link.W.array is not None:
+        if isinstance(link, chainer.links.Linear) and link.W.array is not None and shape:
             axes = args.kwargs.get('n_batch_axes', [*args.args, 1][1])
             n = int(np.prod(shape[axes:]))
             if n != link.W.shape[1]:
