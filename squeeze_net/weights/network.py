@@ -91,8 +91,9 @@ def build(weights: Weights, purpose: str) -> tuple[chainer.Chain, int]:
             'trainer.load_classifier(model, FILE), or add it to squeeze_net.NETWORKS (CONTRIBUTING.md, "A network")'
         )
     if metadata.network is None:
+        names = ', '.join(NETWORKS)
         raise InputError(
-            f'the weights do not tell their network, which {purpose} needs: give --network, one of {", ".join(NETWORKS)}'
+            f'the weights do not tell their network, which {purpose} needs: give --network, one of {names}'
         )
     if metadata.n_class is None:
         raise InputError(f'the weights hold no classifier of {metadata.network}, which {purpose} needs')

@@ -1,4 +1,4 @@
-"""The README's example trains another network, as it stands there, and its lines for prediction name what is on a photo."""
+"""The README's example trains another network, as it stands there, and its lines for prediction name photos."""
 
 import re
 import subprocess

@@ -7,6 +7,7 @@ from chainer import Sequential
 from chainer import functions as CF
 from chainer import links as CL
 
+import trainer
 import trainer.functions as F
 import trainer.links as L
 from trainer import InputError
@@ -77,7 +78,7 @@ REFUSED = {
         r'returned \(1, 7\); logits \(1, 10\) are expected: the data have 10 classes',
     ),
     'a classifier': (lambda: CL.Classifier(L.Linear(None, 10)), r'returns a loss: give its predictor'),
-    'labels': (WithLabels, r"forward takes \(x, t\), but gets images \(N, 3, H, W\) alone"),
+    'labels': (WithLabels, r'forward takes \(x, t\), but gets images \(N, 3, H, W\) alone'),
     'a function': (lambda: average, r'the network is a function; expected a chainer\.Chain'),
     'no forward': (lambda: chainer.Chain(fc=L.Linear(3, 10)), r'has no forward\(x\)'),
     'outside of init_scope': (Outside, 'has no parameters: assign fc, more within'),
@@ -152,3 +153,20 @@ def test_an_error_of_its_own_code_keeps_its_traceback():
 def test_logits_of_another_number_of_images():
     with pytest.raises(InputError, match=r'returned \(1, 10\); logits \(8, n_class\) are expected'):
         check_logits(chainer.Variable(np.zeros((1, 10), np.float32)), 8)
+
+
+IN_TRAINING = {
+    'a tuple': (
+        lambda net, x: (net.fc(x),) if chainer.config.train else net.fc(x),
+        r'logits \(4, n_class\)',
+    ),
+    'an array inside': (lambda net, x: chainer.Variable(net.fc(x).array), 'do not depend on the parameters: leave out'),
+}
+
+
+@pytest.mark.parametrize('kind', IN_TRAINING)
+def test_what_shows_in_training_alone_is_refused_then(kind, tmp_path):
+    compute, message = IN_TRAINING[kind]
+    config = trainer.Config(model='net', size=SIZE, epoch=1, batch=4, save_path=str(tmp_path))
+    with pytest.raises(InputError, match=message):
+        trainer.train(Net(compute), trainer.datasets.load('shapes', limit=1), config)
