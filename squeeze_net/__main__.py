@@ -14,6 +14,7 @@ from squeeze_net import BASELINES, NETWORKS, make_network, weights
 from trainer import cli, parallel
 from trainer.data import datasets
 from trainer.data.augmentation import Sizes
+from trainer.errors import program_name
 from trainer.report.results import format_results
 from trainer.run.log_file import copied_to
 
@@ -31,7 +32,9 @@ python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10
 
 def main() -> int:
     """Train as the command line asks; returns the exit code."""
-    config = cli.parse(NETWORKS, description=__doc__, examples=EXAMPLES, describe=weights.finetuning)
+    own = program_name()
+    examples = EXAMPLES if own == 'main.py' else EXAMPLES.replace('python main.py', own)
+    config = cli.parse(NETWORKS, description=__doc__, examples=examples, describe=weights.finetuning)
     with parallel.join(config, cli.resume_command()) as ranks, copied_to(config.log_file if ranks.is_first else None):
         return run(config, ranks)
 
@@ -67,5 +70,5 @@ def run(config: trainer.Config, ranks: parallel.Ranks) -> int:
 
 
 if __name__ == '__main__':
-    with trainer.exit_with_message('squeeze_net'):
+    with trainer.exit_with_message('python -m squeeze_net'):
         sys.exit(main())

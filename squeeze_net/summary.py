@@ -104,6 +104,7 @@ class _Links(chainer.LinkHook):
 
     def __init__(self, model: chainer.Chain, layers: list[Layer]) -> None:
         self.layers, self.children = layers, {id(link) for link in model.children()}
+        self.counted: set[int] = set()  # links; a second call has no parameters of its own
 
     def forward_preprocess(self, args: Any) -> None:
         link = args.link
@@ -112,7 +113,8 @@ class _Links(chainer.LinkHook):
         if isinstance(link, chainer.links.BatchNormalization):  # belongs to the layer before it
             self.layers[-1].parameters += link.count_params()
             return
-        layer = Layer(link.name, depth=1, parameters=link.count_params())
+        layer = Layer(link.name, depth=1, parameters=0 if id(link) in self.counted else link.count_params())
+        self.counted.add(id(link))
         if hasattr(link, 'squeeze1x1'):
             parts = (link.squeeze1x1, link.expand1x1, link.expand3x3)
             layer.s1x1, layer.e1x1, layer.e3x3 = (getattr(part, 'conv', part).W.shape[0] for part in parts)

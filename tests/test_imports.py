@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # From the top down. A room imports from its own row's modules (where marked), and from every row below.
 TRAINER = [
     {'__init__'},
-    {'training', 'cli', 'doctor'},
+    {'classifier', 'training', 'cli', 'doctor'},
     {'report'},
     {'run'},
     {'config'},

@@ -158,7 +158,7 @@ def test_an_installed_copy_runs_as_a_module(tmp_path):
     argv = [sys.executable, '-m', 'squeeze_net', *QUICK, '-p', str(tmp_path), '--batch', '0']
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr.startswith('squeeze_net: error: --batch is 0')
+    assert done.stderr.startswith('python -m squeeze_net: error: --batch is 0')
 
 
 def test_an_earlier_run_is_refused_before_data_are_loaded(finished):

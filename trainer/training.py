@@ -35,8 +35,9 @@ from trainer.step.average import WeightAverage
 from trainer.step.captured import choose_updater
 from trainer.step.hooks import GradientHook, MeanGradient
 from trainer.step.mixing import Mixing
+from trainer.step.network import check_call, check_network
 from trainer.step.optimizer import make_optimizer
-from trainer.step.parameters import freeze, multiply_rates, set_shapes
+from trainer.step.parameters import freeze, multiply_rates
 from trainer.step.updater import Updater, UpdateSettings
 
 
@@ -69,7 +70,7 @@ def train(
         hooks: of the optimizer, which change gradients before each update.
         ranks: of `trainer.parallel.join`: the processes that share each batch; the first of them writes.
     Raises:
-        InputError: settings, files or folders that do not fit, found before the first iteration.
+        InputError: settings, files, folders or a network that do not fit, found before the first iteration.
         TrainingError: no memory, a full disk, a loss that is not finite.
     """
     config = _on_device(config, ranks, data.capture_obstacle)
@@ -119,6 +120,7 @@ def build(
         model, data, config, baselines, load_model, hooks, ranks: as for `train`.
     """
     # Device
+    check_call(model)
     target = device.open_device(config.gpu)
     ranks.set_threads(config.threads)
     print(f'computing on {ranks.describe(device.describe(target))}')
@@ -132,9 +134,9 @@ def build(
 
     # Network and optimizer
     model.to_device(target)
+    check_network(model, data.n_class, config.size, pictures.preprocessing.crop)
     optimizer = _set_up_optimizer(model, config, hooks, ranks)
     start.load(optimizer, load_model)
-    set_shapes(model, lambda: pictures.train(iterator.peek().at(range(1)), target)[0])
     multiply_rates(optimizer, config.lr_multiplier)
     freeze(model, config.freeze)
 

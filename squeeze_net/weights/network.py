@@ -130,13 +130,13 @@ def build(weights: Weights, purpose: str) -> tuple[chainer.Chain, int]:
         InputError: it is not known, or the weights do not fit it.
     """
     metadata = weights.metadata
+    if metadata.network is not None and metadata.network not in NETWORKS:
+        raise InputError(
+            f'the weights are of {metadata.network!r}, which is not among the networks of this project: use '
+            'trainer.load_classifier(model, FILE), or add it to squeeze_net.NETWORKS (CONTRIBUTING.md, "A network")'
+        )
     if metadata.network is None:
         raise InputError(str(misfit(weights.tensors)))
-    if metadata.network not in NETWORKS:
-        raise InputError(
-            f'the weights are of {metadata.network!r}, which {purpose} needs to be a network here: give --network, one '
-            f'of {", ".join(NETWORKS)}'
-        )
     if metadata.n_class is None:
         lacking = f'the weights hold no classifier of {metadata.network}, which {purpose} needs'
         raise InputError(misfit(weights.tensors, metadata.network) or lacking)

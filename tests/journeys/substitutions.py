@@ -238,8 +238,7 @@ LISTED = {
     'make captest': '.ci/run calls it',
     'make fuzz': 'takes minutes; tests/squeeze_net/weights/test_hostile.py mutates files alike',
     'make gputest': 'needs a GPU',
-    'pip install': 'needs a package index; .ci/run installs by make',
-    'cd trainer && uv pip install .': 'needs a package index and uv',
+    'pip install': 'needs a package index; test_install.py types those of trainer/README.md with pip and with uv',
     'cd trainer && python -m pytest': '.ci/run calls these tests',
     'python -m pytest -k NAME': '.ci/run calls these tests',
 }

@@ -21,7 +21,7 @@ from chainer.training import Extension, Trainer
 from numpy.lib.npyio import NpzFile
 
 from trainer.config import Config
-from trainer.data.metadata import KEY, Metadata
+from trainer.data.metadata import KEY, MAX_TEXT, Metadata
 from trainer.errors import InputError
 from trainer.files import atomic_write, link_or_copy
 from trainer.parallel import ONE_PROCESS, Ranks
@@ -221,6 +221,21 @@ def take_best_weights(path: Path, folder: Path) -> None:
     best = path.with_name(BEST_WEIGHTS)
     if path.parent.resolve() != folder.resolve() and best.exists():
         link_or_copy(best, folder / BEST_WEIGHTS)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """What a weight file or a checkpoint says of its network and images.
+
+    Raises:
+        InputError: not such a file.
+    """
+    arrays: Any
+    with _open_npz(path) as arrays:
+        if KEY not in arrays:
+            return NO_METADATA
+        if arrays.zip.getinfo(f'{KEY}.npy').file_size > 4 * MAX_TEXT + HEADER_BYTES:  # not read: may be a zip bomb
+            raise InputError(f'{path}: its metadata are larger than {MAX_TEXT >> 20} MB')
+        return Metadata.loads(str(arrays[KEY]))
 
 
 def load_optimizer(path: Path, optimizer: Any) -> None:

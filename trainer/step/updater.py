@@ -19,10 +19,11 @@ from chainer.training.updaters import StandardUpdater
 import trainer.functions as F
 from trainer.data.order import Batch, EpochIterator
 from trainer.engine.maps import Array
-from trainer.errors import TrainingError
+from trainer.errors import InputError, TrainingError
 from trainer.parallel import ONE_PROCESS, Ranks
 from trainer.step.average import WeightAverage, statistics_of
 from trainer.step.mixing import Mix, Mixing
+from trainer.step.network import check_logits
 from trainer.step.schedule import get_rate
 
 Converter = Callable[[Any, Device], tuple[Array, Array]]
@@ -148,6 +149,9 @@ class Updater(StandardUpdater):
 
     def loss_of(self, y: chainer.Variable, labels: list[tuple[Array, float]]) -> Any:
         """The mean loss of logits (N, n_class), given labels (N,) and the share of each."""
+        check_logits(y, len(labels[0][0]))
+        if y.creator_node is None:
+            raise InputError('the logits do not depend on the parameters: leave out .array and .data in forward')
         options: dict[str, Any] = {'smoothing': self.smoothing, 'class_weight': self.class_weight}
         losses = [F.softmax_cross_entropy(y, t, **options) for t, _ in labels]
         if len(losses) == 1:

@@ -263,8 +263,8 @@ def test_resume_command_keeps_the_flags():
     ('module', 'first', 'name'),
     [
         (None, 'main.py', 'main.py'),
-        ('squeeze_net.__main__', '-m squeeze_net', 'squeeze_net'),
-        ('trainer.doctor', '-m trainer.doctor', 'trainer.doctor'),
+        ('squeeze_net.__main__', '-m squeeze_net', 'python -m squeeze_net'),
+        ('trainer.doctor', '-m trainer.doctor', 'python -m trainer.doctor'),
     ],
 )
 def test_resume_command_begins_as_typed(module, first, name, monkeypatch):

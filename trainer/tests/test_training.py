@@ -201,8 +201,12 @@ def test_stopped_in_an_evaluation_evaluates_before_it_trains_on(tmp_path):
 def test_a_test_loss_that_is_not_finite_stops_before_anything_is_saved(tmp_path):
     """An update that overflows shows in the weights before it shows in a loss."""
 
+    has_trained = []
+
     def poison(is_training):
-        if not is_training:
+        if is_training:
+            has_trained.append(True)
+        elif has_trained:
             model.fc.W.array[...] = np.inf
 
     model = Net(on_forward=poison)
@@ -387,7 +391,7 @@ def test_out_of_memory_suggests_a_divided_batch(tmp_path):
 def test_full_disk_is_found_before_the_first_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=1000))
     with pytest.raises(InputError, match=r'has 0 MB left, but checkpoints need'):
-        run(tmp_path, Net(on_forward=lambda is_training: pytest.fail('trained')))
+        run(tmp_path, Net(on_forward=lambda is_training: is_training and pytest.fail('trained')))
 
 
 def test_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, monkeypatch):

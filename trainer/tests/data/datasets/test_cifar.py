@@ -364,7 +364,8 @@ def test_a_header_cannot_claim_the_memory(tmp_path):
     member = tarfile.TarInfo('././@PaxHeader')
     member.type, member.size = tarfile.GNUTYPE_LONGNAME, 4 << 30
     (tmp_path / 'huge.tar').write_bytes(member.tobuf(tarfile.USTAR_FORMAT) + b'\0' * 1024)
-    with pytest.raises(InputError, match=r'huge\.tar: a header declares \d+ bytes'):
+    # From Python 3.14 on, tarfile itself reads a long name in pieces, and finds the end of the file.
+    with pytest.raises(InputError, match=r'huge\.tar(: a header declares \d+ bytes| cannot be read as a tar archive)'):
         read_cifar(CIFAR10, tmp_path / 'huge.tar')
 
 
