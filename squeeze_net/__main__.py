@@ -21,10 +21,10 @@ from trainer.run.log_file import copied_to
 EXAMPLES = """
 # the experiment: CIFAR-10, on the first GPU
 python main.py -p ./ -e 300 -b 64 -g 0
-# your photos, in DIR/train/<class>/ and DIR/test/<class>/
+# fine-tuning of published ImageNet weights on your photos, in DIR/<class>/
+python main.py --dataset folder --data DIR --finetune squeezenet_v1.1
+# the same from nothing, for many photos
 python main.py --dataset folder --data DIR
-# the same from published ImageNet weights: fine-tuning, for few photos
-python main.py --dataset folder --data DIR --finetune squeezenet_v1.1_torchvision
 # a quick look, without a download
 python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10
 """
