@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from substitutions import DATA, ROOT
 
+pytestmark = pytest.mark.journeys
+
 V11 = DATA / 'weights/squeezenet_v1.1.caffemodel'
 needs_weights = pytest.mark.skipif(not V11.exists(), reason=f'{V11} is absent')
 TRAIN = ['--dataset', 'folder', '--size', '32', '-e', '1', '-b', '4', '-lr', '0.01', '--threads', '1']
