@@ -18,6 +18,7 @@ from squeeze_net import classifier, labels
 from squeeze_net.classifier import Classifier, softmax
 from trainer import cli, commands, device
 from trainer.data import datasets, decode
+from trainer.data.augmentation import Sizes, training_size
 from trainer.data.sources import ImageList
 from trainer.files import atomic_write, refuse_to_replace
 from trainer.report.confusion import format_confusion
@@ -159,7 +160,7 @@ def open_images(args: argparse.Namespace, model: Classifier) -> Images:
     data = datasets.load(
         *(args.dataset, args.data),
         limit=args.limit,
-        max_side=view.side,
+        max_side=Sizes.of(training_size(view)).side_max,  # as the training did, so that it scores the same pixels
         preprocess=view.name,
         seed=args.seed,
         unreadable=args.unreadable,

@@ -61,7 +61,7 @@ def test_a_turned_photo_gets_the_answer_of_its_upright_twin(tmp_path):
 
 
 def test_class_folders_alone_are_enough_and_validate_sees_the_same_test(tmp_path):
-    draw_photos(tmp_path, [f'pets/{name}/{i}.png' for name in ('cat', 'dog') for i in range(10)], 32)
+    draw_photos(tmp_path, [f'pets/{name}/{i}.png' for name in ('cat', 'dog') for i in range(10)], 90)
     out, _ = run(ROOT / 'main.py', *TRAIN, '--data', 'pets', '--run', 'pets', cwd=tmp_path)
     assert 'images of pets: 16 training and 4 test images' in out
     assert 'pets has no test folder: 4 of its 20 images are held out as the test (seed 0)' in out
