@@ -29,7 +29,7 @@ from trainer.step.average import WeightAverage
 from trainer.step.captured import choose_updater
 from trainer.step.hooks import GradientHook, MeanGradient
 from trainer.step.mixing import Mixing
-from trainer.step.optimizer import make_optimizer
+from trainer.step.optimizer import Muon, make_optimizer
 from trainer.step.parameters import freeze, multiply_rates, set_shapes
 from trainer.step.updater import Updater, UpdateSettings
 
@@ -123,11 +123,14 @@ def build(
     optimizer = _set_up_optimizer(model, config, hooks, ranks)
     start.load(optimizer, load_model)
     set_shapes(model, lambda: pictures.train(iterator.peek().at(range(1)), target)[0])
+    if isinstance(optimizer, Muon):
+        optimizer.choose(data.n_class)
     multiply_rates(optimizer, config.lr_multiplier)
     freeze(model, config.freeze)
 
     # Updater
-    kind = choose_updater(optimizer, data.capture_obstacle or ranks.capture_obstacle)
+    obstacle = 'the size of the pictures changes' if config.smaller_sizes else None
+    kind = choose_updater(optimizer, obstacle or data.capture_obstacle or ranks.capture_obstacle)
     updater = _make_updater(kind, iterator, optimizer, pictures, config, ranks)
 
     # Extensions
@@ -160,7 +163,7 @@ def _open_pictures(
     model: chainer.Chain, data: Data | Stream, config: Config, iterator: EpochIterator, ranks: Ranks
 ) -> Pictures:
     workers = ranks.share_cores(default_workers()) if config.workers is None else config.workers
-    sizes = Sizes.of(config.size, getattr(model, 'fixed_size', False))
+    sizes = Sizes.of(config.size, getattr(model, 'fixed_size', False), config.smaller_sizes)
     pictures = data.pictures(sizes, config.preprocess, config.seed, workers, config.unreadable)
     pictures.decode_ahead(iterator, ranks.share)
     return pictures
@@ -169,7 +172,7 @@ def _open_pictures(
 def _set_up_optimizer(
     model: chainer.Chain, config: Config, hooks: Collection[GradientHook], ranks: Ranks
 ) -> chainer.Optimizer:
-    optimizer = make_optimizer(config.optimizer, config.rate, config.momentum).setup(model)
+    optimizer = make_optimizer(config.optimizer, config.rate, config.momentum, config.muon_lr).setup(model)
     ranks.connect(model, config.sync_bn)
     if ranks.size > 1:
         optimizer.add_hook(MeanGradient(ranks))
