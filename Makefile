@@ -1,4 +1,4 @@
-# `make` alone lists the targets.  Needs Python 3.11 to 3.13 with venv and a package index; no compiler.
+# `make` alone lists the targets.  Needs Python 3.11 to 3.14 with venv and a package index; no compiler.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?=# cuda12 or cuda13, whichever your driver supports
@@ -23,8 +23,8 @@ install: $(INSTALLED)  ## set up .venv; EXTRAS=cuda12 or EXTRAS=cuda13 adds CuPy
 
 # Chainer's sdist needs pkg_resources to build, which setuptools 82 removed; build isolation would fetch the newest.
 $(INSTALLED): pyproject.toml trainer/pyproject.toml constraints.txt Makefile
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-	{ echo "$(PYTHON) is `$(PYTHON) --version`; this needs Python 3.11 to 3.13: make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+	{ echo "$(PYTHON) is `$(PYTHON) --version`; this needs Python 3.11 to 3.14: make PYTHON=python3.12"; exit 2; }
 	@echo 'setting up $(VENV) (a minute or two)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt setuptools wheel

@@ -85,7 +85,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = make_parser(__doc__, 'bits.json')
     parser.add_argument('--data', type=Path, default=Path('../shared/data'), help='holds weights/ and imagenet-sample/')
-    parser.add_argument('--image', type=Path, default=Path('img/compression/bits.png'))
+    parser.add_argument('--image', type=Path, default=Path('docs/img/compression/bits.png'))
     args = parser.parse_args()
     path = args.data / 'weights' / 'squeezenet_v1.0_dense.npz'
     if not path.is_file():

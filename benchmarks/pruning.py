@@ -93,7 +93,7 @@ def main() -> None:
     parser = make_parser(__doc__, 'pruning.json')
     parser.add_argument('--data', required=True, help='where CIFAR-10 is, as for main.py')
     parser.add_argument('--limit', type=int, metavar='N', help='only the first N test images of each class')
-    parser.add_argument('--image', type=Path, default=Path('img/compression/pruning.png'))
+    parser.add_argument('--image', type=Path, default=Path('docs/img/compression/pruning.png'))
     args = parser.parse_args()
     with tqdm(total=len(NETWORKS) * len(WAYS) * len(SPARSITIES), desc='prunings', disable=None) as bar:
         records = [measure(*network, args.data, args.limit, bar) for network in NETWORKS.items()]

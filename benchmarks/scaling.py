@@ -186,7 +186,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = make_parser(__doc__, 'scaling.json', rounds=3)
-    parser.add_argument('--image', type=Path, default=Path('img/scaling.png'))
+    parser.add_argument('--image', type=Path, default=Path('docs/img/scaling.png'))
     parser.add_argument(
         '--steps', type=Path, default=Path('results/bench/train_step_avx512.json'), help='measured steps'
     )

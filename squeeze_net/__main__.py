@@ -14,16 +14,17 @@ from squeeze_net import BASELINES, NETWORKS, make_network, weights
 from trainer import cli, parallel
 from trainer.data import datasets
 from trainer.data.augmentation import Sizes
+from trainer.errors import program_name
 from trainer.report.results import format_results
 from trainer.run.log_file import copied_to
 
 EXAMPLES = """
 # the experiment: CIFAR-10, on the first GPU
 python main.py -p ./ -e 300 -b 64 -g 0
-# your photos, in DIR/train/<class>/ and DIR/test/<class>/
+# fine-tuning of published ImageNet weights on your photos, in DIR/<class>/
+python main.py --dataset folder --data DIR --finetune squeezenet_v1.1
+# the same from nothing, for many photos
 python main.py --dataset folder --data DIR
-# fine-tuning of published ImageNet weights
-python main.py --config configs/finetune_cifar10.yaml --reset_classifier --pretrained squeezenet_v1.1_torchvision
 # a quick look, without a download
 python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10
 """
@@ -31,7 +32,9 @@ python main.py --dataset shapes --size 32 -b 32 -lr 0.05 -e 10
 
 def main() -> int:
     """Train as the command line asks; returns the exit code."""
-    config = cli.parse(NETWORKS, description=__doc__, examples=EXAMPLES)
+    own = program_name()
+    examples = EXAMPLES if own == 'main.py' else EXAMPLES.replace('python main.py', own)
+    config = cli.parse(NETWORKS, description=__doc__, examples=examples, describe=weights.finetuning)
     with parallel.join(config, cli.resume_command()) as ranks, copied_to(config.log_file if ranks.is_first else None):
         return run(config, ranks)
 
@@ -42,9 +45,15 @@ def run(config: trainer.Config, ranks: parallel.Ranks) -> int:
 
     with ranks.first_on_host_first():
         max_side = Sizes.of(config.size).side_max
-        source, limit, preprocess = config.data, config.limit, config.preprocess
-        data = datasets.load(config.dataset, source, limit=limit, max_side=max_side, preprocess=preprocess)
-    print(f'{data.source}: {len(data.train.labels):,} training and {len(data.test.labels):,} test images')
+        data = datasets.load(
+            *(config.dataset, config.data),
+            limit=config.limit,
+            max_side=max_side,
+            preprocess=config.preprocess,
+            seed=config.seed,
+            unreadable=config.unreadable,
+        )
+    print(datasets.describe(data))
 
     np.random.seed(config.seed)  # Chainer's initializers draw from NumPy's global generator
     with config.using_precision():
@@ -61,5 +70,5 @@ def run(config: trainer.Config, ranks: parallel.Ranks) -> int:
 
 
 if __name__ == '__main__':
-    with trainer.exit_with_message('squeeze_net'):
+    with trainer.exit_with_message('python -m squeeze_net'):
         sys.exit(main())

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import chainer
-import numpy as np
 
 import trainer
-from squeeze_net import NETWORKS, weights
-from trainer import Config, cli, device, engine
+from squeeze_net import NETWORKS, labels, weights
+from trainer import Config, cli
+from trainer.classifier import softmax
 from trainer.data import preprocessing
 from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
 from trainer.data.sources import read_class_list
-from trainer.step.predictor import Predictor
+
+__all__ = ['Classifier', 'add_flags', 'default_class_names', 'from_flags', 'softmax']
 
 
-class Classifier:
-    """Images to logits.
+class Classifier(trainer.Classifier):
+    """Images to logits, by a network of `NETWORKS`.
 
     Args:
-        model: maps (N, 3, H, W) to logits (N, n_class); on the device of `config`.
-        preprocessing: what the network expects.
-        classes: the n_class names.
-        config: precision, engine, GPU and threads.
-        batch: images computed at once; fewer are filled up, so that all batches have one plan.
-
-    Attributes:
         network: its name in `NETWORKS`.
+        model, preprocessing, classes, config, batch: as for `trainer.Classifier`.
     """
 
     def __init__(
@@ -43,15 +36,8 @@ class Classifier:
         config: Config,
         batch: int = 32,
     ) -> None:
-        self.model, self.network, self.preprocessing, self.classes = model, network, preprocessing, tuple(classes)
-        self.batch = batch
-        self.device = device.open_device(config.gpu)
-        if config.threads is not None:
-            engine.set_threads(config.threads)
-        precision = device.choose_precision(self.device, config.precision, config.engine, config.optimizer)
-        self.config = replace(config, precision=precision)
-        model.to_device(self.device)
-        self._predict = Predictor(model)
+        super().__init__(model, preprocessing, classes, config, batch)
+        self.network = network
 
     @classmethod
     def open(
@@ -93,37 +79,12 @@ class Classifier:
             )
         return cls(model, metadata.network, wanted, names, config or Config(), batch)
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
-        """Logits (N, n_class) float32.
-
-        Args:
-            pictures: (N, 3, H, W) uint8, RGB, as `preprocessing.cut` makes them.
-        """
-        n = len(pictures)
-        with self.config.using_precision(), chainer.using_device(self.device):
-            logits = [self._compute(pictures[start : start + self.batch]) for start in range(0, n, self.batch)]
-        return np.concatenate(logits) if logits else np.empty((0, len(self.classes)), np.float32)
-
-    def _compute(self, pictures: np.ndarray) -> np.ndarray:
-        n = len(pictures)
-        if n < self.batch:
-            pictures = np.concatenate((pictures, np.repeat(pictures[-1:], self.batch - n, 0)))
-        x = self.preprocessing.colours(self.device.send(pictures)).astype(self.config.dtype, copy=False)
-        return chainer.get_device('@numpy').send(self._predict(x))[:n]
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities, (N, n_class) float64."""
-    e = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
-
 
 def default_class_names(n_class: int) -> tuple[str, ...]:
     """ImageNet's for 1,000 classes, else the numbers."""
     if n_class != 1000:
         return tuple(map(str, range(n_class)))
-    with resources.as_file(resources.files('squeeze_net').joinpath('imagenet_classes.txt')) as path:
-        return read_class_list(path).names
+    return labels.first_names(labels.imagenet())
 
 
 COMPUTE = ('gpu', 'precision', 'engine', 'threads')  # settings shared with main.py

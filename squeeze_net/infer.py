@@ -1,4 +1,8 @@
-"""Classify images: the likeliest classes of each, as a table, JSON lines or CSV, or drawn below the image."""
+"""Classify images: the likeliest classes of each, as a table, JSON or CSV, or drawn below the image.
+
+An image that cannot be read is named where its answer would stand: the table and JSON say why, CSV has a line without
+rank, class, name and probability. The exit code is 0 if at least one image was read, else 2.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,9 @@ import csv
 import io
 import re
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,20 +23,22 @@ import trainer
 from squeeze_net import classifier
 from squeeze_net.classifier import Classifier, softmax
 from trainer import commands
+from trainer.commands import refuse_address
 from trainer.data import decode
-from trainer.data.images import IMAGE_SUFFIXES
+from trainer.data.images import image_suffixes, is_hidden, is_image_name
+from trainer.data.sources.files import named_line
 from trainer.data.sources.source import read_file, read_text
-from trainer.files import atomic_write
+from trainer.files import atomic_write, free_path
 from trainer.run.records import strict_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 EXAMPLES = """\
-python -m squeeze_net.infer cat.jpg --weights squeezenet_v1.1.caffemodel
+python -m squeeze_net.infer cat.jpg --weights squeezenet_v1.1
 python -m squeeze_net.infer photos/ more/dog.png -w results/squeezenet_v1.1_finetuned/weights_best.npz --format csv
-python -m squeeze_net.infer val.txt -w squeezenet_v1.0.caffemodel --top 1 --format jsonl
-python -m squeeze_net.infer cat.jpg -w squeezenet_v1.1.caffemodel --draw drawn/
+python -m squeeze_net.infer val.txt -w squeezenet_v1.0 --top 1 --format jsonl
+python -m squeeze_net.infer cat.jpg -w squeezenet_v1.1 --draw drawn/
 """
 SOFTWARE = 'squeeze_net.infer --draw'  # in what --draw writes
 
@@ -70,19 +76,43 @@ class Answer:
         return zip(self.classes, self.names, self.probabilities, strict=True)
 
 
+@dataclass(frozen=True)
+class Fault:
+    """An image that cannot be read, and why."""
+
+    image: str
+    reason: str
+
+    @classmethod
+    def of(cls, fault: decode.Unreadable) -> Fault:
+        return cls(fault.name, fault.reason.removeprefix(f'{fault.name} ').removeprefix('cannot be read: '))
+
+
 def gather(sources: Sequence[Path]) -> list[Path]:
     """All images of the sources: files, folders (with those below, sorted by name), and lists.
 
+    Hidden files and folders do not count; how many others are left out is printed to stderr.
+
     Raises:
-        InputError: a source that does not exist, or holds no image.
+        InputError: a source that does not exist, is an address, or holds no image.
     """
     paths: list[Path] = []
     for source in sources:
+        refuse_address(source)
         if source.is_dir():
-            inside = sorted(path for path in source.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
-            if not inside:
-                raise trainer.InputError(f'{source} holds no images ({", ".join(IMAGE_SUFFIXES)})')
-            paths += inside
+            inside = [
+                path for path in sorted(source.rglob('*')) if not any(map(is_hidden, path.relative_to(source).parts))
+            ]
+            files = [path for path in inside if not path.is_dir()]
+            images = [path for path in files if is_image_name(path.name)]
+            others = [path for path in files if not is_image_name(path.name)]
+            if not images:
+                raise trainer.InputError(f'{source} holds no images ({", ".join(image_suffixes())})')
+            if others:
+                kinds = sorted({path.suffix.lower() or path.name for path in others})
+                shown = ', '.join(kinds[:N_KIND]) + (', ...' if len(kinds) > N_KIND else '')
+                print(f'{source}: {len(others):,} other files left out ({shown})', file=sys.stderr)
+            paths += images
         elif not source.exists():
             raise trainer.InputError(
                 f'{source} does not exist; expected an image, a folder of images, or a list (.txt)'
@@ -98,43 +128,63 @@ def read_list(path: Path) -> list[Path]:
     Raises:
         InputError: the file cannot be read, or names no image.
     """
-    names = (re.sub(r'\s+\d+$', '', line.strip()) for line in read_text(path).splitlines())  # without the label
+    names = map(_without_label, read_text(path).removeprefix('\ufeff').splitlines())
     paths = [path.parent / name for name in names if name]
     if not paths:
         raise trainer.InputError(f'{path} names no image')
     return paths
 
 
-def infer(model: Classifier, batches: decode.Batches, paths: Sequence[Path], top: int) -> Iterator[Answer]:
-    """The `top` likeliest classes of each image, in the order of `paths`; unreadable ones are left out."""
+def _without_label(line: str) -> str:
+    """The path of a line: all of it, but for a label after the name of an image, or a number."""
+    found = None if is_image_name(line.strip()) else named_line(line.strip())
+    return found[1] if found else re.sub(r'\s+\d+$', '', line.strip())
+
+
+def infer(model: Classifier, batches: decode.Batches, paths: Sequence[Path], top: int) -> Iterator[Answer | Fault]:
+    """The `top` likeliest classes of each image, or why it cannot be read, in the order of `paths`."""
+    n_told = 0
     for pictures, _, indexes in batches:
+        faults = deque(batches.skipped[n_told:])  # complete up to the last image of this batch
         probabilities = softmax(model(pictures))
         order = np.argsort(-probabilities, axis=1, kind='stable')[:, :top]
         for index, classes, row in zip(indexes, order, probabilities, strict=True):
+            while faults and faults[0].index < index:
+                n_told += 1
+                yield Fault.of(faults.popleft())
             names = tuple(model.classes[c] for c in classes)
             yield Answer(str(paths[index]), tuple(map(int, classes)), names, tuple(map(float, row[classes])))
+    yield from map(Fault.of, batches.skipped[n_told:])
 
 
-def as_table(answer: Answer) -> str:
+def as_table(answer: Answer | Fault) -> str:
     """The image, and below it a line a class."""
+    if isinstance(answer, Fault):
+        return f'{answer.image}\n  cannot be read: {answer.reason}'
     return '\n'.join([answer.image, *(f'  {probability:7.2%}  {name}' for _, name, probability in answer.top)])
 
 
-def as_jsonl(answer: Answer) -> str:
-    """One line of JSON: image, and its likeliest classes."""
+def as_jsonl(answer: Answer | Fault) -> str:
+    """One line of JSON: image, and its likeliest classes or the error."""
+    if isinstance(answer, Fault):
+        return strict_json({'image': answer.image, 'error': answer.reason})
     top = [{'class': c, 'name': name, 'probability': round(p, 6)} for c, name, p in answer.top]
     return strict_json({'image': answer.image, 'top': top})
 
 
-def as_csv(answer: Answer) -> str:
-    """A line for each class: image, rank, class, name, probability."""
+def as_csv(answer: Answer | Fault) -> str:
+    """A line for each class: image, rank, class, name, probability; of an unreadable image, the first alone."""
     lines = io.StringIO()
-    rows = [(answer.image, rank, c, name, f'{p:.6f}') for rank, (c, name, p) in enumerate(answer.top, 1)]
+    rows: list[tuple[object, ...]]
+    if isinstance(answer, Fault):
+        rows = [(answer.image, '', '', '', '')]
+    else:
+        rows = [(answer.image, rank, c, name, f'{p:.6f}') for rank, (c, name, p) in enumerate(answer.top, 1)]
     csv.writer(lines, lineterminator='\n').writerows(rows)
     return lines.getvalue().removesuffix('\n')
 
 
-FORMATS = {'table': as_table, 'jsonl': as_jsonl, 'csv': as_csv}
+FORMATS = {'table': as_table, 'json': as_jsonl, 'jsonl': as_jsonl, 'csv': as_csv}
 CSV_HEADER = 'image,rank,class,name,probability'
 
 
@@ -175,28 +225,12 @@ class Drawer:
     def __call__(self, answer: Answer) -> None:
         from PIL.PngImagePlugin import PngInfo
 
-        path = self._free_path(Path(answer.image).stem)
+        path = free_path(self.folder / f'{Path(answer.image).stem}.png', SOFTWARE, self._written)
         self._written.add(path)
         info = PngInfo()
         info.add_text('Software', SOFTWARE)
         with atomic_write(path) as file:
             draw(decode.decode(read_file(Path(answer.image))), answer).save(file, 'png', pnginfo=info)
-
-    def _free_path(self, stem: str) -> Path:
-        """`<stem>.png`, `<stem>_2.png`, ...: the first that is neither of this run nor somebody else's file."""
-        paths = (self.folder / f'{stem}{number}.png' for number in chain([''], map('_{}'.format, count(2))))
-        return next(path for path in paths if path not in self._written and (not path.exists() or _is_ours(path)))
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether an earlier call has drawn the file, which may then be drawn again."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.info.get('Software') == SOFTWARE
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -210,20 +244,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     drawer = None if args.draw is None else Drawer(args.draw)
     workers = 0 if len(paths) < FEW else args.workers  # processes take longer to start than a few images to decode
     batches = decode.batches(Photos(paths), model.preprocessing, args.batch, workers, args.unreadable)
-    if args.format == 'csv':
-        print(CSV_HEADER)
-    for answer in infer(model, batches, paths, min(args.top, len(model.classes))):
-        print(FORMATS[args.format](answer), flush=True)
-        if drawer is not None:
-            drawer(answer)
-    for fault in batches.skipped:
-        print(f'left out: {fault}', file=sys.stderr)
-    if len(batches.skipped) == len(paths):
+    if 'json' in args.format and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding='utf-8', errors='backslashreplace')  # as JSON is, whatever the terminal has
+    with batches:
+        if args.format == 'csv':
+            print(CSV_HEADER)
+        for i, answer in enumerate(infer(model, batches, paths, min(args.top, len(model.classes)))):
+            text = FORMATS[args.format](answer)
+            if args.format == 'json':
+                print(',\n ' if i else '[', text, sep='', end='')
+            else:
+                print(text, flush=True)
+            if isinstance(answer, Answer) and drawer is not None:
+                drawer(answer)
+        if args.format == 'json':
+            print(']')
+    if (n_fault := len(batches.skipped)) == len(paths):
         raise trainer.InputError('none of the images can be read')
+    if n_fault:
+        print(f'{n_fault:,} of {len(paths):,} images could not be read', file=sys.stderr)
     return 0
 
 
 FEW = 64
+N_KIND = 5  # of files left out, named
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -16,15 +16,16 @@ import numpy as np
 from chainer.utils.conv import get_conv_outsize
 
 import trainer
-from squeeze_net import NETWORKS, make_network
-from trainer.commands import command_parser
-from trainer.files import atomic_write
+from squeeze_net import NETWORKS, make_network, weights
+from squeeze_net.weights.network import build
+from trainer.commands import add_overwrite, command_parser
+from trainer.files import atomic_write, refuse_to_replace
 from trainer.report.tables import text_table
 
 EXAMPLES = """\
 python -m squeeze_net.summary squeezenet_v1.0
 python -m squeeze_net.summary squeezenet_v1.1_complex --size 224 --format markdown
-python -m squeeze_net.summary squeezenet --size 122 --n_class 10 --graph squeezenet.svg
+python -m squeeze_net.summary squeezenet --size 122 --n_class 10 --graph squeezenet.dot
 """
 
 
@@ -103,6 +104,7 @@ class _Links(chainer.LinkHook):
 
     def __init__(self, model: chainer.Chain, layers: list[Layer]) -> None:
         self.layers, self.children = layers, {id(link) for link in model.children()}
+        self.counted: set[int] = set()  # links; a second call has no parameters of its own
 
     def forward_preprocess(self, args: Any) -> None:
         link = args.link
@@ -111,7 +113,8 @@ class _Links(chainer.LinkHook):
         if isinstance(link, chainer.links.BatchNormalization):  # belongs to the layer before it
             self.layers[-1].parameters += link.count_params()
             return
-        layer = Layer(link.name, depth=1, parameters=link.count_params())
+        layer = Layer(link.name, depth=1, parameters=0 if id(link) in self.counted else link.count_params())
+        self.counted.add(id(link))
         if hasattr(link, 'squeeze1x1'):
             parts = (link.squeeze1x1, link.expand1x1, link.expand3x3)
             layer.s1x1, layer.e1x1, layer.e3x3 = (getattr(part, 'conv', part).W.shape[0] for part in parts)
@@ -219,41 +222,60 @@ def as_dot(summary: Summary) -> str:
     return '\n'.join([*lines, '}']) + '\n'
 
 
-def draw(summary: Summary, path: Path) -> str:
-    """Write the graph to a .dot, .svg or .png; returns a line that says what was written.
+def draw(summary: Summary, path: Path) -> None:
+    """Write the graph to a .dot, .svg or .png.
 
     Raises:
-        trainer.InputError: another kind of file.
+        trainer.InputError: another kind of file, or Graphviz is not installed.
     """
-    kind, note = path.suffix.removeprefix('.'), ''
+    kind = path.suffix.removeprefix('.')
     if kind not in ('dot', 'svg', 'png'):
         raise trainer.InputError(f'--graph {path}: the name must end in .svg, .png or .dot')
     content = as_dot(summary).encode()
-    if kind != 'dot' and shutil.which('dot') is None:
-        picture, path = path, path.with_suffix('.dot')
-        note = f'; Graphviz is not installed: with it, dot -T{kind} {path} -o {picture}'
-    elif kind != 'dot':
+    if kind != 'dot':
+        if shutil.which('dot') is None:
+            fix = 'install it, or give a name that ends in .dot'
+            raise trainer.InputError(f'--graph {path} is drawn by Graphviz, which is not installed: {fix}')
         content = subprocess.run(['dot', f'-T{kind}'], input=content, capture_output=True, check=True).stdout
     with atomic_write(path) as file:
         file.write(content)
-    return f'wrote {path}{note}'
+
+
+def look_up(source: str) -> tuple[str, int, int]:
+    """Network, size of the images in px and number of classes: of a name in `NETWORKS`, or of a weights file.
+
+    Raises:
+        trainer.InputError: neither, or a file that cannot be read.
+    """
+    if source in NETWORKS:
+        return source, 227, 1000
+    if not Path(source).is_file():
+        raise trainer.InputError(f'{source} is neither a weights file nor one of {", ".join(NETWORKS)}')
+    loaded = weights.read(source)
+    _, size = build(loaded, 'a summary')
+    return str(loaded.metadata.network), size, int(loaded.metadata.n_class or 0)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table of a network, and draw its graph if asked; returns the exit code."""
     parser = command_parser('python -m squeeze_net.summary', __doc__, EXAMPLES)
-    parser.add_argument('network', choices=list(NETWORKS), metavar='NAME', help=', '.join(NETWORKS))
-    parser.add_argument('--size', type=int, default=227, metavar='PX', help='of the images (default: 227)')
-    parser.add_argument('--n_class', type=int, default=1000, metavar='N', help='default: 1000')
+    parser.add_argument('network', metavar='NAME', help=f'{", ".join(NETWORKS)}; or a weights file')
+    parser.add_argument('--size', type=int, metavar='PX', help='of the images (default: what a file says, or 227)')
+    parser.add_argument('--n_class', type=int, metavar='N', help='default: what a file says, or 1000')
     parser.add_argument('--format', choices=list(FORMATS), default='text', help='default: text')
     parser.add_argument('--graph', type=Path, metavar='FILE', help='draw the architecture to a .svg, .png or .dot')
+    add_overwrite(parser)
     args = parser.parse_args(argv)
-    if args.n_class < 1:
+    network, size, n_class = look_up(args.network)
+    if args.n_class is not None and args.n_class < 1:
         raise trainer.InputError(f'--n_class is {args.n_class}, but must be 1 or more')
-    summary = summarise(args.network, args.size, args.n_class)
+    if args.graph is not None:
+        refuse_to_replace(args.graph, '--graph', overwrite=args.overwrite)
+    summary = summarise(network, args.size or size, args.n_class or n_class)
     print(FORMATS[args.format](summary))
     if args.graph is not None:
-        print(draw(summary, args.graph), file=sys.stderr)
+        draw(summary, args.graph)
+        print(f'wrote {args.graph}', file=sys.stderr)
     return 0
 
 

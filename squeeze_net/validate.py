@@ -8,24 +8,24 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 import trainer
-from squeeze_net import classifier
+from squeeze_net import classifier, labels
 from squeeze_net.classifier import Classifier, softmax
 from trainer import cli, commands, device
 from trainer.data import datasets, decode
 from trainer.data.sources import ImageList
-from trainer.files import atomic_write
+from trainer.files import atomic_write, refuse_to_replace
 from trainer.report.confusion import format_confusion
 from trainer.run.records import strict_json
 from trainer.step.evaluate import true_ranks
 
 EXAMPLES = """\
-python -m squeeze_net.validate squeezenet_v1.0.caffemodel --list val.txt
+python -m squeeze_net.validate squeezenet_v1.0 --list val.txt
 python -m squeeze_net.validate squeezenet_v1.1.pth --list val.txt --preprocess torchvision --json
 python -m squeeze_net.validate results/squeezenet_v1.1_finetuned/weights_best.npz --dataset cifar10
 """
@@ -76,36 +76,36 @@ class Score:
 
 
 def score(
-    model: Classifier, batches: Iterable[tuple[np.ndarray, ...]], progress: Callable[[int], object] = lambda n: None
+    model: Classifier,
+    batches: Iterable[tuple[np.ndarray, ...]],
+    class_of: np.ndarray,
+    progress: Callable[[int], object] = lambda n: None,
 ) -> Score:
-    """Score pictures (N, 3, H, W) uint8 with labels (N,).
-
-    Raises:
-        InputError: a label that the network has no class for.
-    """
-    n_class = len(model.classes)
-    result = Score(n_class)
-    for pictures, labels, *_ in batches:
-        wrong = labels[(labels < 0) | (labels >= n_class)]
-        if wrong.size:
-            raise trainer.InputError(
-                f'an image has the label {wrong[0]}, but the classes of the network are 0..{n_class - 1}'
-            )
-        result.add(model(pictures), labels)
-        progress(len(labels))
+    """Score pictures (N, 3, H, W) uint8 with labels (N,), of which `class_of` gives the network's classes."""
+    result = Score(len(model.classes))
+    for pictures, t, *_ in batches:
+        result.add(model(pictures), class_of[t])
+        progress(len(t))
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score the weights; returns the exit code."""
     args = make_parser().parse_args(argv)
+    for flag, path in ('--per_class', args.per_class), ('--confusion', args.confusion):
+        if path is not None:
+            refuse_to_replace(path, flag, overwrite=args.overwrite)
     model = classifier.from_flags(args.weights, args)
-    batches, n, source = open_images(args, model)
+    images = open_images(args, model)
+    source = images.source
+    matching = labels.match(images.labels, images.classes, model.classes, source, args.first_label)
+    if matching.note is not None:
+        print(matching.note, file=sys.stderr)
     started = time.perf_counter()
-    with tqdm(total=n, unit=' images', leave=False, disable=None) as bar:
-        scores = score(model, batches, bar.update)
+    with tqdm(total=len(images.labels), unit=' images', leave=False, disable=None) as bar:
+        scores = score(model, images.batches, matching.class_of, bar.update)
     seconds = time.perf_counter() - started
-    skipped = list(getattr(batches, 'skipped', ()))
+    skipped = list(getattr(images.batches, 'skipped', ()))
     if scores.n == 0:
         raise trainer.InputError(f'{source} holds no image that can be read')
     record = {
@@ -114,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'n_parameters': model.model.count_params(),
         'preprocessing': model.preprocessing.as_dict(),
         'source': source,
+        'labels': matching.note,
         'n_images': scores.n,
         'top1': scores.top1,
         'top5': scores.top5 if len(model.classes) > 5 else None,
@@ -129,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(strict_json(record) if args.json else as_text(record))
     if skipped and args.json:
         print(f'{len(skipped)} images could not be read', file=sys.stderr)
+    if not matching.is_by_name and (doubt := labels.doubt(scores.confusion)) is not None:
+        print(f'the labels look wrong: {doubt}', file=sys.stderr)
     if args.per_class is not None:
         write_per_class(scores, model.classes, args.per_class)
     if args.confusion is not None:
@@ -138,14 +141,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def open_images(args: argparse.Namespace, model: Classifier) -> tuple[Iterable[tuple[np.ndarray, ...]], int, str]:
-    """Batches of the images of --list, or of the test images of --dataset; how many, and where they are from."""
+class Images(NamedTuple):
+    """What is scored."""
+
+    batches: Iterable[tuple[np.ndarray, ...]]
+    labels: np.ndarray  # (N,) int32
+    classes: tuple[str, ...] | None  # their names, by label
+    source: str
+
+
+def open_images(args: argparse.Namespace, model: Classifier) -> Images:
+    """The images of --list, or the test images of --dataset."""
     view, options = model.preprocessing, (args.batch, args.workers, args.unreadable)
     if args.list is not None:
-        images = ImageList(args.list, args.root)
-        return decode.batches(images, view, *options), len(images), str(args.list)
-    data = datasets.load(args.dataset, args.data, limit=args.limit, max_side=view.side, preprocess=view.name)
-    return data.test_batches(view, *options), len(data.test.labels), f'{data.source}, test'
+        images = ImageList(args.list, root=args.root)
+        return Images(decode.batches(images, view, *options), images.labels, images.classes, str(args.list))
+    data = datasets.load(
+        *(args.dataset, args.data),
+        limit=args.limit,
+        max_side=view.side,
+        preprocess=view.name,
+        seed=args.seed,
+        unreadable=args.unreadable,
+        needs_train=False,
+    )
+    for line in data.notes:
+        print(line, file=sys.stderr)
+    return Images(data.test_batches(view, *options), data.test.labels, data.classes, f'{data.source}, test')
 
 
 def as_text(record: dict[str, Any]) -> str:
@@ -194,17 +216,20 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('weights', metavar='WEIGHTS', help='a file, or the name of a published one')
     images = parser.add_argument_group('the images')
     source = images.add_mutually_exclusive_group(required=True)
-    source.add_argument('--list', type=Path, metavar='FILE', help='lines `path label`')
+    source.add_argument('--list', type=Path, metavar='FILE', help='lines `path label`; a label is a number or a name')
     source.add_argument('--dataset', choices=list(datasets.DATASETS), help='the test images of a data set')
     images.add_argument(
         '--root', type=Path, metavar='DIR', help='where the paths of --list begin (default: its folder)'
     )
-    cli.add_settings(images, 'data', 'limit')
+    first_label = 'where labels are numbers, that of the first class (default: 0)'
+    images.add_argument('--first_label', type=int, default=0, metavar='N', help=first_label)
+    cli.add_settings(images, 'data', 'limit', 'seed')
     classifier.add_flags(parser)
     out = parser.add_argument_group('what to write')
     out.add_argument('--json', action='store_true', help='one line of JSON instead of the text')
     out.add_argument('--per_class', type=Path, metavar='FILE.csv', help='accuracy class by class')
     out.add_argument('--confusion', type=Path, metavar='FILE.csv', help='how often each class was taken for each other')
+    commands.add_overwrite(out)
     return parser
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # From the top down. A room imports from its own row's modules (where marked), and from every row below.
 TRAINER = [
     {'__init__'},
-    {'training', 'cli', 'doctor'},
+    {'classifier', 'training', 'cli', 'doctor'},
     {'report'},
     {'run'},
     {'config'},
@@ -24,17 +24,26 @@ TRAINER = [
     {'device'},
     {'engine'},
     {'commands'},
-    {'errors', 'files', 'compat', 'moved'},
+    {'files', 'compat', 'moved'},
+    {'errors'},
 ]
 SQUEEZE_NET = [
     {'__main__'},
     {'infer', 'validate', 'summary', 'compression', 'explore', 'deploy'},
     {'classifier'},
+    {'labels'},
     {'weights'},
     {'__init__'},
     {'networks'},
 ]
-LAZY = ('matplotlib', 'PIL', 'cupy', 'chainermn', 'mpi4py')  # imported where used: `import trainer` works without them
+LAZY = (
+    'matplotlib',
+    'PIL',
+    'cupy',
+    'chainermn',
+    'mpi4py',
+    'pyarrow',
+)  # imported where used: `import trainer` works without them
 
 
 def module_name(path):

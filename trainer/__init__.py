@@ -5,13 +5,15 @@ from trainer import compat, moved
 compat.install()
 moved.install()
 
+from trainer.classifier import Classifier, load_classifier  # noqa: E402  (Chainer can be imported from here on)
 from trainer.commands import exit_with_message  # noqa: E402
-from trainer.config import Config  # noqa: E402  (Chainer can be imported from here on)
+from trainer.config import Config  # noqa: E402
 from trainer.data import augmentation, datasets  # noqa: E402
 from trainer.errors import InputError, TrainingError  # noqa: E402
 from trainer.training import Outcome, check, train  # noqa: E402
 
 __all__ = [
+    'Classifier',
     'Config',
     'InputError',
     'Outcome',
@@ -20,5 +22,6 @@ __all__ = [
     'check',
     'datasets',
     'exit_with_message',
+    'load_classifier',
     'train',
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from trainer.run import records
 
 TYPES: dict[str, tuple[Any, str]] = {'int': (int, 'N'), 'float': (float, 'X'), 'str': (str, 'TEXT')}
 LENGTHS = {'epoch', 'iterations'}  # one replaces the other
+RATES = {'schedule', 'milestones', 'warmup', 'lr'}  # with any of them given, the schedule is not chosen by the length
 
 
 def parse(
@@ -26,13 +27,17 @@ def parse(
     argv: Sequence[str] | None = None,
     description: str | None = None,
     examples: str = '',
+    describe: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
 ) -> Config:
     """The configuration that the command line asks for.
 
     Args:
-        networks: name -> class; a class may carry `recipe`, the settings that suit it where the defaults do not.
+        networks: name -> class; a class may carry `recipe`, the settings that suit it where the defaults do not, and
+            `finetuning`, those for `--finetune`.
         argv: arguments without the program's name; those of the process by default.
         description, examples: the first lines of `--help`.
+        describe: (the settings that are given) -> those that the weights of `--finetune` ask for: `model`, and those of
+            their images.
     Raises:
         InputError: an unknown flag, a value out of range, or a YAML file with an unknown key.
     """
@@ -41,8 +46,16 @@ def parse(
     config_file = given.pop('config', None)
     if config_file is not None:
         given = put_over(given, read_yaml(Path(config_file), parser, Config))
-    model = given.setdefault('model', next(iter(networks)))
-    return Config(**put_over(given, getattr(networks[model], 'recipe', {})))
+    is_finetuning, chosen = 'finetune' in given, {}
+    if is_finetuning and describe is not None:
+        chosen = describe(given)
+    model = given.setdefault('model', chosen.get('model', next(iter(networks))))
+    recipe = getattr(networks[model], 'recipe', {})
+    if is_finetuning:
+        recipe = recipe | getattr(networks[model], 'finetuning', {}) | chosen
+    if not RATES & given.keys() and 'schedule' not in recipe:
+        recipe = recipe | {'schedule': 'auto'}
+    return Config(**put_over(given, recipe))
 
 
 def put_over(upper: Mapping[str, Any], lower: Mapping[str, Any]) -> dict[str, Any]:

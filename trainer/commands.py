@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import re
 import shutil
 import sys
@@ -12,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from trainer.errors import SECONDS_FOR_FIRST, EngineWarning, InputError, TrainingError, rank_from_environment
@@ -82,6 +84,21 @@ def command_parser(prog: str | None, description: str | None, examples: str = ''
     return Parser(prog=prog, description=text, **options)
 
 
+def refuse_address(place: str | Path) -> None:
+    """Refuse what is an address, where a file or a folder is expected.
+
+    Raises:
+        InputError: `http://...`, `s3://...` or the like, as such or as a path has it, with one slash.
+    """
+    if found := re.match(r'([a-z][a-z0-9+]+):/+', str(place), re.IGNORECASE):  # of one letter: a disk
+        raise InputError(f'{found[1]}://{str(place)[found.end() :]} is an address: download it, and give the file')
+
+
+def add_overwrite(target: Any) -> None:
+    """Give a command, or one of its groups of flags, the flag that `trainer.files.refuse_to_replace` asks for."""
+    target.add_argument('--overwrite', action='store_true', help='replace files that exist')
+
+
 def _wrapped(command: str) -> str:
     """A command of an example, indented, on more lines where one is too narrow."""
     lines = textwrap.wrap(command, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
@@ -116,6 +133,8 @@ def exit_with_message(command: str) -> Iterator[None]:
     A file that cannot be read or written is named, too. Ctrl-C exits with 130 and one word. What the engine
     cannot do is printed in one line.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal has no characters for
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         with warnings.catch_warnings():
             show = warnings.showwarning

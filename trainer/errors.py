@@ -36,6 +36,6 @@ def typed_command() -> list[str]:
 
 
 def program_name() -> str:
-    """What messages call the program that runs: main.py, or squeeze_net of `python -m squeeze_net`."""
+    """What messages call the program that runs: main.py, or python -m squeeze_net."""
     words = typed_command()
-    return words[1] if words[0] == '-m' else Path(words[0]).name
+    return f'python -m {words[1]}' if words[0] == '-m' else Path(words[0]).name

@@ -1,13 +1,18 @@
-"""Files that are whole or absent: written beside, flushed, then renamed."""
+"""Files that are whole or absent, written beside and then renamed; and never over a file of somebody else."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import IO
+
+from trainer.errors import InputError
+
+SOFTWARE = 'chainer-image-trainer'  # in the pictures of training and reports
 
 
 @contextmanager
@@ -23,7 +28,9 @@ def atomic_write(path: Path, mode: str = 'wb') -> Iterator[IO]:
     """
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        with part.open(mode, encoding=None if 'b' in mode else 'utf-8') as file:
+        # In a text may be names of files that are not UTF-8.
+        encoding, errors = (None, None) if 'b' in mode else ('utf-8', 'backslashreplace')
+        with part.open(mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -46,6 +53,42 @@ def make_place(path: Path) -> None:
     with atomic_write(path.with_name(f'.{path.name}.probe')) as file:
         file.write(b'')
     path.with_name(f'.{path.name}.probe').unlink()
+
+
+def is_picture_of(path: Path, software: str) -> bool:
+    """Whether a file is a PNG that names `software` as what has drawn it, so that it may be drawn again."""
+    try:
+        with path.open('rb') as file:
+            return f'tEXtSoftware\0{software}'.encode() in file.read(1024)  # stands before the pixels
+    except OSError:
+        return False
+
+
+def free_path(path: Path, software: str = SOFTWARE, taken: Collection[Path] = ()) -> Path:
+    """Where a picture goes in a folder that may hold other files: `path`, or numbered `<stem>_2.png`, `_3`, ...
+
+    Args:
+        path: the name wanted.
+        software: what draws it; its earlier pictures are replaced.
+        taken: names that are not free either.
+    """
+    stems = chain([path.stem], (f'{path.stem}_{number}' for number in count(2)))
+    paths = (path.with_name(stem + path.suffix) for stem in stems)
+    return next(p for p in paths if p not in taken and (not os.path.lexists(p) or is_picture_of(p, software)))
+
+
+def refuse_to_replace(path: Path, flag: str = '', *, overwrite: bool) -> None:
+    """Stop before a file that is there already is written over; one of our own pictures may be.
+
+    Args:
+        path: the file to write.
+        flag: what names it on the command line, if any.
+        overwrite: of the command line.
+    Raises:
+        InputError: it exists; names flag and path.
+    """
+    if not overwrite and path.exists() and not is_picture_of(path, SOFTWARE):
+        raise InputError(f'{flag} {path} exists: choose another name, or replace it by --overwrite'.lstrip())
 
 
 def link_or_copy(source: Path, target: Path) -> None:

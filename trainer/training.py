@@ -9,28 +9,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import chainer
+import numpy as np
 from chainer.training import Trainer
 
 from trainer import device
-from trainer.config import Config
+from trainer.config import CUT_FROM_FILES, Config
 from trainer.data.augmentation import Sizes
+from trainer.data.balance import balanced_weights, describe_skew, is_skewed
+from trainer.data.classes import describe_gaps
 from trainer.data.datasets import Data, Stream
 from trainer.data.order import EpochIterator
 from trainer.data.pictures import Pictures
 from trainer.data.workers import default_workers
+from trainer.errors import InputError
 from trainer.parallel import ONE_PROCESS, Ranks
 from trainer.report.plots import Plots
 from trainer.run import checkpoint, description, failures
 from trainer.run.extensions import extend
 from trainer.run.log_file import copied_to
-from trainer.run.start import LoadModel, Start, find_checkpoint
-from trainer.run.stop import StopRequest, has_ended
+from trainer.run.recorder import Recorder
+from trainer.run.records import WATCHED
+from trainer.run.start import LoadModel, Start, find_checkpoint, saved_settings
+from trainer.run.stop import StopRequest, has_ended, is_complete
 from trainer.step.average import WeightAverage
 from trainer.step.captured import choose_updater
 from trainer.step.hooks import GradientHook, MeanGradient
 from trainer.step.mixing import Mixing
+from trainer.step.network import check_call, check_network
 from trainer.step.optimizer import Muon, make_optimizer
-from trainer.step.parameters import freeze, multiply_rates, set_shapes
+from trainer.step.parameters import freeze, multiply_rates
 from trainer.step.updater import Updater, UpdateSettings
 
 
@@ -63,17 +70,22 @@ def train(
         hooks: of the optimizer, which change gradients before each update.
         ranks: of `trainer.parallel.join`: the processes that share each batch; the first of them writes.
     Raises:
-        InputError: settings, files or folders that do not fit, found before the first iteration.
+        InputError: settings, files, folders or a network that do not fit, found before the first iteration.
         TrainingError: no memory, a full disk, a loss that is not finite.
     """
     config = _on_device(config, ranks, data.capture_obstacle)
     log_file = config.log_file if ranks.is_first else None
     with copied_to(log_file), StopRequest(is_shared=ranks.size > 1) as stop, config.using_precision():
+        data = _with_validation(data, config)
+        config = config.fit(len(data.train.labels), ranks.from_first(lambda: saved_settings(config)))
         with failures.explained(config, ranks):
             trainer = build(model, data, config, stop, baselines, load_model, hooks, ranks)
             trainer.run(show_loop_exception_msg=False)
             recorder = trainer.get_extension('Recorder')
-            recorder.write(finished=not stop.requested)
+            stopped_early = not stop.requested and not is_complete(trainer.updater, config)
+            if stopped_early:
+                _say_why_it_ended(recorder)
+            recorder.write(not stop.requested, stopped_early)
             trainer.get_extension('Checkpoint').finish(trainer)
             if ranks.is_first:
                 trainer.get_extension('Plots').draw()
@@ -108,6 +120,7 @@ def build(
         model, data, config, baselines, load_model, hooks, ranks: as for `train`.
     """
     # Device
+    check_call(model)
     target = device.open_device(config.gpu)
     ranks.set_threads(config.threads)
     print(f'computing on {ranks.describe(device.describe(target))}')
@@ -115,14 +128,15 @@ def build(
     start = Start(config, ranks)
 
     # Data
+    _say_what_is_uneven(data, config)
     iterator = EpochIterator(len(data.train.labels), config.batch, config.seed, epoch=config.start_epoch - 1)
     pictures = _open_pictures(model, data, config, iterator, ranks)
 
     # Network and optimizer
     model.to_device(target)
+    check_network(model, data.n_class, config.size, pictures.preprocessing.crop)
     optimizer = _set_up_optimizer(model, config, hooks, ranks)
     start.load(optimizer, load_model)
-    set_shapes(model, lambda: pictures.train(iterator.peek().at(range(1)), target)[0])
     if isinstance(optimizer, Muon):
         optimizer.choose(data.n_class)
     multiply_rates(optimizer, config.lr_multiplier)
@@ -131,11 +145,12 @@ def build(
     # Updater
     obstacle = 'the size of the pictures changes' if config.smaller_sizes else None
     kind = choose_updater(optimizer, obstacle or data.capture_obstacle or ranks.capture_obstacle)
-    updater = _make_updater(kind, iterator, optimizer, pictures, config, ranks)
+    class_weight = balanced_weights(data.train.labels, data.n_class) if config.class_weights == 'balanced' else None
+    updater = _make_updater(kind, iterator, optimizer, pictures, config, ranks, class_weight)
 
     # Extensions
     out = str(config.run_folder) if ranks.is_first else os.curdir  # which Chainer makes
-    trainer = Trainer(updater, lambda trainer: stop.requested or has_ended(updater, config), out)
+    trainer = Trainer(updater, lambda trainer: stop.requested or has_ended(trainer, config), out)
     extend(trainer, data, pictures, config, stop, start)
     if ranks.is_first:
         trainer.extend(Plots(trainer.get_extension('Recorder'), config, baselines))
@@ -157,6 +172,43 @@ def _on_device(config: Config, ranks: Ranks, obstacle: str | None = None) -> Con
     obstacle = obstacle or ranks.capture_obstacle
     precision = device.choose_precision(target, config.precision, config.engine, config.optimizer, obstacle)
     return replace(config, precision=precision)
+
+
+def _with_validation(data: Data | Stream, config: Config) -> Data | Stream:
+    """The data, some of its training images held out if `--validation` says so."""
+    if config.validation is not None:
+        if data.validation is not None:
+            raise InputError(
+                f'--validation {config.validation}: {data.name} has validation images of its own; leave the flag out'
+            )
+        n = len(data.train.labels)
+        data = data.with_validation(config.validation, config.seed)
+        assert data.validation is not None
+        n_held = len(data.validation.labels)
+        print(f'validation: {n_held:,} of {n:,} training images are held out to choose the best epoch')
+    if config.patience is not None and data.validation is None:
+        print('--patience watches the test images, as there are none for validation, and so flatters: see --validation')
+    return data
+
+
+def _say_what_is_uneven(data: Data | Stream, config: Config) -> None:
+    """Lines about classes without images, or of very different sizes, and about weights that make up for it."""
+    gaps = describe_gaps(data.train.labels, data.test.labels, data.classes)
+    if gaps is not None:
+        print(gaps)
+    skew = describe_skew(data.train.labels, data.classes)
+    if config.class_weights == 'balanced':
+        weights = balanced_weights(data.train.labels, data.n_class)
+        print(f'{skew}: losses are weighted by class, from {weights.min():.3g} to {weights.max():.3g}')
+    elif config.dataset in CUT_FROM_FILES and is_skewed(data.train.labels):
+        print(f'{skew}: consider --class_weights balanced')
+
+
+def _say_why_it_ended(recorder: Recorder) -> None:
+    last, best = recorder.entries[-1]['epoch'], recorder.best['epoch']
+    n_epoch = f'{recorder.patience} epoch{"" if recorder.patience == 1 else "s"}'
+    kind = WATCHED[recorder.watched]
+    print(f'stopped after epoch {last}: no higher {kind} accuracy for {n_epoch}, the best is that of epoch {best}')
 
 
 def _open_pictures(
@@ -189,6 +241,7 @@ def _make_updater(
     pictures: Pictures,
     config: Config,
     ranks: Ranks,
+    class_weight: np.ndarray | None,
 ) -> Updater:
     model = optimizer.target
     assert model is not None
@@ -197,6 +250,7 @@ def _make_updater(
         seed=config.seed,
         divide=config.train_batch_divide,
         smoothing=config.smoothing,
+        class_weight=class_weight,
         mixing=mixing if config.mixup or config.cutmix else None,
         average=WeightAverage(model, config.ema) if config.ema else None,
         iteration=(config.start_epoch - 1) * iterator.n // config.batch,

@@ -25,7 +25,7 @@ from trainer.data.augmentation.sizes import LARGEST, SMALLEST
 from trainer.data.datasets import Data, Stream
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.data.sources.source import read_file
-from trainer.files import atomic_write, make_place
+from trainer.files import atomic_write, make_place, refuse_to_replace
 from trainer.run.records import read_json, strict_json
 
 RETRAINING = ('dataset', 'data', 'limit', 'batch', 'gpu', 'precision', 'seed')  # settings shared with main.py
@@ -56,6 +56,8 @@ def compress(args: argparse.Namespace) -> int:
     make_place(args.output)
     if args.output.exists() and args.output.samefile(path):
         raise trainer.InputError(f'-o {args.output} is the file to compress: choose another name')
+    if not (args.output.is_file() and args.output.read_bytes().startswith(archive.MAGIC)):  # one of ours is replaced
+        refuse_to_replace(args.output, '-o', overwrite=args.overwrite)
     if args.lossless:
         useless = [*given, *(name for name in ('config', 'scan') if getattr(args, name))]
         if useless:
@@ -71,11 +73,19 @@ def compress(args: argparse.Namespace) -> int:
 def compress_by_plan(source: Weights, plan: Plan, args: argparse.Namespace) -> int:
     """All stages, or only the scan of `--scan`; returns the exit code."""
     report_path = args.output.with_suffix('.json')
-    if report_path.exists():
+    if report_path.exists() and not args.overwrite:
         read_report(report_path)  # a file of another kind is not replaced
     config = make_config(args, source)
     side = Sizes.of(config.size).side_max
-    data = datasets.load(config.dataset, config.data, limit=config.limit, max_side=side, preprocess=config.preprocess)
+    data = datasets.load(
+        *(config.dataset, config.data),
+        limit=config.limit,
+        max_side=side,
+        preprocess=config.preprocess,
+        seed=config.seed,
+        unreadable=config.unreadable,
+    )
+    print(datasets.describe(data))
     compression = Compression(with_facts(source, config, data), args.output, plan, config, data)
     if args.scan:
         compression.scan_only()
@@ -100,6 +110,7 @@ def draw(args: argparse.Namespace) -> int:
     """`draw`: accuracy against size, of the reports named."""
     records = [read_report(path) for path in args.reports]
     make_place(args.output)
+    refuse_to_replace(args.output, '-o', overwrite=args.overwrite)
     plots.draw_tradeoff(records, args.output)
     for path, record in zip(args.reports, records, strict=True):
         print(f'{path}\n{report.stage_table(record["stages"])}')
@@ -185,7 +196,7 @@ def inspect(args: argparse.Namespace) -> int:
 
 def decompress(args: argparse.Namespace) -> int:
     """`decompress`: an archive into a weights file of another format."""
-    for written in weights.write(weights.read(args.archive), args.target):
+    for written in weights.write(weights.read(args.archive), args.target, args.overwrite):
         print(f'wrote {written}: {written.stat().st_size:,} bytes')
     return 0
 
@@ -202,9 +213,11 @@ def make_parser() -> argparse.ArgumentParser:
     one = kinds.add_parser('decompress', help='into a weights file of another format')
     one.add_argument('archive', type=Path, metavar='FILE.sqz')
     one.add_argument('target', type=Path, metavar='DST', help=f'ends in one of {", ".join(weights.WRITTEN)}')
+    commands.add_overwrite(one)
     one = kinds.add_parser('draw', help='accuracy against size, of several compressions')
     one.add_argument('reports', type=Path, nargs='+', metavar='REPORT.json', help='as `compress` has written them')
     one.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.png')
+    commands.add_overwrite(one)
     return parser
 
 
@@ -212,6 +225,7 @@ def add_flags_of_compress(parser: argparse.ArgumentParser) -> None:
     """The flags of `compress`."""
     parser.add_argument('source', metavar='MODEL', help='weights of any format, or a published one by its name')
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.sqz')
+    commands.add_overwrite(parser)
     parser.add_argument('--lossless', action='store_true', help='only encode: the same values to the bit')
     parser.add_argument('--config', type=Path, metavar='FILE.yaml', help='the plan, from lines `flag: value`')
     plan = parser.add_argument_group('the plan')

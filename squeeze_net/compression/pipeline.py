@@ -23,13 +23,13 @@ from squeeze_net.compression.plan import Plan
 from squeeze_net.compression.prune import Pruning, by_sensitivity, prune, scan_sensitivity, weights_of
 from squeeze_net.compression.quantise import TiedWeights, quantise_model
 from squeeze_net.weights.formats.sqz import archive
-from squeeze_net.weights.network import fill, tensors_of
+from squeeze_net.weights.network import fill, fill_network, misfit, tensors_of
 from squeeze_net.weights.record import Weights
 from trainer import Config, device
 from trainer.data.augmentation import Sizes
 from trainer.data.datasets import Data, Stream
 from trainer.errors import InputError
-from trainer.files import atomic_write
+from trainer.files import atomic_write, free_path
 from trainer.run import checkpoint
 from trainer.run.records import SUMMARY, read_json, strict_json
 from trainer.step.evaluate import evaluate
@@ -72,6 +72,8 @@ class Compression:
     def __init__(self, source: Weights, target: Path, plan: Plan, config: Config, data: Data | Stream) -> None:
         self.source, self.target, self.plan, self.config, self.data = source, target, plan, config, data
         network = source.metadata.network
+        if network is None:
+            raise InputError(str(misfit(source.tensors)))
         if network not in NETWORKS or source.metadata.n_class is None:
             raise InputError(f'the weights do not tell their network: give --network, one of {", ".join(NETWORKS)}')
         if source.metadata.n_class != data.n_class:
@@ -184,7 +186,7 @@ class Compression:
     def _model(self, source: Weights) -> chainer.Chain:
         with self.config.using_precision():
             model = make_network(self.network, self.data.n_class, self.config.size)
-        fill(model, source.tensors)
+        fill_network(model, self.network, source.tensors)
         return model
 
     def accuracy(self, model: chainer.Chain) -> float:
@@ -217,7 +219,7 @@ class Compression:
                     accuracies = {name: {str(s): a for s, a in row.items()} for name, row in scan.items()}
                     with atomic_write(path, 'w') as file:
                         file.write(strict_json({'conditions': self._conditions(), 'accuracies': accuracies}))
-        picture = self.target.with_name(f'{self.target.stem}_scan.png')
+        picture = free_path(self.target.with_name(f'{self.target.stem}_scan.png'))
         plots.draw_scan(scan, full, picture)
         print(f'drew {picture}', flush=True)
         return scan

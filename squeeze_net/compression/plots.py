@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.files import free_path
 from trainer.report.curves import COLOURS, DPI, LABEL, NOTE, TITLE, label_axes, new_figure, save, set_title
 
 N_COLUMN = 5
@@ -25,7 +26,9 @@ def draw_all(
         before: weights of each layer as pruning left them.
         after: the same weights as the archive holds them.
     """
-    stages, layers, weights = (stem.with_name(f'{stem.name}_{what}.png') for what in ('stages', 'layers', 'weights'))
+    stages, layers, weights = (
+        free_path(stem.with_name(f'{stem.name}_{what}.png')) for what in ('stages', 'layers', 'weights')
+    )
     draw_stages(record, stages)
     draw_layers(record, layers)
     draw_weights(before, after, weights)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from squeeze_net.explore.metaparameters import METAPARAMETERS, Metaparameters
+from trainer.files import free_path
 from trainer.report.curves import COLOURS, LABEL, NOTE, label_axes, new_figure, save, set_title
 from trainer.report.tables import text_table
 
@@ -55,17 +56,22 @@ def front(points: Sequence[Mark]) -> list[Mark]:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], folder: Path, title: str) -> list[Path]:
-    """The paper's two plots, of the longest line of each kind among the points, and all points with their front."""
+    """The paper's two plots, of the longest line of each kind among the points, and all points with their front.
+
+    Returns:
+        The files; with a number in the name where a file of something else has the plain one.
+    """
     points = marks(rows)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {'SR': folder / 'squeeze_ratio.png', 'pct3x3': folder / 'share_3x3.png'}
+    paths = {'SR': free_path(folder / 'squeeze_ratio.png'), 'pct3x3': free_path(folder / 'share_3x3.png')}
     lines = {varied: longest_line(points, varied) for varied in paths}
     written = [path for varied, path in paths.items() if len(lines[varied]) > 1]
     for (varied, path), fixed in zip(paths.items(), reversed(paths), strict=True):
         if path in written:
             draw_line(lines[varied], varied, fixed, title, path)
-    draw_front(points, title, folder / 'pareto.png')
-    return [*written, folder / 'pareto.png']
+    all_points = free_path(folder / 'pareto.png')
+    draw_front(points, title, all_points)
+    return [*written, all_points]
 
 
 def longest_line(points: Sequence[Mark], varied: str) -> list[Mark]:

@@ -90,7 +90,9 @@ class Point:
         summary = read_run(folder).summary
         if summary is None or not summary.get('finished'):
             return None
-        n_parameters, last = summary['n_parameters'], summary['last']
+        n_parameters, last, test = summary['n_parameters'], summary['last'], summary.get('test')
+        if test is not None:  # validation images have chosen the epoch
+            last = last | {'test_accuracy': test['accuracy'], 'test_loss': test['loss']}
         sizes = {'seed': self.config.seed, 'n_parameters': n_parameters, 'bytes': 4 * n_parameters}
         scores = {name: last[name] for name in ('test_accuracy', 'train_accuracy', 'test_loss')}
         return asdict(self.metaparameters) | sizes | scores | {'seconds': summary['seconds']}

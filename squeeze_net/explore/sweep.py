@@ -132,7 +132,8 @@ def _signals() -> Iterator[list[int]]:
 def start(point: Point) -> subprocess.Popen[bytes]:
     """Start the process that trains a point and prints to its log; Ctrl-C reaches it through this one only."""
     point.log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, '-m', 'squeeze_net.explore.point']
+    safe = ['-P'] if sys.flags.safe_path else []  # no module of the folder it runs in, if this process has none
+    command = [sys.executable, *safe, '-m', 'squeeze_net.explore.point']
     with point.log.open('ab') as log:
         process = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=log, stderr=log, process_group=0)
     assert process.stdin is not None  # stays open: the process ends when it is closed
@@ -152,6 +153,8 @@ def _reason(exit_code: int, log: Path) -> str:
 def check_conditions(sweep: Sweep) -> None:
     """Refuse a folder whose points or unfinished runs were trained otherwise; write `conditions.json`."""
     path, points = sweep.folder / CONDITIONS, sweep.folder / POINTS
+    if path.exists():
+        read_conditions(path)  # a file of another kind is not replaced
     runs = Path(sweep.config.save_path).glob('results/*/*.npz')  # a run that was stopped has no row yet
     if (points.exists() and read_points(points)) or any(runs):
         earlier = read_json(path)

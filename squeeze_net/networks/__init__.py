@@ -1,9 +1,8 @@
 """The networks, by the names that `main.py --model` knows them by.
 
-A network is a `chainer.Chain` built as `Network(n_class, size, dropout)`, the last two if it has them, with two
-class attributes, if needed: `recipe`, the
-flags it trains well with where the trainer's defaults do not suit it, and `fixed_size`, True if it takes only images
-of `size`.
+A network is a `chainer.Chain` built as `Network(n_class, size, dropout)`, the last two if it has them, with three
+class attributes, if needed: `recipe`, the flags it trains well with where the trainer's defaults do not suit it,
+`finetuning`, the same for `--finetune`, and `fixed_size`, True if it takes only images of `size`.
 """
 
 import inspect

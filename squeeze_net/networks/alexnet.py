@@ -9,6 +9,7 @@ from chainer.utils.conv import get_conv_outsize
 
 import trainer.functions as F
 import trainer.links as L
+from squeeze_net.networks.finetuning import RECIPE
 
 
 class AlexNet(chainer.Chain):
@@ -43,6 +44,7 @@ class AlexNet(chainer.Chain):
         'lr': 0.01,
         'weight_decay': 5e-4,
     }  # no normalisation: 0.1 would diverge; paper, section 5
+    finetuning: dict[str, Any] = RECIPE | {'lr': 0.001, 'freeze': 'conv[12]'}
     fixed_size = True
 
     def __init__(self, n_class: int = 10, size: int = 122, dropout: float = 0.5) -> None:

@@ -9,6 +9,7 @@ from chainer.utils.conv import get_conv_outsize
 
 import trainer.functions as F
 import trainer.links as L
+from squeeze_net.networks.finetuning import RECIPE
 from squeeze_net.networks.fire import Fire, PreActivationFire
 
 BYPASSES = ('none', 'simple', 'complex')
@@ -41,6 +42,7 @@ class SqueezeNet(chainer.Chain):
     """
 
     recipe: dict[str, Any] = {}  # the trainer's defaults are made for it
+    finetuning: dict[str, Any] = RECIPE | {'lr': 0.01, 'freeze': 'conv1,fire[2-5]'}
     fixed_size = False
 
     def __init__(self, n_class: int = 10, size: int = 122, dropout: float = 0.5) -> None:
@@ -92,6 +94,11 @@ class PublishedSqueezeNet(chainer.Chain):
     """
 
     recipe: dict[str, Any] = {'lr': 0.04, 'weight_decay': 2e-4}  # the solver published with v1.0
+    finetuning: dict[str, Any] = RECIPE | {
+        'lr': 0.0003,  # for pixels of 0..255, without normalisation: 0.01 diverges
+        'lr_multiplier': 'conv10=3',
+        'freeze': 'conv1[!0]*,fire[2-5]',  # also conv1_bn, but not conv10
+    }
     fixed_size = False
     stem: tuple[int, int]  # channels and kernel of conv1, stride 2
     pooled: tuple[str, ...]

@@ -9,6 +9,7 @@ from chainer.utils.conv import get_conv_outsize
 
 import trainer.functions as F
 import trainer.links as L
+from squeeze_net.networks.finetuning import RECIPE
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -45,6 +46,7 @@ class VGGBN(chainer.Chain):
     """
 
     recipe: dict[str, Any] = {'size': 32, 'weight_decay': 5e-4}
+    finetuning: dict[str, Any] = RECIPE | {'lr': 0.01, 'freeze': 'conv[12]_*'}
     fixed_size = True
 
     def __init__(self, n_class: int = 10, size: int = 32, dropout: float = 0.5) -> None:

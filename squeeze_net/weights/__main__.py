@@ -20,9 +20,9 @@ from trainer.data.sources import read_class_list
 
 EXAMPLES = """\
 # what is in a file
-python -m squeeze_net.weights squeezenet_v1.1.caffemodel
+python -m squeeze_net.weights squeezenet_v1.1
 # into another format: a network that runs anywhere
-python -m squeeze_net.weights squeezenet_v1.1.caffemodel squeezenet.onnx
+python -m squeeze_net.weights squeezenet_v1.1 squeezenet.onnx
 # for fine-tuning on 10 classes
 python -m squeeze_net.weights squeezenet1_1.pth start.npz --reset-classifier 10
 """
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.target is None:
         print(list_tensors(weights))
         return 0
-    for written in write(weights, args.target):
+    for written in write(weights, args.target, args.overwrite):
         print(f'wrote {written}: {written.stat().st_size:,} bytes')
     return 0
 
@@ -70,7 +70,7 @@ def reset_classifier(weights: Weights, n_class: int, seed: int) -> Weights:
     np.random.seed(seed)
     view = weights.metadata.preprocessing
     model = make_network(network, n_class, 227 if view is None else view.crop)
-    start_from(model, network, weights, reset_classifier=True)
+    start_from(model, network, weights, reset_classifier=True, flag='--network')
     return Weights(tensors_of(model), weights.metadata).with_metadata(n_class=n_class, classes=None)
 
 
@@ -82,7 +82,7 @@ def describe(weights: Weights, path: Path) -> str:
         words.append(f'{metadata.n_class:,} classes' + ('' if metadata.classes is None else ' with names'))
     view = metadata.preprocessing
     words.append('unknown preprocessing' if view is None else f'preprocessing {view.name}, {view.crop} px')
-    return ', '.join(words)
+    return ', '.join(words) + (f'\nnote: {weights.note}' if weights.note else '')
 
 
 def list_tensors(weights: Weights) -> str:
@@ -109,6 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
         '--preprocess', choices=list(PREPROCESSINGS), metavar='NAME', help=f'note down: {", ".join(PREPROCESSINGS)}'
     )
     parser.add_argument('--classes', type=Path, metavar='FILE', help='note down their names, one a line')
+    commands.add_overwrite(parser)
     return parser
 
 

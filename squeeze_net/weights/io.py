@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import chainer
 
+from squeeze_net.networks import NETWORKS
+from squeeze_net.weights.foreign import describe
 from squeeze_net.weights.formats import FORMATS, WRITTEN
-from squeeze_net.weights.network import build, identify, start_from
+from squeeze_net.weights.network import build, identify, shapes_of, start_from
 from squeeze_net.weights.published import find
 from squeeze_net.weights.record import MAX_FILE_BYTES, Weights
 from trainer.config import Config
+from trainer.data.augmentation import training_size
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.errors import InputError
-from trainer.files import atomic_write
+from trainer.files import atomic_write, refuse_to_replace
 
 
 def read(path: str | Path) -> Weights:
@@ -27,53 +31,63 @@ def read(path: str | Path) -> Weights:
         InputError: another suffix, or a file that is not what its suffix says; names it and the fault.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f'{path} is not a weights file: expected a name that ends in {", ".join(FORMATS)}')
+    suffix = path.suffix.lower() or '.npz'  # Chainer's snapshots are called 'snapshot_iter_1000'
     try:
         n_bytes = path.stat().st_size
-        if not 1 <= n_bytes <= MAX_FILE_BYTES or not path.is_file():
-            raise InputError(f'{path} has {n_bytes} bytes, expected a file of 1 .. {MAX_FILE_BYTES >> 20} MB')
+        if not path.is_file():
+            raise InputError(f'{path} is not a file')
+        if n_bytes == 0:
+            raise InputError(f'{path} is empty (0 bytes): download or copy it again')
+        if n_bytes > MAX_FILE_BYTES:
+            raise InputError(f'{path} has {n_bytes} bytes, expected at most {MAX_FILE_BYTES >> 20} MB')
         with path.open('rb') as file:
             raw = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise InputError(f'{path} cannot be read: {error.strerror}') from None
-    return parse(raw, suffix, str(path))
+    if suffix not in FORMATS:
+        known = f'expected a name that ends in {", ".join(FORMATS)}'
+        raise InputError(f'{path} is not a weights file: {describe(raw, suffix) or known}')
+    return parse(raw, suffix, str(path), path.parent)
 
 
-def parse(raw: memoryview, suffix: str, name: str) -> Weights:
-    """As `read`, of the bytes of a file called `name`."""
-    form = FORMATS[suffix]
+def parse(raw: memoryview, suffix: str, name: str, folder: Path | None = None) -> Weights:
+    """As `read`, of the bytes of a file called `name`; without its folder, what lies beside it is not read."""
+    forms = FORMATS[suffix]
+    form = next((form for form in forms if form.fits(raw)), forms[0])
     try:
-        weights = identify(form.read(raw))
-    except InputError as error:
-        raise InputError(f'{name} cannot be read as {suffix}: {error}') from None
-    except MemoryError:
-        raise InputError(f'{name} cannot be read as {suffix}: there is too little memory') from None
+        weights = identify(form.read(raw, folder) if form.has_siblings else form.read(raw))
+    except (InputError, MemoryError) as error:
+        reason = 'there is too little memory' if isinstance(error, MemoryError) else str(error)
+        raise InputError(f'{name} cannot be read as {suffix}: {describe(raw, suffix) or reason}') from None
     if weights.metadata.preprocessing is None and form.preprocessing is not None and weights.metadata.network:
         weights = weights.with_metadata(preprocessing=PREPROCESSINGS[form.preprocessing])
     return weights
 
 
-def write(weights: Weights, path: str | Path) -> list[Path]:
+def write(weights: Weights, path: str | Path, overwrite: bool = True) -> list[Path]:
     """Write a file, whole or not at all; beside a .caffemodel also its .prototxt.
 
     Args:
         path: ends in one of `WRITTEN`; .onnx and .caffemodel need to know the network.
+        overwrite: whether files that exist are replaced.
     Returns:
         What was written.
     Raises:
-        InputError: another suffix, weights that the format cannot hold, or a folder that cannot be written.
+        InputError: another suffix, weights that the format cannot hold, a folder that cannot be written, or without
+            `overwrite` a file that exists.
     """
     path = Path(path)
-    form = FORMATS.get(path.suffix.lower())
-    if form is None or form.write is None:
+    if path.suffix.lower() not in WRITTEN:
         raise InputError(f'{path} cannot be written: expected a name that ends in {", ".join(WRITTEN)}')
+    form = FORMATS[path.suffix.lower()][0]
+    assert form.write is not None
     contents: dict[Path, bytes] = {}
     if form.companion is not None:
         suffix, write_companion = form.companion
         contents[path.with_suffix(suffix)] = write_companion(weights)
     contents[path] = form.write(weights)
+    for place in contents:
+        refuse_to_replace(place, overwrite=overwrite)
     for place, content in contents.items():
         try:
             with atomic_write(place) as file:
@@ -116,3 +130,42 @@ def loader(config: Config) -> Callable[[str, chainer.Chain], None]:
             print(f'note: {source} expects images of --preprocess {view.name}, not {config.preprocess}')
 
     return load
+
+
+def finetuning(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that follow from the weights of `--finetune`: their network, and the images that they expect.
+
+    Args:
+        given: the settings that the user gives, among them `finetune`: a file of any format, or a name of `PUBLISHED`.
+    Returns:
+        `model`; `preprocess` and `size`, where the file tells.
+    Raises:
+        InputError: the file cannot be read, is of another network, or says less than is needed.
+    """
+    source, network = given['finetune'], given.get('model')
+    weights = read(find(source))
+    own, view = weights.metadata.network, weights.metadata.preprocessing
+    chosen = network or own
+    if chosen not in NETWORKS:
+        raise InputError(
+            f'--finetune {source} does not say of which network it is: add --model, one of {", ".join(NETWORKS)}'
+        )
+    if own in NETWORKS and shapes_of(own).keys() != shapes_of(chosen).keys():
+        raise InputError(f'--finetune {source} holds the weights of {own}, not of --model {chosen}: leave --model out')
+    settings: dict[str, Any] = {'model': chosen}
+    if view is None and 'preprocess' not in given:
+        raise InputError(
+            f'--finetune {source} does not say which images it expects: add --preprocess, one of '
+            f'{", ".join(PREPROCESSINGS)} (published weights: caffe, torchvision)'
+        )
+    if view is not None:
+        if view.name not in PREPROCESSINGS:
+            raise InputError(
+                f'--finetune {source} expects images of a preprocessing {view.name!r} that is not known here'
+            )
+        settings['preprocess'] = view.name
+        if getattr(NETWORKS[chosen], 'fixed_size', False):
+            settings['size'] = view.crop
+        elif view.crop != PREPROCESSINGS[view.name].crop:  # trained at another --size
+            settings['size'] = training_size(view)
+    return settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import chainer
@@ -57,10 +58,7 @@ def identify(weights: Weights) -> Weights:
     Bypasses without weights do not show: such a network is taken for the one without.
     """
     metadata, tensors = weights.metadata, weights.tensors
-    network = metadata.network
-    if network is None:
-        by_cost = sorted(NETWORKS, key=lambda name: name in BASELINES)  # which take a while to make
-        network = next((name for name in by_cost if _fits(tensors, name)), None)
+    network = metadata.network or _network_of(tensors)
     n_class = metadata.n_class
     if n_class is None and network in NETWORKS:
         sizes = {tensors[name].shape[0] for name in classifier_of(network) if name in tensors and tensors[name].ndim}
@@ -69,13 +67,60 @@ def identify(weights: Weights) -> Weights:
     return weights.with_metadata(network=network, n_class=n_class)
 
 
-def _fits(tensors: dict[str, np.ndarray], network: str) -> bool:
-    """Whether these are the names of a network, and the shapes of its convolutions, but for the classifier."""
+def _network_of(tensors: Mapping[str, np.ndarray]) -> str | None:
+    """The first network with these names, and these shapes of convolutions, but for the classifier."""
+    by_cost = sorted(NETWORKS, key=lambda name: name in BASELINES)  # which take a while to make
+    return next((name for name in by_cost if _fits(tensors, name)), None)
+
+
+def _fits(tensors: Mapping[str, np.ndarray], network: str) -> bool:
     shapes = shapes_of(network)
     if shapes.keys() != {name for name in tensors if name.rpartition('/')[2] != COUNT}:
         return False
     kept = [name for name, shape in shapes.items() if len(shape) == 4 and name not in classifier_of(network)]
     return all(tensors[name].shape == shapes[name] for name in kept)
+
+
+def _differences(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What is missing, has no place, or has another shape than in a network of these shapes, a clause each."""
+    odd = [name for name in sorted(shapes.keys() & tensors.keys()) if tensors[name].shape != shapes[name]]
+    return [
+        *(f'{name} is missing' for name in sorted(shapes.keys() - tensors.keys())),
+        *(f'{name[:60]} has no place in the network' for name in sorted(tensors.keys() - shapes.keys())),
+        *(f'{name} has the shape {tensors[name].shape}, the network {shapes[name]}' for name in odd),
+    ]
+
+
+def _first(differences: list[str]) -> str:
+    more = f'; and {len(differences) - SHOWN} more' if len(differences) > SHOWN else ''
+    return '; '.join(differences[:SHOWN]) + more
+
+
+def misfit(tensors: Mapping[str, np.ndarray], network: str | None = None, flag: str = '--network') -> str | None:
+    """Which network weights are of, if not of this one, or else which is the closest; None if there is none closer.
+
+    Args:
+        network: of `NETWORKS`, or None if nobody names one.
+        flag: chooses the network.
+    """
+    if network is not None and _fits(tensors, network):
+        return None
+    if (own := _network_of(tensors)) is not None:
+        return f'these are weights of {own}, not of {network}: add {flag} {own}'
+    given = {name: tensor for name, tensor in tensors.items() if name.rpartition('/')[2] != COUNT}
+    differences = {}
+    for name in NETWORKS:
+        # of any number of classes
+        shapes = shapes_of(name) | {key: given[key].shape for key in classifier_of(name) & given.keys()}
+        if shapes.keys() & given.keys():
+            differences[name] = _differences(given, shapes)
+    if not differences:
+        names = ', '.join(name[:60] for name in sorted(given)[:SHOWN])
+        return f'the weights are of no network here: none has tensors called {names}'
+    closest = min(differences, key=lambda name: len(differences[name]))
+    if closest == network:
+        return None
+    return f'the weights are of no network here; the closest is {closest}, but {_first(differences[closest])}'
 
 
 def build(weights: Weights, purpose: str) -> tuple[chainer.Chain, int]:
@@ -85,29 +130,35 @@ def build(weights: Weights, purpose: str) -> tuple[chainer.Chain, int]:
         InputError: it is not known, or the weights do not fit it.
     """
     metadata = weights.metadata
-    if metadata.network not in NETWORKS:
-        known = f'the network {metadata.network!r}' if metadata.network else 'their network'
+    if metadata.network is not None and metadata.network not in NETWORKS:
         raise InputError(
-            f'the weights do not tell {known}, which {purpose} needs: give --network, one of {", ".join(NETWORKS)}'
+            f'the weights are of {metadata.network!r}, which is not among the networks of this project: use '
+            'trainer.load_classifier(model, FILE), or add it to squeeze_net.NETWORKS (CONTRIBUTING.md, "A network")'
         )
+    if metadata.network is None:
+        raise InputError(str(misfit(weights.tensors)))
     if metadata.n_class is None:
-        raise InputError(f'the weights hold no classifier of {metadata.network}, which {purpose} needs')
+        lacking = f'the weights hold no classifier of {metadata.network}, which {purpose} needs'
+        raise InputError(misfit(weights.tensors, metadata.network) or lacking)
     if metadata.preprocessing is not None:
         size = metadata.preprocessing.crop
     else:
         size = IMAGENET_SIZE if metadata.n_class == 1000 else CIFAR_SIZE
     model = make_network(metadata.network, metadata.n_class, size)
-    fill(model, weights.tensors)
+    fill_network(model, metadata.network, weights.tensors, '--network')
     return model, size
 
 
-def start_from(model: chainer.Chain, network: str, weights: Weights, reset_classifier: bool) -> None:
+def start_from(
+    model: chainer.Chain, network: str, weights: Weights, reset_classifier: bool, flag: str = '--model'
+) -> None:
     """Give a network the weights of another training.
 
     Args:
         model: of `NETWORKS[network]`, with any number of classes.
         weights: of the same network.
         reset_classifier: keep the model's own classifier.
+        flag: chooses the network, for messages.
     Raises:
         InputError: they do not fit; says so of the classifier, which may be left out.
     """
@@ -119,9 +170,28 @@ def start_from(model: chainer.Chain, network: str, weights: Weights, reset_class
             if given != expected and given[1:] == expected[1:]:
                 raise InputError(
                     f'the weights are of {given[0]} classes, the data of {expected[0]}: '
-                    'begin with a fresh classifier by --reset-classifier'
+                    'give --finetune in place of --pretrained, for a fresh classifier and rates that suit it, '
+                    'or add --reset-classifier'
                 )
-    fill(model, weights.tensors, classifier if reset_classifier else frozenset())
+    fill_network(model, network, weights.tensors, flag, classifier if reset_classifier else frozenset())
+
+
+def fill_network(
+    model: chainer.Chain,
+    network: str,
+    tensors: dict[str, np.ndarray],
+    flag: str = '--network',
+    without: frozenset[str] = frozenset(),
+) -> None:
+    """`fill` a network of `NETWORKS[network]`; if that fails, the message names the network that the weights are of.
+
+    Args:
+        flag: chooses the network, for the message.
+    """
+    try:
+        fill(model, tensors, without)
+    except InputError as error:
+        raise InputError(misfit(tensors, network, flag) or str(error)) from None
 
 
 def fill(model: chainer.Chain, tensors: dict[str, np.ndarray], without: frozenset[str] = frozenset()) -> None:
@@ -138,16 +208,10 @@ def fill(model: chainer.Chain, tensors: dict[str, np.ndarray], without: frozense
     places = {name: array for name, array in arrays_of(model).items() if name not in without}
     given = {name: tensor for name, tensor in tensors.items() if name not in without}
     counts = {name: given.pop(name) for name in list(given) if name.rpartition('/')[2] == COUNT}
-    faults = [f'{name} is missing' for name in sorted(places.keys() - given.keys())]
-    faults += [f'{name} has no place in the network' for name in sorted(given.keys() - places.keys())]
-    for name in sorted(places.keys() & given.keys()):
-        if given[name].shape != places[name].shape:
-            faults.append(f'{name} has the shape {given[name].shape}, the network {places[name].shape}')
-        elif not np.isfinite(given[name]).all():
-            faults.append(f'{name} holds numbers that are not finite')
+    faults = _differences(given, {name: place.shape for name, place in places.items()})
+    faults += [f'{name} holds numbers that are not finite' for name in given if not np.isfinite(given[name]).all()]
     if faults:
-        more = f'; and {len(faults) - SHOWN} more' if len(faults) > SHOWN else ''
-        raise InputError(f'the weights do not fit the network: {"; ".join(faults[:SHOWN])}{more}')
+        raise InputError(f'the weights do not fit the network: {_first(faults)}')
     for name, tensor in given.items():
         places[name][...] = places[name].dtype.type(0) if tensor.size == 0 else tensor
     for path, link in model.namedlinks(skipself=True):

@@ -21,10 +21,12 @@ class Weights:
         tensors: by the path of the parameter, 'fire2/squeeze1x1/W'; W (out, in, kh, kw) or (out, in), b, and gamma,
             beta, avg_mean, avg_var, N of batch normalisation.
         metadata: network, classes, preprocessing, as far as known.
+        note: what was chosen of several in the file, for who asks what is in it.
     """
 
     tensors: dict[str, np.ndarray]
     metadata: Metadata = field(default_factory=Metadata)
+    note: str = ''
 
     @property
     def n_parameters(self) -> int:

@@ -21,9 +21,11 @@ import tarfile
 import tempfile
 import time
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable
 from hashlib import sha256
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from squeeze_net.weights import Weights  # noqa: E402
 from squeeze_net.weights import io as weights_io  # noqa: E402
 from squeeze_net.weights.formats import net  # noqa: E402
 from squeeze_net.weights.formats.sqz import archive  # noqa: E402
+from trainer.data.datasets.cifar import CIFAR10, read_cifar  # noqa: E402
 from trainer.data.datasets.restricted_pickle import read_pickle  # noqa: E402
 from trainer.data.images import decode  # noqa: E402
 from trainer.data.metadata import Metadata  # noqa: E402
@@ -52,6 +55,15 @@ BOUNDARIES = (0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1
 
 def weight_reader(suffix: str) -> Callable[[bytes], Any]:
     return lambda raw: weights_io.parse(memoryview(raw), suffix, 'file')
+
+
+def read_external(raw: bytes) -> Any:
+    """A model whose tensors lie in a file beside it, and that file as it is."""
+    folder = Path(tempfile.gettempdir()) / f'fuzz_{os.getpid()}' / 'onnx'
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        (folder / 'model.onnx.data').write_bytes(samples.onnx_external()[1])
+    return weights_io.parse(memoryview(raw), '.onnx', 'file', folder)
 
 
 def read_net(raw: bytes) -> Any:
@@ -115,6 +127,16 @@ def jpeg() -> bytes:
     return file.getvalue()
 
 
+def image(form: str) -> bytes:
+    """Transparent where the format can be, and turned."""
+    file = io.BytesIO()
+    mode = 'RGB' if form in ('JPEG', 'PPM') else 'RGBA'
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.linear_gradient('L').resize((10, 12)).convert(mode).save(file, form, exif=exif)
+    return file.getvalue()
+
+
 def tar() -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode='w') as archive:
@@ -140,17 +162,57 @@ def pickled() -> bytes:
     return pickle.dumps({b'data': np.arange(48, dtype=np.uint8).reshape(2, 24), b'labels': [1, 2]}, protocol=2)
 
 
+def parquet_file() -> bytes:
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    images = [{'bytes': cifar_image(i), 'path': None} for i in range(6)]
+    file = io.BytesIO()
+    write_table(pa.table({'img': images, 'label': list(range(6))}), file)
+    return file.getvalue()
+
+
+def cifar_image(i: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((32, 32, 3), 40 * i, np.uint8)).save(file, 'PNG')
+    return file.getvalue()
+
+
+def cifar_zip() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name in CIFAR10.sha1:
+            archive.writestr(f'{CIFAR10.binary_folder}/{name}', bytes(2 * 3073))
+    return file.getvalue()
+
+
+def read_cifar_file(name: str) -> Callable[[bytes], Any]:
+    """Read CIFAR-10 from a file of these bytes; Parquet files of train and test are the same."""
+
+    def read(raw: bytes) -> Any:
+        folder = Path(tempfile.gettempdir()) / f'fuzz_{os.getpid()}'
+        folder.mkdir(exist_ok=True)
+        for path in (folder / name, folder / name.replace('train', 'test')):
+            path.write_bytes(raw)
+        return read_cifar(CIFAR10, folder / name)
+
+    return read
+
+
 def readers() -> dict[str, tuple[bytes, Callable[[bytes], Any]]]:
     """Name -> a valid file, and what reads it; a new format is a line here."""
     table = {name: (raw, weight_reader(suffix)) for name, (suffix, raw) in samples.all_files().items()}
     return table | {
+        'onnx_external': (samples.onnx_external()[0], read_external),
         'sqz': (compressed(), read_archive),
         'sqz_header': (archive_header(), read_archive_of_header),
         'net': (net.encode(samples.net_layers()), read_net),
         'shards': (tar(), read_source(Shards, 'a.tar')),
         'recordio': (record_io(), read_source(RecordIO, 'a.rec')),
         'imagelist': (b'a b.jpg 3\nc.jpg 0\n\nd/e.png 999\n', read_source(ImageList, 'list.txt')),
-        'image': (jpeg(), decode),
+        **({'parquet': (parquet_file(), read_cifar_file('train.parquet'))} if find_spec('pyarrow') else {}),
+        'zip': (cifar_zip(), read_cifar_file('cifar.zip')),
+        **{f'image_{form}': (image(form), decode) for form in ('JPEG', 'PNG', 'GIF', 'WEBP', 'TIFF', 'AVIF', 'PPM')},
         'pickle': (pickled(), lambda raw: read_pickle(raw, 'file')),
     }
 

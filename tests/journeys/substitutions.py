@@ -19,6 +19,7 @@ from trainer.data.datasets.cifar import CIFAR10, CIFAR100
 
 DATA = Path(os.environ.get('SQUEEZE_NET_DATA', ROOT.parent / 'shared' / 'data'))
 RESULTS = ROOT / 'results'
+CLASSES = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']  # of CIFAR-10
 
 # Numbers of epochs and images, and the device: flag -> what to give it. A number is an upper bound.
 FLAGS = {
@@ -68,7 +69,8 @@ def cifar(folder, edition=CIFAR10, n_train=100, n_test=50):
         write(name, n_train // len(edition.train))
     for name in edition.test:
         write(name, n_test)
-    classes = [f'class {i}'.encode() for i in range(edition.n_class)]
+    named = [name.encode() for name in CLASSES] if edition is CIFAR10 else []
+    classes = named or [f'class {i}'.encode() for i in range(edition.n_class)]
     (folder / edition.meta).write_bytes(pickle.dumps({edition.class_key.encode(): classes}, protocol=4))
 
 
@@ -136,6 +138,16 @@ def torch_file(path):
     path.write_bytes(pth(state_dict(weights.read(DATA / 'weights/squeezenet_v1.1.caffemodel').tensors)))
 
 
+def chainer_file(path):
+    """A snapshot, as far as it is read."""
+    from squeeze_net import NETWORKS
+    from squeeze_net.weights import tensors_of
+
+    tensors = tensors_of(NETWORKS['squeezenet_v1.1'](10))
+    with path.open('wb') as file:
+        np.savez(file, **{f'updater/model:main/predictor/{name}': tensor for name, tensor in tensors.items()})
+
+
 def weights_of_a_run(path):
     """As a run of today writes them: they say what images they expect."""
     from squeeze_net.weights import Weights, read, write
@@ -170,6 +182,8 @@ GIVEN = {
     'compressed_SqueezeNet.net': link(DATA / 'weights/compressed_SqueezeNet.net'),
     'squeezenet_v1.1.pth': torch_file,
     'squeezenet1_1.pth': torch_file,
+    'checkpoint.pth.tar': torch_file,
+    'snapshot_iter_1000': chainer_file,
     'weights.npz': weights_of_a_run,
     'weights_best.npz': weights_of_a_run,
     'results/photos/weights_best.npz': weights_of_a_run,
@@ -185,13 +199,26 @@ GIVEN = {
 
 
 def fill_cache(folder):
-    """What a download would have put there: the data sets, and published weights as far as they are at hand."""
+    """What a download would have put there: the data sets, and published weights.
+
+    Where those are not at hand, fresh networks stand for two of them.
+    """
+    from squeeze_net import NETWORKS
+    from squeeze_net.weights import Weights, tensors_of, write
+    from trainer.data.metadata import Metadata
+
     for edition in (CIFAR10, CIFAR100):
         cifar(folder / 'trainer/cifar', edition)
     place = folder / 'squeeze_net/weights'
     place.mkdir(parents=True)
     if DATA.is_dir():
         (place / 'compressed_SqueezeNet.net').symlink_to(DATA / 'weights/compressed_SqueezeNet.net')
+    for network in ('squeezenet_v1.0', 'squeezenet_v1.1'):
+        path = place / f'{network}.caffemodel'
+        if DATA.is_dir():
+            path.symlink_to(DATA / 'weights' / path.name)
+        else:
+            write(Weights(tensors_of(NETWORKS[network](1000)), Metadata(network, 1000)), path)
 
 
 # ---- commands that are not run as they stand ----
@@ -211,8 +238,7 @@ LISTED = {
     'make captest': '.ci/run calls it',
     'make fuzz': 'takes minutes; tests/squeeze_net/weights/test_hostile.py mutates files alike',
     'make gputest': 'needs a GPU',
-    'pip install': 'needs a package index; .ci/run installs by make',
-    'cd trainer && uv pip install .': 'needs a package index and uv',
+    'pip install': 'needs a package index; test_install.py types those of trainer/README.md with pip and with uv',
     'cd trainer && python -m pytest': '.ci/run calls these tests',
     'python -m pytest -k NAME': '.ci/run calls these tests',
 }

@@ -46,7 +46,7 @@ class Program:
 RUN = ('results/*/summary.json', 'results/*/log.jsonl', 'results/*/weights_best.npz')
 RUN += ('img/accuracy.png', 'img/loss.png')
 PROGRAMS = {
-    'main.py': Program(r'best epoch \d+: test accuracy +[\d.]+%', RUN),
+    'main.py': Program(r'best epoch \d+: (test|validation) accuracy +[\d.]+%', RUN),
     'squeeze_net.infer': Program(r'\d+\.\d+ ?%|,1,\d+,|"probability"|"top', quick='photos/ '),
     'squeeze_net.validate': Program(r'top.?1', quick='small.sqz'),
     'squeeze_net.weights': Program(r'squeezenet', last_is_written=True, quick='squeezenet_jpeg'),
@@ -60,8 +60,8 @@ PROGRAMS = {
     'trainer.augmentation': Program(r'sheet\.png: \d+ × \d+ px'),
     'trainer.datasets.pack': Program(r': [\d,]+ images', last_is_written=True),
     'trainer.doctor': Program(r'(?s)Python .*-g -1'),
-    'benchmarks/pruning.py': Program('', ('results/bench/pruning.json', 'img/compression/pruning.png')),
-    'benchmarks/scaling.py': Program('', ('results/bench/scaling.json', 'img/scaling.png')),
+    'benchmarks/pruning.py': Program('', ('results/bench/pruning.json', 'docs/img/compression/pruning.png')),
+    'benchmarks/scaling.py': Program('', ('results/bench/scaling.json', 'docs/img/scaling.png')),
     'benchmarks/models.py': Program(r'\| SqueezeNet v1\.0 \|', quick='--table'),
     'benchmarks/speed_table.py': Program(r'\| squeezenet 122 px, training \|'),
 }

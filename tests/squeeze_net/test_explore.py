@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -82,11 +81,6 @@ def test_lines_and_grids():
 def test_values_out_of_range_are_named(values, message):
     with pytest.raises(trainer.InputError, match=message):
         Metaparameters(**values)
-
-
-def test_the_package_is_installed():
-    with (ROOT / 'pyproject.toml').open('rb') as file:
-        assert 'squeeze_net.explore' in tomllib.load(file)['tool']['setuptools']['packages']
 
 
 def row(ratio, megabytes, accuracy, seed=0):

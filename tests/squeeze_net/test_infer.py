@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import chainer
 import numpy as np
@@ -62,9 +63,13 @@ def test_images_are_named_in_their_order(model, photos):
 def test_what_cannot_be_read_is_left_out_and_named(model, photos):
     broken = photos / 'broken.jpg'
     broken.write_bytes(b'\xff\xd8\xff nothing')
-    found, skipped = answers(model, [broken, photos / 'red.png'])
-    assert [answer.names[0] for answer in found] == ['red']
-    assert len(skipped) == 1 and 'broken.jpg' in str(skipped[0])
+    missing = photos / 'missing.jpg'
+    found, skipped = answers(model, [broken, photos / 'red.png', *[missing] * 6, photos / 'deep/blue.png', broken])
+    assert [getattr(answer, 'names', ['?'])[0] for answer in found] == ['?', 'red', *'?' * 6, 'blue', '?']
+    assert len(skipped) == 8 and found[0].image == str(broken)
+    assert as_table(found[2]) == f'{missing}\n  cannot be read: No such file or directory'
+    assert json.loads(as_jsonl(found[2])) == {'image': str(missing), 'error': 'No such file or directory'}
+    assert next(csv.reader([as_csv(found[2])])) == [str(missing), '', '', '', '']
 
 
 def test_logits_do_not_depend_on_the_batch(model):
@@ -81,12 +86,28 @@ def test_lists(photos):
     file.write_text('red.png 0\n\ndeep/blue.png\na 1 b.png 12\n')
     assert read_list(file) == [photos / 'red.png', photos / 'deep/blue.png', photos / 'a 1 b.png']
     assert gather([file]) == read_list(file)
+    file.write_text('\ufeffred.png n01440764\r\na b.JPG great white shark\r\nx.jpg y.jpg\n')
+    assert read_list(file) == [photos / name for name in ('red.png', 'a b.JPG', 'x.jpg y.jpg')]
     file.write_text('\n')
     with pytest.raises(trainer.InputError, match='names no image'):
         gather([file])
     file.write_bytes(b'\xff\xfe')
     with pytest.raises(trainer.InputError, match='is not UTF-8'):
         gather([file])
+
+
+def test_what_is_hidden_or_another_kind_of_file_does_not_count(photos, capsys):
+    (photos / '__MACOSX').mkdir()
+    for name in ('.red.png', '__MACOSX/red.png', 'notes.txt', 'film.mov', 'more.txt'):
+        (photos / name).write_bytes(b'')
+    assert [path.name for path in gather([photos])] == ['blue.png', 'green.png', 'red.png']
+    assert capsys.readouterr().err == f'{photos}: 3 other files left out (.mov, .txt)\n'
+
+
+@pytest.mark.parametrize('place', ['https://x.org/a.jpg', 's3://a/b.png', 'FILE://a.jpg'])
+def test_addresses_are_refused(place):
+    with pytest.raises(trainer.InputError, match=rf'^{place} is an address: download it'):
+        gather([Path(place)])
 
 
 def test_sources_that_hold_nothing(tmp_path):

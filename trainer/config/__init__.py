@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ml_dtypes import bfloat16
 from trainer.config.setting import check_settings, settings_of
 from trainer.config.table import GROUPS, ComputeSettings, DataSettings, RecipeSettings, RunSettings
 from trainer.data.augmentation.sizes import read_sizes
+from trainer.data.holdout import count_held
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.errors import InputError
 from trainer.files import atomic_write
@@ -26,6 +27,7 @@ CUT_FROM_FILES = ('folder', 'imagelist', 'shards', 'recordio')  # with another p
 COMPUTE_DTYPES = {'fp16': np.dtype(np.float16), 'bf16': np.dtype(bfloat16)}
 DEFAULT_EPOCH = 300
 DEFAULT_SIZE_PX = 122
+SHORT_EPOCHS = 30  # fewer are too few for rates that fall in steps
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
             raise InputError(f'--epoch {self.epoch} and --iterations {self.iterations} both say how long: give one')
         if self.iterations is None and self.epoch is None:
             object.__setattr__(self, 'epoch', DEFAULT_EPOCH)
+        if self.finetune is not None:
+            if self.load_model not in (None, self.finetune):
+                raise InputError(
+                    f'--finetune {self.finetune} and --pretrained {self.load_model} both say which weights: give one'
+                )
+            object.__setattr__(self, 'load_model', self.finetune)
+            object.__setattr__(self, 'reset_classifier', True)
         check_settings(self)
         if self.size == 0:
             object.__setattr__(self, 'size', self._usual_size())
@@ -51,6 +60,8 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
     def _check_together(self) -> None:
         if self.reset_classifier and self.load_model is None:
             raise InputError('--reset-classifier goes with the weights of --pretrained FILE, which is missing')
+        if self.validation is not None:
+            count_held(self.validation, 1)
         read_patterns(self.freeze)
         read_multipliers(self.lr_multiplier)
         self._check_sizes()
@@ -133,11 +144,39 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
             )
         return n_epoch
 
+    def fit(self, n_train: int, saved: Mapping[str, Any] | None = None) -> Config:
+        """The settings that depend on how many training images there are: the batch, and what `--schedule auto` is.
+
+        Prints a line about each that it changes.
+
+        Args:
+            n_train: number of training images.
+            saved: the settings in the checkpoint that the run resumes; its schedule stays, whatever the length now.
+        """
+        changed: dict[str, Any] = {}
+        if self.batch > n_train:
+            print(f'a batch of {self.batch} is more than the {n_train} training images: --batch {n_train}')
+            changed['batch'] = n_train
+        if self.schedule == 'auto':
+            n_epoch = replace(self, **changed).count_epochs(n_train)
+            if saved is not None:
+                changed |= {name: saved[name] for name in ('schedule', 'warmup') if name in saved}
+            elif n_epoch >= SHORT_EPOCHS:
+                changed['schedule'] = 'step'
+            else:
+                changed |= {'schedule': 'cosine', 'warmup': self.warmup or round(min(1, n_epoch / 5), 3)}
+                print(
+                    f'a run of less than {SHORT_EPOCHS} epochs: --schedule cosine --warmup {changed["warmup"]:g} '
+                    '(for other rates give --schedule or --lr)'
+                )
+        return replace(self, **changed)
+
     def make_schedule(self, n_epoch: float | None = None) -> Schedule:
         """The learning rate over `n_epoch` epochs, which are --epoch by default."""
         if n_epoch is None:
             assert self.epoch is not None, 'how many epochs --iterations are depends on the number of images'
             n_epoch = self.epoch
+        assert self.schedule != 'auto', 'fit() says what it is'
         if self.schedule == 'step':
             milestones: Sequence[float] = self.milestones or ()
             if self.milestones is None:
@@ -171,14 +210,12 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
                 file.write(f'\n# {group.__doc__}\n')
                 yaml.safe_dump(kept, file, sort_keys=False)
 
-    def check_resumes(self, saved: Any, path: Path) -> None:
+    def check_resumes(self, saved: Mapping[str, Any], path: Path) -> None:
         """Refuse to resume a checkpoint of another experiment.
 
         Raises:
             InputError: a flag that shapes the result has another value than in the checkpoint; names flag and values.
         """
-        if not isinstance(saved, dict):
-            raise InputError(f'{path} holds {saved!r} in place of its configuration')
         values = self.as_dict()
         for name, (_, one) in settings_of(Config).items():
             if not one.may_change and name in saved and saved[name] != values[name]:

@@ -15,10 +15,11 @@ from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.engine import ENGINES
 
 OPTIMIZERS = ('momentum', 'nesterov', 'adam', 'muon')
-SCHEDULES = ('step', 'cosine', 'constant', 'poly', 'factor')
+SCHEDULES = ('step', 'cosine', 'constant', 'poly', 'factor', 'auto')
 COMMUNICATORS = ('naive', 'flat', 'pure_nccl')
 GRAD_DTYPES = ('float32', 'float16')
 UNREADABLE = ('fail', 'skip')
+CLASS_WEIGHTS = ('none', 'balanced')
 PRECISIONS = ('auto', 'float32', 'fp16', 'bf16', 'float64')
 
 
@@ -52,22 +53,30 @@ class DataSettings:
 
     dataset: str = setting(
         'cifar10',
-        'shapes are drawn, without a download; folder is train/<class>/* and test/<class>/*, in memory up to 8 GiB of '
-        'pixels; never in memory: imagelist (train.txt and val.txt with lines `path label`), shards (folders train '
-        'and val of tar files), recordio (train.rec and val.rec)',
+        'shapes are drawn, without a download; folder is train/<class>/* and test/<class>/*, or <class>/*, in memory '
+        'up to 8 GiB of pixels; never in memory: imagelist (train.txt and val.txt with lines `path label`), shards '
+        '(folders train and val of tar files), recordio (train.rec and val.rec)',
         choices=tuple(DATASETS),
         is_open=True,
         is_common=True,
     )
     data: str | None = setting(
         None,
-        'folder or archive of the dataset (default: a cache, filled by downloading)',
+        'folder or archive of the dataset; of cifar10 and cifar100 also the Parquet files (default: a cache, filled by '
+        'downloading)',
         metavar='DIR',
         is_common=True,
         may_change=True,
     )
     limit: int | None = setting(
         None, 'only the first N images of each class, for training and test', at_least=1, is_common=True
+    )
+    validation: str | None = setting(
+        None,
+        'training images to hold out, of each class the same share; they choose the best epoch, with whose weights '
+        'the test images are then scored once (default: none, the test images choose it)',
+        metavar='N|P%',
+        is_common=True,
     )
     size: int = setting(
         0,  # stands for what suits the data, and is never 0 in a Config
@@ -110,6 +119,13 @@ class RecipeSettings:
     iterations: int | None = setting(
         None, 'last iteration, instead of --epoch; the schedule ends there too', at_least=1
     )
+    patience: int | None = setting(
+        None,
+        'stop after N epochs without a higher accuracy, of the validation images if there are any, else of the test',
+        at_least=1,
+        is_common=True,
+        may_change=True,
+    )
     batch: int = setting(64, 'images per update', '-b', at_least=1, is_common=True)
     lr: float = setting(0.1, "learning rate at the start (or the network's own)", '-lr', at_least=0, is_common=True)
     lr_batch: int | None = setting(
@@ -117,7 +133,8 @@ class RecipeSettings:
     )
     schedule: str = setting(
         'step',
-        'step: a tenth after each milestone; cosine, poly: down to 0; factor: multiplied by --factor',
+        'step: a tenth after each milestone; cosine, poly: down to 0; factor: multiplied by --factor; auto: step, or '
+        'for less than 30 epochs cosine and a warm-up (default: auto, or step with --lr, --warmup or --milestones)',
         choices=SCHEDULES,
         is_common=True,
     )
@@ -146,6 +163,11 @@ class RecipeSettings:
     )
     smoothing: float = setting(
         0.0, 'label smoothing: X of each label is spread over all classes', at_least=0, at_most=1
+    )
+    class_weights: str = setting(
+        'none',
+        'balanced: the loss of an image is multiplied by all images / (classes * images of its class)',
+        choices=CLASS_WEIGHTS,
     )
     mixup: float = setting(
         0.0, 'mix images in pairs, with shares from Beta(ALPHA, ALPHA); 0 is off', metavar='ALPHA', at_least=0
@@ -177,6 +199,14 @@ class RecipeSettings:
         is_common=True,
         may_change=True,
     )
+    finetune: str | None = setting(
+        None,
+        'train on from such weights with a classifier for the classes of the data: takes the network and --preprocess '
+        'from the file, and rates, epochs and frozen layers that suit few photos; flags given here win',
+        metavar='FILE|NAME',
+        is_common=True,
+        may_change=True,
+    )
     freeze: str | None = setting(
         None,
         "links or parameters that are not trained, batch normalisation in test mode: 'conv1,fire[2-5]/*'",
@@ -189,7 +219,7 @@ class RecipeSettings:
         metavar='PATTERN=X,...',
         is_list=True,
     )
-    seed: int = setting(0, 'of weights, order, augmentation and dropout', at_least=0, below=2**32)
+    seed: int = setting(0, 'of weights, order, augmentation, dropout and held-out images', at_least=0, below=2**32)
 
 
 @dataclass(frozen=True)

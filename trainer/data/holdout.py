@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -39,3 +40,35 @@ def hold_out(labels: np.ndarray, n: int, seed: int) -> Parts:
     is_held = np.zeros(len(labels), bool)
     is_held[by_class[np.argsort(place, kind='stable')[:n]]] = True
     return Parts(np.flatnonzero(~is_held), np.flatnonzero(is_held))
+
+
+def count_held(amount: str, n: int) -> int:
+    """How many of n images `--validation` holds out: `500`, or `10%` to the nearest whole image.
+
+    Raises:
+        InputError: neither a whole number from 1 on nor a share between 0 % and 100 %.
+    """
+    number, is_share = amount.strip().removesuffix('%').strip(), amount.strip().endswith('%')
+    try:
+        value = float(number) if is_share else int(number)
+    except ValueError:
+        value = math.nan
+    if not (0 < value < 100 if is_share else value >= 1):
+        raise InputError(f'--validation is {amount!r}; expected a number of images such as 500, or a share such as 10%')
+    return round(n * value / 100) if is_share else int(value)
+
+
+def split_off(labels: np.ndarray, amount: str, seed: int) -> Parts:
+    """Hold out the images that `--validation` asks for.
+
+    Args:
+        labels: (N,) int32, of the training images.
+        amount: as for `count_held`.
+        seed: as for `hold_out`.
+    Raises:
+        InputError: `amount` is malformed or out of range.
+    """
+    try:
+        return hold_out(labels, count_held(amount, len(labels)), seed)
+    except InputError as error:
+        raise InputError(str(error) if '--validation' in str(error) else f'--validation {amount}: {error}') from None

@@ -74,24 +74,32 @@ class Pictures:
         train: each image is cut anew in every epoch.
         test: each image is the same every time.
         preprocessing: of the tests, which the weights are for.
+        validation: as `test`; None if there are no validation images.
     """
 
     train: View
     test: View
     preprocessing: Preprocessing
+    validation: View | None = None
+
+    @property
+    def views(self) -> dict[str, View]:
+        """Those that there are, by the name of their images."""
+        views = {'training': self.train, 'validation': self.validation, 'test': self.test}
+        return {name: view for name, view in views.items() if view is not None}
 
     def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
         """Prepare what `iterator` and the tests will ask this process for; prints a line where images are decoded."""
-        self.train.decode_ahead(iterator, share)
-        self.test.decode_ahead(iterator, share)
+        for view in self.views.values():
+            view.decode_ahead(iterator, share)
 
     def new_faults(self, gather: Gather) -> Iterator[str]:
         """Lines about images that could not be read, if there are more than at the last call."""
-        for name, view in ('training', self.train), ('test', self.test):
+        for name, view in self.views.items():
             if (line := view.new_faults(name, gather)) is not None:
                 yield line
 
     def close(self) -> None:
         """End the processes that decode, if there are any."""
-        self.train.close()
-        self.test.close()
+        for view in self.views.values():
+            view.close()

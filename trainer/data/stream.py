@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trainer.data.augmentation.sizes import Sizes
 from trainer.data.augmentation.stream import StreamTestView, StreamTrainView
-from trainer.data.datasets.data import checksum, first_of_each_class
+from trainer.data.datasets.data import IMAGES_OF, checksum, first_of_each_class
 from trainer.data.decode import Batches, batches
-from trainer.data.images import format_of
+from trainer.data.holdout import split_off
+from trainer.data.images import FORMATS, format_of
 from trainer.data.pictures import Pictures
 from trainer.data.preprocessing import Preprocessing, find
 from trainer.data.sources import Kind, Source, Subset
 from trainer.errors import InputError
 
 CLASS_LISTS = ('synset_words.txt', 'classes.txt')
-TEST_NAMES = ('val', 'test')
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,7 @@ class Stream:
         source: one line that says where the pixels come from.
         is_jpeg: whether the images are JPEGs.
         validation: images that choose the best epoch, so that the test images choose nothing; None if there are none.
+        notes: lines about what was taken for what, and what was left out.
     Raises:
         InputError: at construction, for a label without a class.
     """
@@ -43,15 +46,22 @@ class Stream:
     source: str
     is_jpeg: bool
     validation: Source | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for split in self.train, self.test:
+        for split in self.splits.values():
             if (label := int(split.labels.max())) >= self.n_class:
                 raise InputError(f'{split.place}: the label {label} is outside 0..{self.n_class - 1}')
 
     @property
     def n_class(self) -> int:
         return len(self.classes)
+
+    @property
+    def splits(self) -> dict[str, Source]:
+        """The sources that there are, by name."""
+        splits = {'train': self.train, 'validation': self.validation, 'test': self.test}
+        return {name: split for name, split in splits.items() if split is not None}
 
     @property
     def capture_obstacle(self) -> str:
@@ -67,10 +77,13 @@ class Stream:
             workers: processes that decode; 0 for none, None for as many as cores.
             unreadable: 'fail', or 'skip' to go on without images that cannot be read.
         """
+        if sizes.smaller:
+            raise InputError('--progressive_size goes with images in memory; these are read from their files')
         train = find(preprocess).sized(sizes.crop)
         test = sizes.preprocessing(train) if train.name == 'experiment' else train
         train_view = StreamTrainView(self.train, train, seed, workers=workers, unreadable=unreadable)
-        return Pictures(train_view, StreamTestView(self.test, test, workers, unreadable), test)
+        validation = None if self.validation is None else StreamTestView(self.validation, test, workers, unreadable)
+        return Pictures(train_view, StreamTestView(self.test, test, workers, unreadable), test, validation)
 
     def test_batches(
         self, view: Preprocessing, batch: int, workers: int | None = None, unreadable: str = 'fail'
@@ -80,49 +93,69 @@ class Stream:
 
     def checksums(self) -> dict[str, str]:
         """One line for each split, which is the same where labels and the names of images are."""
-        return {'training images': _checksum(self.train), 'test images': _checksum(self.test)}
+        return {IMAGES_OF[name]: _checksum(split) for name, split in self.splits.items()}
 
     def limited(self, n: int) -> Stream:
-        """The same with only the first `n` images of every class in both sources."""
-        train, test = (Subset(split, first_of_each_class(split.labels, n)) for split in (self.train, self.test))
-        return replace(self, train=train, test=test)
+        """The same with only the first `n` images of every class in each source."""
+        splits: dict[str, Any] = {
+            name: Subset(split, first_of_each_class(split.labels, n)) for name, split in self.splits.items()
+        }
+        return replace(self, **splits)
+
+    def with_validation(self, amount: str, seed: int) -> Stream:
+        """The same with some training images held out for validation; arguments as for `Data.with_validation`."""
+        kept, held = split_off(self.train.labels, amount, seed)
+        return replace(self, train=Subset(self.train, kept), validation=Subset(self.train, held))
 
 
-def read_splits(place: Path, kind: Kind, limit: int | None = None) -> Stream:
-    """`train` and `val` (or `test`) of a folder, with the names of `synset_words.txt` or `classes.txt` in it, if there.
+def read_splits(place: Path, kind: Kind, limit: int | None = None, needs_train: bool = True) -> Stream:
+    """`train`, `val` and `test` of a folder, with the names of `synset_words.txt` or `classes.txt` in it, if there.
+
+    Without a test, the validation images are the test.
 
     Args:
         place: the folder.
-        kind: of the two sources.
-        limit: only the first `limit` images of each class, in both splits.
+        kind: of the sources.
+        limit: only the first `limit` images of each class, in every split.
+        needs_train: whether there must be training images; without, the test images stand in for them.
     Raises:
-        InputError: a split is missing or cannot be read, or the two have different classes; says which.
+        InputError: a split is missing or cannot be read, or two have different classes; says which.
     """
-    suffix = kind.suffix
-    tests = [place / f'{name}{suffix}' for name in TEST_NAMES]
-    train = place / f'train{suffix}'
-    existing = [path for path in tests if path.exists()]
-    if not train.exists() or not existing:
-        missing = train if not train.exists() else tests[0]
-        wanted = f'train{suffix} and {" or ".join(path.name for path in tests)}'
+    paths = {name: place / f'{name}{kind.suffix}' for name in ('train', 'val', 'test')}
+    found = {name: path for name, path in paths.items() if path.exists()}
+    if not found.keys() & {'val', 'test'} or (needs_train and 'train' not in found):
+        missing = paths['val' if 'train' in found or not needs_train else 'train']
+        wanted = f'{paths["train"].name} and {paths["val"].name} or {paths["test"].name}'
         raise InputError(f'{missing} does not exist; a folder of {kind.text} holds {wanted}')
-    class_list = next((path for name in CLASS_LISTS if (path := place / name).is_file()), None)
-    splits = [kind.open(path, class_list) for path in (train, existing[0])]
-    named = [split.classes for split in splits if split.classes is not None]
-    if len(named) == 2 and named[0] != named[1]:
-        odd = sorted(set(named[0]) ^ set(named[1]))
-        which = f'the class {odd[0]!r} is in only one' if odd else 'the classes have another order in one'
-        raise InputError(f'{place}: {which} of {train.name} and {existing[0].name}; both need the same classes')
-    n_class = max(int(split.labels.max()) for split in splits) + 1
+    class_list = class_list_in(place)
+    splits = {name: kind.open(path, class_list) for name, path in found.items()}
+    named = {name: split.classes for name, split in splits.items() if split.classes is not None}
+    for (name, classes), (other, expected) in pairwise(named.items()):
+        if classes != expected:
+            odd = sorted(set(classes) ^ set(expected))
+            which = f'the class {odd[0]!r} is in only one' if odd else 'the classes have another order in one'
+            both = f'{paths[name].name} and {paths[other].name}'
+            raise InputError(f'{place}: {which} of {both}; both need the same classes')
+    n_class = max(int(split.labels.max()) for split in splits.values()) + 1
+    test = 'test' if 'test' in splits else 'val'
     data = Stream(
         name=place.resolve().name,
-        train=splits[0],
-        test=splits[1],
-        classes=named[0] if named else tuple(map(str, range(n_class))),
+        train=splits.get('train', splits[test]),
+        test=splits[test],
+        classes=next(iter(named.values()), tuple(map(str, range(n_class)))),
         source=f'{kind.text} of {place.resolve().name}',
-        is_jpeg=any(map(_is_jpeg, splits)),
+        is_jpeg=any(map(_is_jpeg, splits.values())),
+        validation=splits.get('val') if test == 'test' else None,
     )
     return data if limit is None else data.limited(limit)
+
+
+def class_list_in(place: Path) -> Path | None:
+    """The list of classes in a folder, or in one of those in it."""
+    if not place.is_dir():
+        return None
+    folders = (place, *sorted(path for path in place.iterdir() if path.is_dir()))
+    return next((path for folder in folders for name in CLASS_LISTS if (path := folder / name).is_file()), None)
 
 
 def _checksum(source: Source) -> str:
@@ -134,7 +167,7 @@ def _is_jpeg(source: Source) -> bool:
     """By the first image that can be read of a few."""
     for i in range(min(len(source), 10)):
         try:
-            return format_of(source.read(i)).name == 'JPEG'
+            return format_of(source.read(i)) == FORMATS[0]
         except InputError:
             continue
     return False

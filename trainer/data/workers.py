@@ -138,7 +138,7 @@ class Workers:
             self._replies, reply_end = os.pipe()
             ends = job_end, reply_end, file.fileno()
             self._launcher = subprocess.Popen(
-                [sys.executable, '-c', f'{_COMMAND}; workers.launch()'],
+                [sys.executable, '-P', '-c', f'{_COMMAND}; workers.launch()'],
                 stdin=subprocess.PIPE,
                 pass_fds=ends,
                 env=_ENVIRONMENT | os.environ | _ONE_THREAD,

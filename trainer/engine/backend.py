@@ -277,17 +277,26 @@ class ResponseNormalizations(Protocol):
 class Losses(Protocol):
     """Softmax cross entropy."""
 
-    def softmax_cross_entropy(self, x: Array, t: Array, smoothing: float = 0.0) -> tuple[Array, tuple[Array, Array]]:
+    def softmax_cross_entropy(
+        self, x: Array, t: Array, smoothing: float = 0.0, class_weight: Array | None = None
+    ) -> tuple[Array, tuple[Array, Array]]:
         """The mean over the rows whose label is not -1, () float32, and what the backward pass needs besides x and t.
 
         Args:
             x: (N, n_class) logits.
             t: (N,) int32.
             smoothing: of the labels, 0..1.
+            class_weight: (n_class,) float32, which multiply the losses of rows by their labels, or None.
         """
 
     def softmax_cross_entropy_backward(
-        self, x: Array, t: Array, saved: tuple[Array, Array], gy: Array, smoothing: float = 0.0
+        self,
+        x: Array,
+        t: Array,
+        saved: tuple[Array, Array],
+        gy: Array,
+        smoothing: float = 0.0,
+        class_weight: Array | None = None,
     ) -> Array:
         """The gradient of the logits, given that of the loss, one float32 number on the device."""
 

@@ -1,8 +1,8 @@
 """Redraw the curves of runs and print their results as a Markdown table.
 
 Every training run leaves a folder with config.yaml, log.jsonl and summary.json; this command reads them and trains
-nothing. It writes loss.png and accuracy.png (all runs, a colour each) and confusion.png (the first run). Only the table
-goes to stdout, so that it can be redirected.
+nothing. It writes loss.png and accuracy.png (all runs, a colour each) and confusion_<run>.png (the first run), with a
+number in the name where such a file is not its own. Only the table goes to stdout, so that it can be redirected.
 """
 
 from __future__ import annotations
@@ -89,11 +89,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f'-o {args.output} cannot be made a folder: {error.strerror}') from error
-    draw_curves(runs, args.output, args.baseline)
+    pictures = draw_curves(runs, args.output, args.baseline)
     if (runs[0].summary or {}).get('confusion'):
-        draw_confusion(runs[0], args.output)
+        pictures.append(draw_confusion(runs[0], args.output))
     else:
-        _note(f'no confusion.png: {runs[0].path} holds no confusion matrix')
+        _note(f'no confusion matrix is drawn: {runs[0].path} holds none')
+    _note(f'drew {", ".join(map(str, pictures))}')
     text = table(runs)
     if args.readme:
         replace_between_markers(args.readme, text, 'results')

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trainer.errors import InputError
+from trainer.files import free_path
 from trainer.report.curves import LABEL, NOTE, new_figure, save, set_title, verbatim
-from trainer.run.records import Run
+from trainer.run.records import WATCHED, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,20 +19,28 @@ if TYPE_CHECKING:
 MAX_CELL_TEXTS, MAX_CLASS_NAMES = 20, 100
 
 
-def draw_confusion(run: Run, folder: Path) -> None:
-    """Draw `confusion.png`: a row a true class, a column a predicted one, cells in % of the row's images.
+def draw_confusion(run: Run, folder: Path) -> Path:
+    """Draw `confusion_<run>.png`: a row a true class, a column a predicted one, cells in % of the row's images.
 
     Args:
-        run: its summary holds the matrix of the last epoch.
+        run: its summary holds the matrix of the last epoch; of a run with validation images that has ended, that of the
+            test images at the best epoch.
         folder: where the picture goes; it must exist.
+    Returns:
+        The file; with another name where that is of something else.
     Raises:
         InputError: the run has no confusion matrix.
     """
     summary = run.summary or {}
     if not summary.get('confusion'):
         raise InputError(f'{run.path} holds no confusion matrix')
-    figure = _confusion_figure(run, summary['classes'], np.array(summary['confusion'], float))
-    save(figure, folder / 'confusion.png')
+    figure = _confusion_figure(run, summary['classes'], np.array(final_confusion(summary), float))
+    return save(figure, free_path(folder / f'confusion_{run.name}.png'))
+
+
+def final_confusion(summary: Mapping[str, Any]) -> Any:
+    """The matrix of the test images, where validation images have chosen the epoch; else that of the last epoch."""
+    return (summary.get('test') or {}).get('confusion') or summary['confusion']
 
 
 def _confusion_figure(run: Run, classes: Sequence[str], confusion: np.ndarray) -> Figure:
@@ -60,10 +69,12 @@ def _confusion_figure(run: Run, classes: Sequence[str], confusion: np.ndarray) -
     axes.set_xlabel('predicted class', fontsize=LABEL)
     axes.set_ylabel('true class (% of its images)', fontsize=LABEL)
     n_right, n_images = int(np.trace(confusion)), int(confusion.sum())
-    epoch = f' after epoch {run.last["epoch"]}' if run.last else ''
+    entry = run.test or run.last
+    epoch = f' after epoch {entry["epoch"]}' if entry else ''
     share = f' ({100 * n_right / n_images:.1f} %)' if n_images else ''
     title = f'{run.model}{epoch} on {run.dataset_label}'
-    set_title(figure, title, f'{n_right:,} of {n_images:,} test images right{share}')
+    images = 'test' if run.test else WATCHED[run.watched]
+    set_title(figure, title, f'{n_right:,} of {n_images:,} {images} images right{share}')
     return figure
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.errors import InputError
-from trainer.files import atomic_write
-from trainer.run.records import Run
+from trainer.files import SOFTWARE, atomic_write, free_path
+from trainer.run.records import WATCHED, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,8 +27,8 @@ MAX_DROPS = 6  # lr drops marked; a schedule with more of them has no steps wort
 MAX_POINTS = 30  # epochs up to which each one gets a marker
 
 
-def draw_curves(runs: Sequence[Run], folder: Path, dashed: Collection[str] = ()) -> None:
-    """Draw `loss.png` and `accuracy.png`: a colour a run, test lines strong and training lines thin.
+def draw_curves(runs: Sequence[Run], folder: Path, dashed: Collection[str] = ()) -> list[Path]:
+    """Draw `loss.png` and `accuracy.png`: a colour a run, test (or validation) lines strong and training lines thin.
 
     The title speaks of the first run's data, and the vertical lines of its learning rate.
 
@@ -36,20 +36,27 @@ def draw_curves(runs: Sequence[Run], folder: Path, dashed: Collection[str] = ())
         runs: the ones without a finished epoch are left out.
         folder: where the pictures go; it must exist.
         dashed: the models whose runs are baselines, drawn dashed.
+    Returns:
+        The two files; with other names where these are of something else.
     Raises:
         InputError: no run has a finished epoch.
     """
     drawn = [run for run in runs if run.log]
     if not drawn:
         raise InputError(f'{", ".join(str(run.path) for run in runs) or "no run"}: no finished epoch to draw')
-    for quantity in ('loss', 'accuracy'):
-        save(_curve_figure(drawn, quantity, dashed), folder / f'{quantity}.png')
+    return [
+        save(_curve_figure(drawn, quantity, dashed), free_path(folder / f'{quantity}.png'))
+        for quantity in ('loss', 'accuracy')
+    ]
 
 
 def _curve_figure(runs: Sequence[Run], quantity: str, dashed: Collection[str]) -> Figure:
     from matplotlib.lines import Line2D
 
-    texts = [f'{label} test{_figures(run, quantity)}' for run, label in zip(runs, _labels(runs), strict=True)]
+    texts = [
+        f'{label} {WATCHED[run.watched]}{_figures(run, quantity)}'
+        for run, label in zip(runs, _labels(runs), strict=True)
+    ]
     n_columns = 2 if max(map(len, texts)) <= 42 else 1
     n_rows = -(-(len(runs) + 1) // n_columns)
     figure, axes = new_figure(10, 5.9 + 0.3 * n_rows)
@@ -58,7 +65,7 @@ def _curve_figure(runs: Sequence[Run], quantity: str, dashed: Collection[str]) -
     for run, colour, text in zip(runs, colours, texts, strict=True):
         style: dict[str, Any] = {'color': colour, 'linestyle': '--' if run.model in dashed else '-'}
         _draw_line(axes, run.log, f'train_{quantity}', linewidth=1.3, alpha=0.5, **style)
-        _draw_line(axes, run.log, f'test_{quantity}', linewidth=2.3, zorder=3, **style)
+        _draw_line(axes, run.log, f'{run.watched}_{quantity}', linewidth=2.3, zorder=3, **style)
         handles.append(Line2D([], [], linewidth=2.3, label=textwrap.fill(text, 80), **style))
     handles.append(Line2D([], [], color='gray', linewidth=1.3, label='thin lines: training'))
 
@@ -71,9 +78,11 @@ def _curve_figure(runs: Sequence[Run], quantity: str, dashed: Collection[str]) -
     _mark_lr_drops(axes, runs[0], colours[0], last - first + 2 * margin)
 
     data = runs[0].dataset
-    counts = [f'{data[key]:,} {what}' for key, what in (('n_train', 'training'), ('n_test', 'test')) if data.get(key)]
+    kinds = {'n_train': 'training', 'n_validation': 'validation', 'n_test': 'test'}
+    *counts, last_count = [f'{data[key]:,} {what}' for key, what in kinds.items() if data.get(key)] or ['']
     title = f'{quantity.capitalize()} on {runs[0].dataset_label}'
-    set_title(figure, title, f'{" and ".join(counts)} images' if counts else '')
+    counted = ' and '.join([', '.join(counts), last_count] if counts else [last_count])
+    set_title(figure, title, f'{counted} images' if counted else '')
     figure.legend(handles=handles, loc='outside lower center', ncols=n_columns, fontsize=LABEL - 1, frameon=False)
     return figure
 
@@ -100,13 +109,15 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _figures(run: Run, quantity: str) -> str:
-    """The last and the best value of the test line, for the legend."""
-    values = _values(run, f'test_{quantity}')
+    """The last and the best value of the line of the watched images, and the score of the test, for the legend."""
+    values = _values(run, f'{run.watched}_{quantity}')
     if not values:
         return ': not measured'
     if quantity == 'loss':
-        return f', last {values[-1]:.3f}, lowest {min(values):.3f}'
-    return f', last {100 * values[-1]:.1f} %, best {100 * max(values):.1f} %'
+        test = f'; test {run.test["loss"]:.3f}' if run.test.get('loss') is not None else ''
+        return f', last {values[-1]:.3f}, lowest {min(values):.3f}{test}'
+    test = f'; test {100 * run.test["accuracy"]:.1f} %' if run.test.get('accuracy') is not None else ''
+    return f', last {100 * values[-1]:.1f} %, best {100 * max(values):.1f} %{test}'
 
 
 def _values(run: Run, key: str) -> list[float]:
@@ -116,7 +127,7 @@ def _values(run: Run, key: str) -> list[float]:
 
 def _scale_loss(axes: Axes, runs: Sequence[Run]) -> None:
     """From 0 to the highest value, unless that flattens the rest; then the label says where it is cut."""
-    lines = [_values(run, key) for run in runs for key in ('train_loss', 'test_loss')]
+    lines = [_values(run, key) for run in runs for key in ('train_loss', f'{run.watched}_loss')]
     values = [value for line in lines for value in line] or [0.0, 1.0]
     lowest, highest = min(values), max(values)
     usual = max(map(_usual_peak, lines))
@@ -136,8 +147,8 @@ def _usual_peak(line: Sequence[float]) -> float:
 
 
 def _scale_accuracy(axes: Axes, runs: Sequence[Run]) -> None:
-    keys = 'train_accuracy', 'test_accuracy'
-    values = [value for run in runs for key in keys for value in _values(run, key)] or [0, 1]
+    lines = [_values(run, key) for run in runs for key in ('train_accuracy', f'{run.watched}_accuracy')]
+    values = [value for line in lines for value in line] or [0, 1]
     low, high = min(90, 10 * np.floor(10 * min(values))), 10 * np.ceil(10 * max(values))
     axes.set_ylim(low - 0.5, max(high, low + 10) + 0.5)  # half a point more, so that lines at the limits are whole
     axes.set_ylabel('accuracy, %', fontsize=LABEL)
@@ -207,7 +218,8 @@ def verbatim(text: str) -> str:
     return text.replace('$', r'\$')
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG whose bytes depend on the picture alone."""
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG whose bytes depend on the picture alone; returns its path."""
     with atomic_write(path) as file:
-        figure.savefig(file, format='png', metadata={'Software': None})
+        figure.savefig(file, format='png', metadata={'Software': SOFTWARE})
+    return path

@@ -26,6 +26,7 @@ class Plots(Extension):
         self.recorder, self.config, self.baselines = recorder, config, baselines
         self._drawn_epochs = len(recorder.entries)
         self._drawn_at = time.monotonic()
+        self._told: set[Path] = set()  # pictures that have a number in their names
 
     def __call__(self, trainer: Trainer) -> None:
         is_due = time.monotonic() - self._drawn_at > SECONDS_BETWEEN_PLOTS
@@ -42,6 +43,11 @@ class Plots(Extension):
         run = records.read_run(self.config.run_folder)
         # The experiment's own network comes first, also when it is the baseline that is being trained.
         runs = sorted([run, *records.peers(run.path)], key=lambda run: run.model in self.baselines)
-        curves.draw_curves(runs, folder, dashed=self.baselines)
-        if (runs[0].summary or {}).get('confusion'):
-            confusion.draw_confusion(runs[0], folder)
+        pictures = curves.draw_curves(runs, folder, dashed=self.baselines)
+        if (run.summary or {}).get('confusion'):
+            pictures.append(confusion.draw_confusion(run, folder))
+        plain = {'loss.png', 'accuracy.png', f'confusion_{run.name}.png'}
+        for picture in pictures:
+            if picture.name not in plain and picture not in self._told:
+                self._told.add(picture)
+                print(f'drew {picture}: the name without the number is that of a file that no run has drawn')

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trainer.config import Config
-from trainer.report.confusion import format_confusion
+from trainer.report.confusion import final_confusion, format_confusion
 from trainer.run.progress import format_top5
-from trainer.run.records import peers, read_run
+from trainer.run.records import WATCHED, peers, read_run, watched_of
 
 MAX_CLASSES_SHOWN = 20  # of more, the confusion matrix is only in summary.json
 
@@ -27,11 +28,18 @@ def format_results(folder: Path, config: Config, baselines: Collection[str] = ()
     summary = run.summary or {}
     lines = []
     if len(summary['classes']) <= MAX_CLASSES_SHOWN:
-        lines.append(format_confusion(summary['classes'], np.array(summary['confusion'])))
-    for name in ('last', 'best'):
-        entry = summary[name]
-        lines.append(f'{name} epoch {entry["epoch"]}: test accuracy {entry["test_accuracy"]:.2%}{format_top5(entry)}')
+        lines.append(format_confusion(summary['classes'], np.array(final_confusion(summary))))
+    lines += [f'{name} epoch {summary[name]["epoch"]}: {_score(summary[name])}' for name in ('last', 'best')]
+    if run.test:
+        top5 = format_top5(run.test.get('top5'), len(summary['classes']))
+        lines[-1] += f'; with its weights, test accuracy {run.test["accuracy"]:.2%}{top5}'
     lines.append(f'records: {folder}   plots: {Path(config.save_path) / "img"}')
     if baselines and not any(other.model in baselines for other in [run, *peers(folder)]):
         lines.append(f'a baseline to plot beside it: the same command with --model {next(iter(baselines))}')
     return '\n'.join(lines)
+
+
+def _score(entry: dict[str, Any]) -> str:
+    watched, n_class = watched_of(entry), len(entry['per_class_accuracy'])
+    top5 = format_top5(entry.get(f'{watched}_top5'), n_class)
+    return f'{WATCHED[watched]} accuracy {entry[f"{watched}_accuracy"]:.2%}{top5}'

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from trainer.data.sources.source import read_text
 from trainer.errors import InputError
@@ -42,6 +41,8 @@ def table(runs: Sequence[Run]) -> str:
     notes: list[str] = []
     rows = [f'| {" | ".join(_row(run, notes))} |' for run in runs]
     remarks = ['Last: after the last epoch.  Best: the epoch is picked on the test images themselves, which flatters.']
+    if all(run.watched == 'val' for run in runs):
+        remarks = []
     remarks += [f'<sup>{number}</sup> {note}.' for number, note in enumerate(notes, 1)]
     return '\n'.join([HEADER, RULE, *rows, '', '<br>\n'.join(remarks)]) + '\n'
 
@@ -55,6 +56,13 @@ def _row(run: Run, notes: list[str]) -> tuple[str, ...]:
             notes.append(note)
         return f'<sup>{notes.index(note) + 1}</sup>'
 
+    if run.watched == 'val':  # the test images are scored once, with the weights of the best epoch
+        n = f'{run.dataset["n_validation"]:,} ' if run.dataset.get('n_validation') else ''
+        chosen = mark(f'The epoch is picked on {n}validation images, the test images are scored once')
+        best = _percent(run.test.get('accuracy')) + f' ({run.best["epoch"]}){chosen}'
+    else:
+        best = _percent(run.best.get('test_accuracy')) + (f' ({run.best["epoch"]})' if run.best else '')
+    stopped = mark('Stopped early: no better epoch came') if summary.get('stopped_early') else ''
     n_train, n_parameters = run.dataset.get('n_train'), summary.get('n_parameters')
     speeds = [entry['images_per_s'] for entry in run.log if entry.get('images_per_s') is not None]
     speed = f'{statistics.median(speeds):,.0f}' if speeds else UNKNOWN
@@ -64,10 +72,10 @@ def _row(run: Run, notes: list[str]) -> tuple[str, ...]:
         _markdown(run.model),
         _markdown(run.dataset_label) + (f' ({n_train:,})' if n_train else ''),
         _markdown(run.config.get('size') or UNKNOWN),
-        _epochs(run) + ('' if summary.get('finished') else mark('Broken off, or still running')),
+        _epochs(run) + stopped + ('' if summary.get('finished') else mark('Broken off, or still running')),
         f'{n_parameters:,}' if n_parameters else UNKNOWN,
-        _percent(run.last),
-        _percent(run.best) + (f' ({run.best["epoch"]})' if run.best else ''),
+        _percent(run.last.get('test_accuracy')),
+        best,
         speed + device,
         _duration(summary.get('seconds')),
     )
@@ -81,8 +89,7 @@ def _epochs(run: Run) -> str:
     return f'{done} of {_markdown(target)}' if target not in (None, last) else done
 
 
-def _percent(entry: Mapping[str, Any]) -> str:
-    accuracy = entry.get('test_accuracy')
+def _percent(accuracy: float | None) -> str:
     return UNKNOWN if accuracy is None else f'{100 * accuracy:.2f} %'
 
 

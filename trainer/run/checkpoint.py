@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import shutil
 import time
@@ -20,7 +21,7 @@ from chainer.training import Extension, Trainer
 from numpy.lib.npyio import NpzFile
 
 from trainer.config import Config
-from trainer.data.metadata import KEY, Metadata
+from trainer.data.metadata import KEY, MAX_TEXT, Metadata
 from trainer.errors import InputError
 from trainer.files import atomic_write, link_or_copy
 from trainer.parallel import ONE_PROCESS, Ranks
@@ -29,6 +30,7 @@ from trainer.run.stop import StopRequest
 from trainer.step.updater import check_finite
 
 LAST, BEST = 'checkpoint_last.npz', 'checkpoint_best.npz'
+BEST_WEIGHTS = 'weights_best.npz'
 MODEL = 'updater/model:main/'
 OPTIMIZER = 'updater/optimizer:main/'
 COMPUTED_ON = 'computed_on'
@@ -70,11 +72,14 @@ class Checkpoint(Extension):
         self.interval_s = config.checkpoint_minutes * 60 or float('inf')
         self._saved_at = time.monotonic()
         self._saved_epochs = len(recorder.entries)
-        self._saved_iteration = -1
+        self._saved = self._progress_of(-1)
+
+    def _progress_of(self, iteration: int) -> tuple[int, bool]:
+        return iteration, self.recorder.test is None
 
     def initialize(self, trainer: Trainer) -> None:
         """A resumed run may just have closed the epoch that was pending, or have died before it kept its best."""
-        self._saved_iteration = trainer.updater.iteration
+        self._saved = self._progress_of(trainer.updater.iteration)
         if len(self.recorder.entries) > self._saved_epochs:
             self(trainer)
         elif trainer.updater.is_at_end() and self.recorder.own_entries and not self.recorder.pending:
@@ -93,8 +98,8 @@ class Checkpoint(Extension):
         return time.monotonic() - self._saved_at > self.interval_s
 
     def finish(self, trainer: Trainer) -> None:
-        """Save what a stop requested after the last iteration left unsaved."""
-        if trainer.updater.iteration != self._saved_iteration:
+        """Save what a stop requested after the last iteration, or the score of the test images, left unsaved."""
+        if self._progress_of(trainer.updater.iteration) != self._saved:
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
@@ -102,7 +107,7 @@ class Checkpoint(Extension):
         trainer.updater.average_statistics()
         if self.ranks.is_first:
             save(self.folder / LAST, trainer, self.config, self.metadata, self.computed_on)
-        self._saved_at, self._saved_iteration = time.monotonic(), trainer.updater.iteration
+        self._saved_at, self._saved = time.monotonic(), self._progress_of(trainer.updater.iteration)
 
     def _keep_epoch(self, trainer: Trainer) -> None:
         if not self.ranks.is_first:
@@ -112,7 +117,7 @@ class Checkpoint(Extension):
         with average.in_place() if average is not None else nullcontext():
             save_weights(self.folder / 'weights_last.npz', trainer.updater.model, self.metadata)
         if self.recorder.best is self.recorder.entries[-1]:
-            link_or_copy(self.folder / 'weights_last.npz', self.folder / 'weights_best.npz')
+            link_or_copy(self.folder / 'weights_last.npz', self.folder / BEST_WEIGHTS)
             if last.exists():  # not in a run resumed from another one's
                 link_or_copy(last, self.folder / BEST)
 
@@ -151,25 +156,86 @@ def resume(path: Path, trainer: Trainer, config: Config, file: BinaryIO | None =
         InputError: not a checkpoint, or one of another experiment.
     """
     with _open_npz(path, file) as arrays:
-        if 'config' not in arrays:
-            raise InputError(f'{path} holds no training state; weights alone are loaded with --load_model')
-        config.check_resumes(json.loads(str(arrays['config'])), path)
+        config.check_resumes(_settings(arrays, path), path)
         _check_shapes(arrays, path, MODEL, trainer.updater.model)
         NpzDeserializer(arrays).load(trainer)
         before = str(arrays[COMPUTED_ON]) if COMPUTED_ON in arrays else ''
         return before if before != trainer.get_extension('Checkpoint').computed_on else ''
 
 
-def load_model(path: Path, model: chainer.Link) -> None:
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of the run that wrote a checkpoint.
+
+    Raises:
+        InputError: not a checkpoint.
+    """
+    with _open_npz(path) as arrays:
+        return _settings(arrays, path)
+
+
+def _settings(arrays: NpzFile, path: Path) -> dict[str, Any]:
+    if 'config' not in arrays:
+        raise InputError(f'{path} holds no training state; weights alone are loaded with --load_model')
+    settings = json.loads(str(arrays['config']))
+    if not isinstance(settings, dict):
+        raise InputError(f'{path} holds {settings!r} in place of its configuration')
+    return settings
+
+
+def load_model(path: Path, model: chainer.Link, file: BinaryIO | None = None) -> None:
     """Load weights and statistics from a weight file or a checkpoint.
 
+    Args:
+        file: what is in it, where another machine has read it.
     Raises:
         InputError: not such a file, or of another network; names what is missing, extra or of another shape.
     """
-    with _open_npz(path) as arrays:
+    with _open_npz(path, file) as arrays:
         prefix = MODEL if 'config' in arrays else ''
         _check_shapes(arrays, path, prefix, model)
         NpzDeserializer(arrays, prefix).load(model)
+
+
+@contextmanager
+def weights_in_place(path: Path, model: chainer.Link, ranks: Ranks = ONE_PROCESS) -> Iterator[None]:
+    """Within, the network has the weights and statistics of a file, which the first rank reads.
+
+    Raises:
+        InputError: the file is missing; or as for `load_model`.
+    """
+    if not ranks.from_first(path.exists):
+        raise InputError(f'{path} is missing, which the test images are scored with: put it there and resume the run')
+    serializer = DictionarySerializer()
+    serializer.save(model)
+    own = {name: np.array(value) for name, value in serializer.target.items()}
+    file = None if ranks.size == 1 else io.BytesIO(ranks.from_first(path.read_bytes))
+    load_model(path, model, file)
+    try:
+        yield
+    finally:
+        NpzDeserializer(own).load(model)
+
+
+def take_best_weights(path: Path, folder: Path) -> None:
+    """Copy the weights of the best epoch, which lie beside a checkpoint, to the folder of the run that goes on."""
+    best = path.with_name(BEST_WEIGHTS)
+    if path.parent.resolve() != folder.resolve() and best.exists():
+        link_or_copy(best, folder / BEST_WEIGHTS)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """What a weight file or a checkpoint says of its network and images.
+
+    Raises:
+        InputError: not such a file.
+    """
+    arrays: Any
+    with _open_npz(path) as arrays:
+        if KEY not in arrays:
+            return NO_METADATA
+        if arrays.zip.getinfo(f'{KEY}.npy').file_size > 4 * MAX_TEXT + HEADER_BYTES:  # not read: may be a zip bomb
+            raise InputError(f'{path}: its metadata are larger than {MAX_TEXT >> 20} MB')
+        return Metadata.loads(str(arrays[KEY]))
 
 
 def load_optimizer(path: Path, optimizer: Any) -> None:

@@ -18,6 +18,11 @@ OWN_FLAGS = ('gpu', 'data', 'log_file')  # which may differ from rank to rank
 
 def facts(model: chainer.Chain, data: Data | Stream, config: Config, target: Device) -> dict[str, Any]:
     """What `summary.json` holds besides the entries of epochs."""
+    validation: dict[str, Any] = {}
+    if data.validation is not None:
+        validation['n_validation'] = len(data.validation.labels)
+        if config.validation is not None:
+            validation['held_out'] = f'{config.validation} of the training images, by seed {config.seed}'
     return {
         'run': config.run_name,
         'model': config.model,
@@ -29,7 +34,8 @@ def facts(model: chainer.Chain, data: Data | Stream, config: Config, target: Dev
             'is_jpeg': data.is_jpeg,
             'n_train': len(data.train.labels),
             'n_test': len(data.test.labels),
-        },
+        }
+        | validation,
         'device': device.describe(target),
         'versions': device.versions(target),
     }

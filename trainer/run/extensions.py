@@ -16,11 +16,12 @@ from trainer.parallel import Ranks
 from trainer.run import description
 from trainer.run.checkpoint import Checkpoint
 from trainer.run.contention import ContentionNotice
+from trainer.run.hints import Hints
 from trainer.run.progress import Progress
 from trainer.run.recorder import Recorder
 from trainer.run.start import Start
-from trainer.run.stop import StopRequest
-from trainer.run.testing import EpochTest
+from trainer.run.stop import StopRequest, has_ended
+from trainer.run.testing import Scoring
 from trainer.step.schedule import SetLearningRate
 
 
@@ -41,21 +42,51 @@ def extend(
     n_epoch = config.count_epochs(len(data.train.labels))
     schedule = config.make_schedule(n_epoch)
     progress = Progress(len(data.train.labels), n_epoch, shown_epoch=config.start_epoch - 1)
-    test = EpochTest(data, pictures, config, progress, stop)
+    scoring = Scoring(data, pictures, config, progress, stop)
     facts = description.facts(model, data, config, target)
-    recorder = Recorder(config.run_folder, test, schedule, facts, start.entries, ranks)
+    recorder = Recorder(
+        config.run_folder,
+        scoring.score_epoch,
+        None if data.validation is None else scoring.score_test,
+        schedule,
+        facts,
+        start.entries,
+        ranks,
+        config.patience,
+    )
     metadata = Metadata(config.model, data.n_class, pictures.preprocessing, tuple(data.classes))
     saving = Checkpoint(config, recorder, stop, metadata, ranks, computed_on)
     for extension in SetLearningRate(schedule), recorder, saving:
         trainer.extend(extension)
+    if data.validation is not None:
+        trainer.extend(FinalTest(recorder, config, stop))
     # Ends the processes that decode, however the training ends. It is never called and leaves no trace in a checkpoint.
     trainer.extend(make_extension(lambda trainer: False, 'Closing', finalizer=pictures.close)(lambda trainer: None))
     if ranks.size > 1:
         trainer.extend(Agreement(ranks, stop, saving))
     if ranks.is_first:
         trainer.extend(progress)
+        trainer.extend(Hints(recorder, config, data.train.labels, (data.validation or data.test).labels))
         if target.xp is np and ranks.local_size == 1:  # other ranks of the machine would count as other processes
             trainer.extend(ContentionNotice())
+
+
+class FinalTest(Extension):
+    """Has the test images scored when a run with validation images has ended."""
+
+    priority = -200  # after the checkpoint, which writes the weights of the best epoch
+    trigger: Any = staticmethod(lambda trainer: True)  # unlike Chainer's, it leaves no trace in a checkpoint
+
+    def __init__(self, recorder: Recorder, config: Config, stop: StopRequest) -> None:
+        self.recorder, self.config, self.stop = recorder, config, stop
+
+    def initialize(self, trainer: Trainer) -> None:
+        """A resumed run may have ended before the test images were scored."""
+        self(trainer)
+
+    def __call__(self, trainer: Trainer) -> None:
+        if has_ended(trainer, self.config) and not self.stop.requested:
+            self.recorder.score_test(trainer.updater)
 
 
 class Agreement(Extension):

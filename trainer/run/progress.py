@@ -11,6 +11,8 @@ from chainer import AbstractSerializer
 from chainer.training import Extension, Trainer
 from tqdm import tqdm
 
+from trainer.run.records import watched_of
+
 N_CLASS_WITHOUT_TOP5 = 10
 
 
@@ -65,12 +67,12 @@ class Progress(Extension):
     def serialize(self, serializer: AbstractSerializer) -> None:
         self.shown_epoch = serializer('shown_epoch', self.shown_epoch)
 
-    def begin_test(self, n: int) -> None:
+    def begin_scoring(self, n: int, doing: str) -> None:
         """Show the evaluation of n images in the epoch's bar."""
         self.epoch.reset(total=n)
-        self.epoch.set_description('testing')
+        self.epoch.set_description(doing)
 
-    def advance_test(self, n: int) -> None:
+    def advance_scoring(self, n: int) -> None:
         """Show that n more images have been evaluated."""
         self.epoch.update(n)
 
@@ -86,15 +88,16 @@ def format_entry(entry: dict[str, Any], n_epoch: int) -> str:
         entry: of the log.
         n_epoch: the last epoch of the run.
     """
+    watched, n_class = watched_of(entry), len(entry.get('per_class_accuracy') or ())
+    loss, accuracy, top5 = (entry.get(f'{watched}_{name}') for name in ('loss', 'accuracy', 'top5'))
     return (
         f'epoch {entry["epoch"]:>{len(str(n_epoch))}}/{n_epoch}  lr {entry["lr"]:<8.3g} '
         f'train {entry["train_loss"]:.4f} {entry["train_accuracy"]:7.2%}   '
-        f'test {entry["test_loss"]:.4f} {entry["test_accuracy"]:7.2%}{format_top5(entry)}   '
+        f'{watched} {loss:.4f} {accuracy:7.2%}{format_top5(top5, n_class)}   '
         f'{entry["images_per_s"]:,.0f} images/s  {entry["seconds"]:,.1f} s'
     )
 
 
-def format_top5(entry: dict[str, Any]) -> str:
-    """`, top-5 81.23%`, to follow the accuracy of an entry; empty for few classes, where it says little."""
-    top5, n_class = entry.get('test_top5'), len(entry.get('per_class_accuracy') or ())
+def format_top5(top5: float | None, n_class: int) -> str:
+    """`, top-5 81.23%`, to follow an accuracy; empty for few classes, where it says little."""
     return f', top-5 {top5:.2%}' if top5 is not None and n_class > N_CLASS_WITHOUT_TOP5 else ''

@@ -1,4 +1,4 @@
-"""The end of an epoch: evaluate, then one entry for `log.jsonl` and a new `summary.json`."""
+"""The end of an epoch: evaluate, then one entry for `log.jsonl` and a new `summary.json`; the end of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chainer.training import Extension, Trainer, extension
 
 from trainer.errors import TrainingError
 from trainer.parallel import ONE_PROCESS, Ranks
-from trainer.run.records import SUMMARY, strict_json, write_log, write_summary
+from trainer.run.records import SUMMARY, WATCHED, strict_json, write_log, write_summary
 from trainer.run.stop import Stopped
 from trainer.step.evaluate import Evaluation
 from trainer.step.schedule import Schedule
@@ -32,13 +32,19 @@ class Recorder(Extension):
     A stop requested during the evaluation leaves the epoch `pending`: its sums are in the checkpoint, and a resumed run
     evaluates before it trains on.
 
+    With validation images, these are what is evaluated, and the test images are scored once, when the run has ended,
+    with the weights of the best epoch.
+
     Args:
         folder: of the run.
-        evaluate: (updater) -> Evaluation; may raise `Stopped`.
+        score_epoch: (updater) -> Evaluation, after each epoch; may raise `Stopped`.
+        score_test: the same of the test images, with the weights of the best epoch, if `score_epoch` is of validation
+            images; else None.
         schedule: gives the learning rate that an epoch began with.
         facts: what `summary.json` holds besides the entries.
         earlier: entries of an earlier run, to begin the log with.
         ranks: the first of them writes.
+        patience: epochs without a higher accuracy after which a run ends, or None.
     """
 
     priority = extension.PRIORITY_READER
@@ -47,17 +53,22 @@ class Recorder(Extension):
     def __init__(
         self,
         folder: Path,
-        evaluate: Callable[[Updater], Evaluation],
+        score_epoch: Callable[[Updater], Evaluation],
+        score_test: Callable[[Updater], Evaluation] | None,
         schedule: Schedule,
         facts: Entry,
         earlier: Iterable[Entry],
         ranks: Ranks = ONE_PROCESS,
+        patience: int | None = None,
     ) -> None:
-        self.folder, self.evaluate, self.schedule, self.facts = folder, evaluate, schedule, facts
-        self.ranks = ranks
+        self.folder, self.schedule, self.facts = folder, schedule, facts
+        self._score_epoch, self._score_test = score_epoch, score_test
+        self.watched = 'test' if score_test is None else 'val'
+        self.ranks, self.patience = ranks, patience
         self.entries: list[Entry] = list(earlier)
         self.n_earlier = len(self.entries)
         self.confusion: list[list[int]] = []  # of the last epoch
+        self.test: Entry | None = None  # the score of the test images, once a run with validation images has ended
         self.pending = False
         self.sums = dict.fromkeys(SUMS, 0.0)
         self.elapsed_s = 0.0  # of the epoch under way, before a resume
@@ -70,8 +81,15 @@ class Recorder(Extension):
 
     @property
     def best(self) -> Entry:
-        """This run's entry of the highest test accuracy, the first of equal ones."""
-        return max(self.own_entries, key=lambda entry: entry['test_accuracy'] or 0.0)
+        """This run's entry of the highest accuracy of the watched images, the first of equal ones."""
+        return max(self.own_entries, key=lambda entry: entry[f'{self.watched}_accuracy'] or 0.0)
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether `patience` epochs have ended since the best one."""
+        if self.patience is None or not self.own_entries:
+            return False
+        return self.entries[-1]['epoch'] - self.best['epoch'] >= self.patience
 
     def initialize(self, trainer: Trainer) -> None:
         self._resumed_at = time.monotonic()
@@ -94,15 +112,15 @@ class Recorder(Extension):
         updater = trainer.updater
         epoch = updater.epoch if updater.is_new_epoch else updater.epoch + 1  # the run may end within one
         try:
-            evaluation = self.evaluate(updater)
+            evaluation = self._score_epoch(updater)
         except Stopped:
             return
         if not math.isfinite(evaluation.loss):
             raise TrainingError(
-                f'the test loss is {evaluation.loss} after epoch {epoch} '
+                f'the {WATCHED[self.watched]} loss is {evaluation.loss} after epoch {epoch} '
                 f'(lr {self.schedule(epoch - 1):g}): try a lower --lr, or --warmup 1'
             )
-        self.pending = False
+        self.pending, self.test = False, None
         self.confusion = evaluation.confusion.tolist()
         self.entries.append(
             {
@@ -111,9 +129,9 @@ class Recorder(Extension):
                 'lr': self.schedule(epoch - 1),
                 'train_loss': self.sums['loss'] / self.sums['images'],
                 'train_accuracy': self.sums['accuracy'] / self.sums['images'],
-                'test_loss': evaluation.loss,
-                'test_accuracy': evaluation.accuracy,
-                'test_top5': evaluation.top5,
+                f'{self.watched}_loss': evaluation.loss,
+                f'{self.watched}_accuracy': evaluation.accuracy,
+                f'{self.watched}_top5': evaluation.top5,
                 'per_class_accuracy': evaluation.per_class_accuracy,
                 'seconds': round(self._epoch_seconds(), 3),
                 'images_per_s': round(self.sums['images'] / self.sums['seconds'], 1),
@@ -126,8 +144,31 @@ class Recorder(Extension):
     def _epoch_seconds(self) -> float:
         return self.elapsed_s + time.monotonic() - self._resumed_at
 
-    def write(self, finished: bool) -> None:
-        """Write `log.jsonl` and `summary.json`; nothing before the first epoch has ended."""
+    def score_test(self, updater: Updater) -> None:
+        """At the end of a run with validation images, score the test images; nothing if they are, or at a stop."""
+        if self._score_test is None or self.test is not None:
+            return
+        try:
+            evaluation = self._score_test(updater)
+        except Stopped:
+            return
+        self.test = {
+            'epoch': self.best['epoch'],
+            'chosen_on': WATCHED[self.watched],
+            'loss': evaluation.loss,
+            'accuracy': evaluation.accuracy,
+            'top5': evaluation.top5,
+            'per_class_accuracy': evaluation.per_class_accuracy,
+            'confusion': evaluation.confusion.tolist(),
+        }
+
+    def write(self, finished: bool, stopped_early: bool = False) -> None:
+        """Write `log.jsonl` and `summary.json`; nothing before the first epoch has ended.
+
+        Args:
+            finished: the run has ended, and was not interrupted.
+            stopped_early: it is finished for want of patience.
+        """
         if not self.own_entries or not self.ranks.is_first:
             return
         write_log(self.folder, self.entries)
@@ -140,7 +181,9 @@ class Recorder(Extension):
                 'confusion': self.confusion,
                 'seconds': round(sum(entry['seconds'] for entry in self.entries), 1),
                 'finished': finished,
-            },
+            }
+            | ({'test': self.test} if self.test is not None else {})
+            | ({'stopped_early': self.entries[-1]['epoch']} if finished and stopped_early else {}),
         )
 
     @property
@@ -152,6 +195,8 @@ class Recorder(Extension):
 
     def serialize(self, serializer: AbstractSerializer) -> None:
         state = [self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self._epoch_seconds()]
+        state += [] if self.test is None else [self.test]
         state = json.loads(serializer('state', strict_json(state)))
-        self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self.elapsed_s = state
+        self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self.elapsed_s, *test = state
+        self.test = test[0] if test else None
         self._resumed_at = time.monotonic()  # also on saving: what was so far is in `elapsed_s`

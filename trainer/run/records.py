@@ -101,13 +101,24 @@ class Run:
         return self.log[-1] if self.log else (self.summary or {}).get('last') or {}
 
     @property
+    def watched(self) -> str:
+        """Which images were scored after each epoch: 'val' or 'test'."""
+        return watched_of(self.last)
+
+    @property
+    def test(self) -> dict[str, Any]:
+        """The summary's `test`: the score at the best validation epoch; {} without validation, or if not yet known."""
+        return (self.summary or {}).get('test') or {}
+
+    @property
     def best(self) -> dict[str, Any]:
-        """This run's entry of the (first) highest test accuracy, {} if none was measured."""
+        """This run's entry of the (first) highest accuracy of the watched images, {} if none was measured."""
         start = self.config.get('start_epoch')
         first = start if isinstance(start, int) else 1  # the epochs before are of the run that --load_log names
-        tested = [entry for entry in self.log if entry.get('test_accuracy') is not None and entry['epoch'] >= first]
-        if tested:
-            return max(tested, key=lambda entry: entry['test_accuracy'])
+        key = f'{self.watched}_accuracy'
+        scored = [entry for entry in self.log if entry.get(key) is not None and entry['epoch'] >= first]
+        if scored:
+            return max(scored, key=lambda entry: entry[key])
         return {} if self.log else (self.summary or {}).get('best') or {}
 
 
@@ -138,18 +149,31 @@ IS_KIND: dict[str, Callable[[Any], bool]] = {
         and all(isinstance(row, list) and len(row) == len(value) and all(map(_is_count, row)) for row in value)
     ),
 }
-ENTRY_FIELDS = {
-    'epoch': 'a count',
-    'lr': 'a number',
-    'train_loss': 'a number',
-    'train_accuracy': 'a fraction 0..1',
-    'test_loss': 'a number',
-    'test_accuracy': 'a fraction 0..1',
-    'per_class_accuracy': 'a list of fractions 0..1',
-    'seconds': 'a number',
-    'images_per_s': 'a number',
-}
-OPTIONAL_FIELDS = {'test_top5': 'a fraction 0..1', 'iteration': 'a count'}  # which logs of earlier versions lack
+WATCHED = {'val': 'validation', 'test': 'test'}  # the images scored after each epoch, by how their fields begin
+
+
+def watched_of(entry: Mapping[str, Any]) -> str:
+    """Which images an entry of the log is of: 'val' or 'test'."""
+    return 'val' if 'val_accuracy' in entry else 'test'
+
+
+def entry_fields(watched: str) -> dict[str, str]:
+    """The fields that an entry of the log has, and their kinds."""
+    return {
+        'epoch': 'a count',
+        'lr': 'a number',
+        'train_loss': 'a number',
+        'train_accuracy': 'a fraction 0..1',
+        f'{watched}_loss': 'a number',
+        f'{watched}_accuracy': 'a fraction 0..1',
+        'per_class_accuracy': 'a list of fractions 0..1',
+        'seconds': 'a number',
+        'images_per_s': 'a number',
+    }
+
+
+OPTIONAL_FIELDS = {f'{watched}_top5': 'a fraction 0..1' for watched in WATCHED} | {'iteration': 'a count'}
+ALL_FIELDS = entry_fields('val') | entry_fields('test') | OPTIONAL_FIELDS  # logs of earlier versions lack the optional
 SUMMARY_FIELDS = {
     'run': 'a text',
     'model': 'a text',
@@ -159,6 +183,8 @@ SUMMARY_FIELDS = {
     'device': 'a text',
     'seconds': 'a number',
     'finished': 'true or false',
+    'stopped_early': 'a count',
+    'hints': 'a list of texts',
 }
 DATASET_FIELDS = {
     'name': 'a text',
@@ -166,6 +192,17 @@ DATASET_FIELDS = {
     'is_jpeg': 'true or false',
     'n_train': 'a count',
     'n_test': 'a count',
+    'n_validation': 'a count',
+    'held_out': 'a text',
+}
+TEST_FIELDS = {
+    'epoch': 'a count',
+    'chosen_on': 'a text',
+    'loss': 'a number',
+    'accuracy': 'a fraction 0..1',
+    'top5': 'a fraction 0..1',
+    'per_class_accuracy': 'a list of fractions 0..1',
+    'confusion': 'a square matrix of counts',
 }
 
 
@@ -270,7 +307,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             continue
         where = f'{path}, line {number}'
         entry = _parse_object(line, path, number)
-        _check(entry, ENTRY_FIELDS | OPTIONAL_FIELDS, where)
+        _check(entry, ALL_FIELDS, where)
         before = log[-1]['epoch'] if log else 0
         if entry.get('epoch') is None or entry['epoch'] <= before:
             raise InputError(f'{where}: epoch is {entry.get("epoch")}, expected more than {before}')
@@ -281,13 +318,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def _read_summary(path: Path) -> dict[str, Any]:
     summary = read_json(path)
     _check(summary, SUMMARY_FIELDS, str(path))
-    entry_fields = ENTRY_FIELDS | OPTIONAL_FIELDS
-    for key, fields in (('last', entry_fields), ('best', entry_fields), ('dataset', DATASET_FIELDS)):
+    kinds = {'last': ALL_FIELDS, 'best': ALL_FIELDS, 'dataset': DATASET_FIELDS, 'test': TEST_FIELDS}
+    for key, fields in kinds.items():
         if summary.get(key) is not None:
             _check(summary[key], fields, f'{path}, {key}')
-    n_rows, n_class = len(summary.get('confusion') or []), len(summary.get('classes') or [])
-    if n_rows not in (0, n_class):
-        raise InputError(f'{path}: confusion has {n_rows} rows, expected one for each of {n_class} classes')
+    n_class = len(summary.get('classes') or [])
+    for matrix in summary.get('confusion'), (summary.get('test') or {}).get('confusion'):
+        if matrix and len(matrix) != n_class:
+            raise InputError(f'{path}: confusion has {len(matrix)} rows, expected one for each of {n_class} classes')
     return summary
 
 
@@ -321,4 +359,4 @@ def _modified_at(path: Path) -> float:
 
 
 def _data(run: Run) -> tuple[Any, ...]:
-    return tuple(run.dataset.get(key) for key in ('name', 'source', 'n_train', 'n_test'))
+    return tuple(run.dataset.get(key) for key in ('name', 'source', 'n_train', 'n_validation', 'n_test'))

@@ -18,6 +18,7 @@ from trainer.run import checkpoint, records
 from trainer.run.stop import has_ended
 from trainer.step.schedule import Schedule
 
+HEADS = b'# The settings of this run', b'# The flags of this run'  # of `config.yaml`, now and in earlier versions
 LoadModel = Callable[[str, chainer.Chain], object]
 
 
@@ -46,6 +47,8 @@ class Start:
         config = self.config
         if self.path is not None:
             return
+        if config.finetune is not None:
+            print(f'fine-tuning {config.model} from {config.finetune}: {_recipe(config)}')
         if config.load_model is not None:
             (load_model or load_npz)(config.load_model, optimizer.target)
         if config.load_optimizer is not None:
@@ -61,7 +64,7 @@ class Start:
         before = checkpoint.resume(self.path, trainer, self.config, file)
         recorder = trainer.get_extension('Recorder')
         check_rates(recorder.own_entries, recorder.schedule, self.config)
-        hint = '; it has ended, and is only drawn again' if has_ended(trainer.updater, self.config) else ''
+        hint = '; it has ended, and is only drawn again' if has_ended(trainer, self.config) else ''
         print(f'resumed {self.path} at epoch {trainer.updater.epoch_detail:.2f}{hint}')
         if before:
             print(f'it was computed on {before}: from here on, results differ from an unbroken run by rounding')
@@ -73,7 +76,21 @@ class Start:
         if self.path is None:
             for path in earlier_run(self.config.run_folder):
                 path.unlink()
+        else:
+            checkpoint.take_best_weights(self.path, self.config.run_folder)
         self.config.write(self.config.run_folder / records.CONFIG)
+
+
+def _recipe(config: Config) -> str:
+    """The settings that `--finetune` chooses where the user does not, as flags."""
+    length = 'epoch' if config.iterations is None else 'iterations'
+    names = ['preprocess', 'size', length, 'batch', 'lr', 'schedule', 'warmup', 'freeze', 'lr_multiplier']
+    values = [(name, getattr(config, name)) for name in names]
+    return ' '.join(
+        f'--{name} {value:g}' if isinstance(value, float) else f'--{name} {value}'
+        for name, value in values
+        if value is not None
+    )
 
 
 def load_npz(path: str, model: chainer.Chain) -> None:
@@ -102,7 +119,20 @@ def find_checkpoint(config: Config) -> Path | None:
         raise InputError(
             f'{config.run_folder} holds an earlier run ({hint}): replace it by --overwrite, or keep both by --run NAME'
         )
+    own = config.run_folder / records.CONFIG
+    if not goes_on and not config.overwrite and own.exists() and not own.read_bytes().startswith(HEADS):
+        raise InputError(f'{own} was not written by a run: choose another --run, or replace it by --overwrite')
     return path
+
+
+def saved_settings(config: Config) -> dict[str, Any] | None:
+    """The settings in the checkpoint to resume from, if any.
+
+    Raises:
+        InputError: as `find_checkpoint`, or not a checkpoint.
+    """
+    path = find_checkpoint(config)
+    return None if path is None else checkpoint.read_settings(path)
 
 
 def earlier_run(folder: Path) -> list[Path]:
@@ -120,7 +150,7 @@ def read_earlier_log(path: Path, start_epoch: int) -> list[dict[str, Any]]:
     if not entries:
         raise InputError(f'--load_log {path} has no epoch before --start_epoch {start_epoch}')
     for entry in entries:
-        if missing := records.ENTRY_FIELDS.keys() - entry.keys():
+        if missing := records.entry_fields(records.watched_of(entry)).keys() - entry.keys():
             raise InputError(f'--load_log {path}: epoch {entry["epoch"]} lacks {", ".join(sorted(missing))}')
     return entries
 
@@ -134,7 +164,8 @@ def check_rates(entries: list[dict[str, Any]], schedule: Schedule, config: Confi
     for entry in entries:
         rate = schedule(entry['epoch'] - 1)
         if not math.isclose(rate, entry['lr'], rel_tol=1e-6):
+            other = 'give the --milestones it had' if config.schedule == 'step' else 'start another run with --run NAME'
             raise InputError(
                 f'epoch {entry["epoch"]} of this run had the learning rate {entry["lr"]:g}, not the {rate:g} that '
-                f'{config.length} gives it: resume with the same --epoch, or give the --milestones it had'
+                f'{config.length} gives it: resume with the same --epoch, or {other}'
             )

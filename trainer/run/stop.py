@@ -7,13 +7,20 @@ import sys
 from types import FrameType, TracebackType
 from typing import Any
 
+from chainer.training import Trainer
+
 from trainer.config import Config
 from trainer.step.updater import Updater
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def has_ended(updater: Updater, config: Config) -> bool:
+def has_ended(trainer: Trainer, config: Config) -> bool:
+    """Whether a run is complete, or `--patience` has ended it before."""
+    return is_complete(trainer.updater, config) or trainer.get_extension('Recorder').is_out_of_patience
+
+
+def is_complete(updater: Updater, config: Config) -> bool:
     """Whether all iterations or epochs of a run are done."""
     if config.iterations is not None:
         return updater.iteration >= config.iterations

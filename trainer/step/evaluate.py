@@ -85,7 +85,7 @@ def evaluate(
     loss, n_top5 = ranks.total(np.array([loss, n_top5])).tolist()
     confusion = ranks.total(confusion)
     if not (n_scored := int(confusion.sum())):
-        raise InputError('not one of the test images can be read')
+        raise InputError('not one of the images to score can be read')
     return Evaluation(loss / n_scored, confusion, n_top5 / n_scored if n_class > N_TOP else None)
 
 

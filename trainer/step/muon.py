@@ -53,12 +53,11 @@ class MuonRule(UpdateRule):
     for a weight W seen as a matrix of m = out rows and n = in * kh * kw columns.
     """
 
-    def init_state(self, parameter: chainer.Parameter) -> None:
+    def init_state(self, parameter: Any) -> None:
         with chainer.using_device(parameter.device):
             self.state['v'] = parameter.xp.zeros_like(parameter.array)
 
-    def update_core(self, parameter: chainer.Parameter) -> None:
-        assert parameter.array is not None and parameter.grad is not None
+    def update_core(self, parameter: Any) -> None:
         self.apply(parameter.array, parameter.grad, self.state['v'])
 
     def apply(self, weight: Array, gradient: Array, momentum: Array) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
 import chainer
 
-from trainer.engine.maps import Array
 from trainer.errors import InputError
 from trainer.links import BatchNormalization
 from trainer.step.schedule import scale_rate
@@ -58,18 +56,6 @@ def is_match(path: str, pattern: str) -> bool:
     """
     parts = path.split('/')
     return any(fnmatchcase('/'.join(parts[:n]), pattern) for n in range(1, len(parts) + 1))
-
-
-def set_shapes(model: chainer.Chain, image: Callable[[], Array]) -> None:
-    """Give parameters their shapes where the first image decides them; statistics stay as they are.
-
-    Args:
-        model: on its device.
-        image: makes a batch of one image, (1, C, H, W).
-    """
-    if any(parameter.array is None for parameter in model.params()):
-        with chainer.using_config('train', False), chainer.no_backprop_mode():
-            model(image())
 
 
 def freeze(model: chainer.Link, text: str | None) -> list[str]:

@@ -19,10 +19,11 @@ from chainer.training.updaters import StandardUpdater
 import trainer.functions as F
 from trainer.data.order import Batch, EpochIterator
 from trainer.engine.maps import Array
-from trainer.errors import TrainingError
+from trainer.errors import InputError, TrainingError
 from trainer.parallel import ONE_PROCESS, Ranks
 from trainer.step.average import WeightAverage, statistics_of
 from trainer.step.mixing import Mix, Mixing
+from trainer.step.network import check_logits
 from trainer.step.schedule import get_rate
 
 Converter = Callable[[Any, Device], tuple[Array, Array]]
@@ -39,6 +40,7 @@ class UpdateSettings:
         seed: of the dropout masks.
         divide: parts of a batch, over which the gradient is accumulated.
         smoothing: of the labels, 0..1; it is part of the loss that is reported.
+        class_weight: (n_class,) float32, of the losses of images by their labels, also in what is reported; or None.
         mixing: of images and labels, or None.
         average: of the weights, or None.
         iteration: updates to count as made at the start.
@@ -48,6 +50,7 @@ class UpdateSettings:
     seed: int
     divide: int = 1
     smoothing: float = 0.0
+    class_weight: np.ndarray | None = None
     mixing: Mixing | None = None
     average: WeightAverage | None = None
     iteration: int = 0
@@ -81,6 +84,7 @@ class Updater(StandardUpdater):
     ) -> None:
         super().__init__(iterator, optimizer, converter=converter, device=device, auto_new_epoch=False)
         self.seed, self.divide, self.smoothing = settings.seed, settings.divide, settings.smoothing
+        self.class_weight = None if settings.class_weight is None else device.send(settings.class_weight)
         self.mixing, self.average, self.ranks = settings.mixing, settings.average, ranks
         self.iteration, self.last_iteration = settings.iteration, settings.last_iteration
         self.batch = Batch(np.empty(0, np.int64), np.empty(0, np.int64))  # the last one
@@ -145,7 +149,11 @@ class Updater(StandardUpdater):
 
     def loss_of(self, y: chainer.Variable, labels: list[tuple[Array, float]]) -> Any:
         """The mean loss of logits (N, n_class), given labels (N,) and the share of each."""
-        losses = [F.softmax_cross_entropy(y, t, smoothing=self.smoothing) for t, _ in labels]
+        check_logits(y, len(labels[0][0]))
+        if y.creator_node is None:
+            raise InputError('the logits do not depend on the parameters: leave out .array and .data in forward')
+        options: dict[str, Any] = {'smoothing': self.smoothing, 'class_weight': self.class_weight}
+        losses = [F.softmax_cross_entropy(y, t, **options) for t, _ in labels]
         if len(losses) == 1:
             return losses[0]
         return sum(loss * part for loss, (_, part) in zip(losses, labels, strict=True))

@@ -16,6 +16,7 @@ class Plain:
 
 class Delicate:
     recipe = {'lr': 0.01, 'weight_decay': 5e-4}
+    finetuning = {'epoch': 7, 'lr': 0.002, 'schedule': 'cosine', 'freeze': 'conv1'}
 
 
 NETWORKS = {'plain': Plain, 'delicate': Delicate}
@@ -26,7 +27,8 @@ def parse(*argv):
 
 
 def test_defaults_are_those_of_the_experiment():
-    assert parse() == Config(model='plain', epoch=300, batch=64, lr=0.1, size=122, gpu=-1, start_epoch=1)
+    config = Config(model='plain', epoch=300, batch=64, lr=0.1, size=122, gpu=-1, start_epoch=1)
+    assert parse().fit(n_train=50_000) == config
 
 
 def test_flags_of_the_original():
@@ -44,7 +46,7 @@ def test_glued_learning_rate_is_not_a_log_file(argv):
 
 def test_other_glued_flags():
     assert parse('-trb2', '-teb4', '-e5', '-lresults/log.jsonl') == Config(
-        model='plain', train_batch_divide=2, test_batch_divide=4, epoch=5, load_log='results/log.jsonl'
+        model='plain', train_batch_divide=2, test_batch_divide=4, epoch=5, load_log='results/log.jsonl', schedule='auto'
     )
 
 
@@ -70,7 +72,8 @@ def test_lists_of_a_file_are_joined_by_commas(tmp_path):
     path = tmp_path / 'config.yaml'
     path.write_text("freeze: [conv1, 'fire[2-5]/*']\nlr_multiplier: [conv10=10, fire9=2]\nsmoothing: 0.1\n")
     config = parse('--config', str(path))
-    assert config == Config(model='plain', freeze='conv1,fire[2-5]/*', lr_multiplier='conv10=10,fire9=2', smoothing=0.1)
+    assert (config.freeze, config.lr_multiplier) == ('conv1,fire[2-5]/*', 'conv10=10,fire9=2')
+    assert config.smoothing == 0.1
 
 
 def test_config_of_a_run_of_iterations_repeats_it(tmp_path):
@@ -84,6 +87,84 @@ def test_config_of_a_run_repeats_it(tmp_path):
     config = parse('--model', 'delicate', '--milestones', '3,5', '--limit', '7', '-p', 'some where', '--dropout', '0')
     config.write(tmp_path / 'config.yaml')
     assert parse('--config', str(tmp_path / 'config.yaml')) == config
+
+
+# ---- short runs ----
+
+
+@pytest.mark.parametrize(
+    ('line', 'schedule', 'warmup'),
+    [
+        ('-e 20', 'cosine', 1),
+        ('-e 29 --model delicate', 'cosine', 1),  # whose recipe has a rate of its own
+        ('-e 2', 'cosine', 0.4),
+        ('-e 30', 'step', 0),
+        ('--iterations 40', 'cosine', 1),  # of 20 images: 8 epochs
+        ('--iterations 160', 'step', 0),
+        ('-e 20 --lr 0.1', 'step', 0),
+        ('-e 20 --warmup 0', 'step', 0),
+        ('-e 20 --milestones 10', 'step', 0),
+        ('-e 20 --schedule step', 'step', 0),
+        ('-e 20 --schedule poly', 'poly', 0),
+    ],
+)
+def test_a_short_run_without_rates_of_its_own_warms_up_and_anneals(line, schedule, warmup, capsys, tmp_path):
+    config = parse(*line.split(), '-b', '20').fit(n_train=100)
+    assert (config.schedule, config.warmup) == (schedule, warmup)
+    said = capsys.readouterr().out
+    assert (
+        (f'less than 30 epochs: --schedule cosine --warmup {warmup:g} (' in said)
+        == (schedule == 'cosine')
+        == bool(said)
+    )
+    config.write(tmp_path / 'config.yaml')
+    assert parse('--config', str(tmp_path / 'config.yaml')) == config
+
+
+def test_a_resumed_run_keeps_the_schedule_of_its_checkpoint_whatever_its_length_now():
+    for begun, now in (20, 40), (40, 20):
+        saved = parse('-e', str(begun)).fit(n_train=100)
+        resumed = parse('-e', str(now)).fit(n_train=100, saved=saved.as_dict())
+        assert (resumed.schedule, resumed.warmup) == (saved.schedule, saved.warmup)
+
+
+def test_a_batch_is_not_larger_than_the_training_images(capsys):
+    assert parse().fit(n_train=18).batch == 18
+    assert capsys.readouterr().out == 'a batch of 64 is more than the 18 training images: --batch 18\n'
+
+
+# ---- fine-tuning ----
+
+
+def test_fine_tuning_takes_network_and_images_from_the_weights_and_its_rates_from_the_network(tmp_path):
+    asked = []
+
+    def describe(given):
+        asked.append((given['finetune'], given.get('model')))
+        return {'model': 'delicate', 'preprocess': 'caffe', 'size': 90}
+
+    def tune(*argv):
+        return cli.parse(NETWORKS, ['--finetune', 'x.caffemodel', *argv], describe=describe)
+
+    config = tune()
+    assert config == Config(
+        finetune='x.caffemodel',
+        load_model='x.caffemodel',
+        reset_classifier=True,
+        model='delicate',
+        preprocess='caffe',
+        size=90,
+        weight_decay=5e-4,
+        **Delicate.finetuning,
+    )
+    given = tune('--lr', '0.5', '--size', '80', '--iterations', '9', '--preprocess', 'five-crop', '--model', 'plain')
+    assert (given.lr, given.size, given.iterations, given.epoch) == (0.5, 80, 9, None)
+    assert (given.preprocess, given.model, given.freeze) == ('five-crop', 'plain', None)
+    assert asked == [('x.caffemodel', None), ('x.caffemodel', 'plain')]
+    config.write(tmp_path / 'config.yaml')
+    assert cli.parse(NETWORKS, ['--config', str(tmp_path / 'config.yaml')], describe=describe) == config
+    with pytest.raises(InputError, match=r'--finetune x.caffemodel and --pretrained y.npz both say which weights'):
+        tune('--pretrained', 'y.npz')
 
 
 @pytest.mark.parametrize(
@@ -137,7 +218,7 @@ def test_a_wrong_flag_gets_one_sentence(line, message):
 
 
 def test_dashes_may_stand_for_underscores():
-    line = '--save-path here --reset-classifier --load-model=some-file.npz --train-batch-divide 2'
+    line = '--save-path here --reset-classifier --load-model=some-file.npz --train-batch-divide 2 --schedule step'
     assert parse(*line.split()) == Config(
         model='plain', save_path='here', reset_classifier=True, load_model='some-file.npz', train_batch_divide=2
     )
@@ -182,8 +263,8 @@ def test_resume_command_keeps_the_flags():
     ('module', 'first', 'name'),
     [
         (None, 'main.py', 'main.py'),
-        ('squeeze_net.__main__', '-m squeeze_net', 'squeeze_net'),
-        ('trainer.doctor', '-m trainer.doctor', 'trainer.doctor'),
+        ('squeeze_net.__main__', '-m squeeze_net', 'python -m squeeze_net'),
+        ('trainer.doctor', '-m trainer.doctor', 'python -m trainer.doctor'),
     ],
 )
 def test_resume_command_begins_as_typed(module, first, name, monkeypatch):

@@ -1,6 +1,9 @@
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from trainer.files import atomic_write, link_or_copy
+from trainer.errors import InputError
+from trainer.files import SOFTWARE, atomic_write, free_path, link_or_copy, refuse_to_replace
 
 
 def test_replaces_whole_or_not_at_all(tmp_path):
@@ -26,3 +29,24 @@ def test_second_name_survives_the_first_ones_replacement(tmp_path, monkeypatch, 
     with atomic_write(last, 'w') as file:
         file.write('2')
     assert (last.read_text(), best.read_text()) == ('2', '1')
+
+
+def draw(path, software):
+    info = PngInfo()
+    info.add_text('Software', software)
+    Image.new('RGB', (9, 9)).save(path, pnginfo=info)
+
+
+def test_only_own_pictures_are_replaced(tmp_path):
+    path, second, third = (tmp_path / name for name in ('a.png', 'a_2.png', 'a_3.png'))
+    assert free_path(path) == path
+    draw(path, SOFTWARE)
+    assert free_path(path) == path and free_path(path, taken={path}) == second
+    refuse_to_replace(path, overwrite=False)
+    draw(path, 'another program')
+    second.symlink_to('nowhere')
+    assert free_path(path) == third
+    with pytest.raises(InputError, match=r'^-o .*a\.png exists: choose another name, or replace it by --overwrite'):
+        refuse_to_replace(path, '-o', overwrite=False)
+    refuse_to_replace(path, '-o', overwrite=True)
+    refuse_to_replace(third, overwrite=False)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import chainer
@@ -98,7 +99,8 @@ def test_a_list_trains(unbroken):
         'n_test': 12,
     }
     assert np.sum(outcome.summary['confusion']) == 12
-    assert {path.name for path in (save_path / 'img').iterdir()} == {'loss.png', 'accuracy.png', 'confusion.png'}
+    pictures = {'loss.png', 'accuracy.png', f'confusion_{outcome.folder.name}.png'}
+    assert {path.name for path in (save_path / 'img').iterdir()} == pictures
 
 
 @pytest.mark.parametrize(('name', 'kind'), [('shards', 'shards'), ('recordio', 'rec')])
@@ -197,11 +199,35 @@ def test_unreadable_images_are_told_or_fatal(places, tmp_path, capsys):
     assert np.sum(outcome.summary['confusion']) == 11
 
 
+def test_images_held_out_are_streamed_and_the_test_is_read_at_the_end(places, tmp_path):
+    data = load('imagelist', places / 'list')
+    n_before = []  # log entries when a test image is read
+
+    class Watched:
+        def __init__(self, source):
+            self.source = source
+            self.labels, self.classes, self.place, self.name = source.labels, source.classes, source.place, source.name
+
+        def __len__(self):
+            return len(self.source)
+
+        def read(self, i):
+            n_before.append(len((tmp_path / 'results/r/log.jsonl').read_text().splitlines()))
+            return self.source.read(i)
+
+    outcome, _ = run(tmp_path, replace(data, test=Watched(data.test)), validation='25%')
+    assert outcome.summary['dataset']['n_train'] == 18 and outcome.summary['dataset']['n_validation'] == 6
+    assert n_before == [3] * 12  # all epochs were over
+    assert np.sum(outcome.summary['test']['confusion']) == 12 and np.sum(outcome.summary['confusion']) == 6
+    again, _ = run(tmp_path / 'processes', data, validation='25%', workers=2)
+    assert again.summary['test'] == outcome.summary['test']
+
+
 def test_nothing_to_score_is_an_error(places):
     def view(index, device):
         return np.empty((0, 3, 32, 32), np.float32), np.empty(0, np.int32)
 
-    with pytest.raises(InputError, match='not one of the test images can be read'):
+    with pytest.raises(InputError, match='not one of the images to score can be read'):
         evaluate(Net(), view, 4, N_CLASS, 2, chainer.get_device('@numpy'))
 
 
@@ -227,7 +253,7 @@ def test_splits_have_the_same_classes(tmp_path):
     for name in ('train/a/1.jpg', 'train/b/1.jpg', 'val/a/1.jpg', 'val/c/1.jpg'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(InputError, match="the class 'b' is in only one of train and val"):
+    with pytest.raises(InputError, match="the class 'c' of val has no training images"):
         load('folder', tmp_path, preprocess='caffe')
 
 

@@ -124,7 +124,8 @@ def test_leaves_records_weights_checkpoints_and_plots(tmp_path):
         'weights_last.npz',
         'weights_best.npz',
     }
-    assert {path.name for path in (tmp_path / 'img').iterdir()} == {'loss.png', 'accuracy.png', 'confusion.png'}
+    pictures = {'loss.png', 'accuracy.png', f'confusion_{outcome.folder.name}.png'}
+    assert {path.name for path in (tmp_path / 'img').iterdir()} == pictures
     log = read_log(tmp_path)
     assert [entry['epoch'] for entry in log] == [1, 2, 3]
     assert [entry['lr'] for entry in log] == [0.05, 0.005, 0.0005]
@@ -200,8 +201,12 @@ def test_stopped_in_an_evaluation_evaluates_before_it_trains_on(tmp_path):
 def test_a_test_loss_that_is_not_finite_stops_before_anything_is_saved(tmp_path):
     """An update that overflows shows in the weights before it shows in a loss."""
 
+    has_trained = []
+
     def poison(is_training):
-        if not is_training:
+        if is_training:
+            has_trained.append(True)
+        elif has_trained:
             model.fc.W.array[...] = np.inf
 
     model = Net(on_forward=poison)
@@ -386,7 +391,7 @@ def test_out_of_memory_suggests_a_divided_batch(tmp_path):
 def test_full_disk_is_found_before_the_first_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=1000))
     with pytest.raises(InputError, match=r'has 0 MB left, but checkpoints need'):
-        run(tmp_path, Net(on_forward=lambda is_training: pytest.fail('trained')))
+        run(tmp_path, Net(on_forward=lambda is_training: is_training and pytest.fail('trained')))
 
 
 def test_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, monkeypatch):
@@ -411,13 +416,18 @@ def test_save_path_that_cannot_be_written(tmp_path):
         run(tmp_path / 'file')
 
 
+def test_a_batch_is_lowered_to_the_training_images(tmp_path, capsys):
+    run(tmp_path, batch=64, epoch=1)
+    assert f'a batch of 64 is more than the {N_TRAIN} training images: --batch {N_TRAIN}' in capsys.readouterr().out
+    assert f'batch: {N_TRAIN}\n' in (tmp_path / 'results/r/config.yaml').read_text()
+
+
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
         ({'resume': 'nowhere.npz'}, r'--resume nowhere\.npz is not a file'),
         ({'load_model': 'nowhere.npz'}, r'nowhere\.npz does not exist'),
         ({'load_log': 'nowhere.jsonl', 'start_epoch': 2}, r'nowhere\.jsonl'),
-        ({'batch': 41}, r'a batch of 41 needs at least as many training images; there are 40'),
         ({'size': 4}, r'size 4'),
         ({'gpu': 99}, r'-g 99'),
     ],

@@ -10,19 +10,18 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 import trainer.links as L
 from squeeze_net.networks.squeezenet import PublishedSqueezeNet
 from squeeze_net.weights.formats.layer_names import from_caffe
-from squeeze_net.weights.formats.protobuf import parse
+from squeeze_net.weights.formats.protobuf import define, parse
 from squeeze_net.weights.network import build
 from squeeze_net.weights.record import Weights
 from trainer.errors import InputError
 
 MAX_LAYERS, MAX_BLOBS, MAX_NAME = 4096, 8, 200
 
-# The fields of `caffe.proto` that hold weights, as (number, type), '*' if repeated; the parser skips all others.
+# The fields of `caffe.proto` that hold weights.
 MESSAGES = {
     'BlobShape': {'dim': (1, 'int64*')},
     'BlobProto': {
@@ -40,26 +39,7 @@ MESSAGES = {
 }
 
 
-def _net_parameter() -> Any:
-    """The class of NetParameter, from `MESSAGES`."""
-    file = descriptor_pb2.FileDescriptorProto(name='squeeze_net/caffe.proto', package='squeeze_net.caffe')
-    for message, fields in MESSAGES.items():
-        described = file.message_type.add(name=message)
-        for name, (number, kind) in fields.items():
-            field = described.field.add(name=name, number=number)
-            field.label = field.LABEL_REPEATED if kind.endswith('*') else field.LABEL_OPTIONAL
-            kind = kind.removesuffix('*')
-            if kind in MESSAGES:
-                field.type, field.type_name = field.TYPE_MESSAGE, f'.squeeze_net.caffe.{kind}'
-            else:
-                field.type = getattr(field, f'TYPE_{kind.upper()}')
-                field.options.packed = kind in ('int64', 'float', 'double')
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName('squeeze_net.caffe.NetParameter'))
-
-
-NetParameter = _net_parameter()
+NetParameter = define('caffe', MESSAGES, 'NetParameter')
 
 
 # ---- reading ----

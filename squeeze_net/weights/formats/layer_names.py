@@ -25,7 +25,7 @@ _TORCHVISION_FIRES = {
     'squeezenet_v1.0': (3, 4, 5, 7, 8, 9, 10, 12),
     'squeezenet_v1.1': (3, 4, 6, 7, 9, 10, 11, 12),
 }
-_TORCH_KINDS = {
+TORCH_KINDS = {
     'weight': 'W',
     'bias': 'b',
     'running_mean': 'avg_mean',
@@ -48,9 +48,27 @@ def _from_caffe(name: str) -> str:
     return '/'.join([*parts, kind])
 
 
+def unwrapped(tensors: Mapping[str, np.ndarray], dot: str) -> dict[str, np.ndarray]:
+    """The tensors without the names of what wraps their network: 'module.', '_orig_mod.', 'predictor/', 'net.', ...
+
+    A first word that all names share is a wrapper, unless it is a layer of a network here; PyTorch's two wrappers may
+    also stand further inside.
+
+    Args:
+        dot: what stands between words.
+    """
+    paths = {name: [word for word in name.split(dot) if word not in ('module', '_orig_mod')] for name in tensors}
+    while len({path[0] if path else '' for path in paths.values()}) == 1:
+        if min(map(len, paths.values())) < 3 or next(iter(paths.values()))[0] in ('features', *CONVOLUTIONS, *FIRES):
+            break
+        paths = {name: path[1:] for name, path in paths.items()}
+    renamed = {dot.join(paths[name]): tensor for name, tensor in tensors.items()}
+    return renamed if len(renamed) == len(tensors) and all(renamed) else dict(tensors)
+
+
 def is_torch(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether these are the keys of a PyTorch state dict."""
-    return bool(tensors) and all(name.rpartition('.')[2] in _TORCH_KINDS for name in tensors)
+    return bool(tensors) and all(name.rpartition('.')[2] in TORCH_KINDS for name in tensors)
 
 
 def torchvision_network(tensors: Mapping[str, np.ndarray]) -> str | None:
@@ -68,6 +86,8 @@ def read_torch(tensors: Mapping[str, np.ndarray], text: str | None = None) -> We
     Args:
         text: the metadata as the file holds them; without them, the names tell torchvision's networks.
     """
+    if text is None and is_torch(tensors):
+        tensors = unwrapped(tensors, '.')
     metadata = Metadata(network=torchvision_network(tensors)) if text is None else Metadata.loads(text)
     return Weights(from_torch(tensors) if is_torch(tensors) else dict(tensors), metadata)
 
@@ -88,7 +108,7 @@ def from_torch(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
                 parts = ['conv10']
             elif parts[0] == 'features' and len(parts) == 3 and parts[1] in fires:
                 parts = [fires[parts[1]], 'squeeze1x1' if parts[2] == 'squeeze' else parts[2]]
-        own = _TORCH_KINDS.get(kind, kind)
+        own = TORCH_KINDS.get(kind, kind)
         if path in means:
             own = {'W': 'gamma', 'b': 'beta'}.get(own, own)
         renamed['/'.join([*parts, own])] = tensor
@@ -97,6 +117,6 @@ def from_torch(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def to_torch(name: str) -> str:
     """The key of a state dict for a tensor: the project's layers with dots, PyTorch's kinds."""
-    kinds = {own: kind for kind, own in _TORCH_KINDS.items()} | {'gamma': 'weight', 'beta': 'bias'}
+    kinds = {own: kind for kind, own in TORCH_KINDS.items()} | {'gamma': 'weight', 'beta': 'bias'}
     *path, kind = name.split('/')
     return '.'.join([*path, kinds.get(kind, kind)])

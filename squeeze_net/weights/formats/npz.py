@@ -1,4 +1,4 @@
-"""NumPy's archives: what this project and Chainer write, checkpoints, and the published `<layer>.W`."""
+"""NumPy's archives: what this project and Chainer write, checkpoints and snapshots, and the published `<layer>.W`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 
+from squeeze_net.weights.formats.layer_names import unwrapped
 from squeeze_net.weights.record import MAX_TENSOR_BYTES, Weights
 from trainer.data.metadata import KEY, Metadata
 from trainer.errors import InputError
@@ -24,7 +25,7 @@ FAULTS += (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error)
 
 
 def read(raw: memoryview) -> Weights:
-    """The arrays; of a checkpoint only those of the network.
+    """The arrays; of a checkpoint, or of a snapshot of Chainer's, only those of the network.
 
     Raises:
         InputError: no .npz, one with arrays of other things than numbers, or one that unfolds beyond MAX_TENSOR_BYTES.
@@ -57,7 +58,7 @@ def read(raw: memoryview) -> Weights:
         raise InputError('it holds no tensor')
     # The published archives have a dot before the last word: fire2/squeeze1x1.W
     renamed = {name.replace('.', '/') if name[-2:] in ('.W', '.b') else name: array for name, array in arrays.items()}
-    return Weights(renamed, metadata)
+    return Weights(unwrapped(renamed, '/') if metadata.network is None else renamed, metadata)
 
 
 def _read_array(raw: bytes, name: str) -> np.ndarray:

@@ -5,7 +5,9 @@ Source: ONNX's operators, opset 13.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +15,7 @@ import chainer
 import numpy as np
 
 from squeeze_net.weights.formats.layer_names import read_torch
+from squeeze_net.weights.formats.matching import Layer, match
 from squeeze_net.weights.formats.protobuf import parse
 from squeeze_net.weights.network import arrays_of, build
 from squeeze_net.weights.record import MAX_TENSOR_BYTES, Weights
@@ -21,7 +24,13 @@ from trainer.errors import InputError
 
 IR_VERSION, OPSET = 8, 13
 MAX_TENSORS = 1 << 14
-DTYPES = ('FLOAT', 'UINT8', 'INT8', 'INT16', 'INT32', 'INT64', 'FLOAT16', 'DOUBLE')
+MAX_DIMS = 8
+DTYPES = {1: '<f4', 10: '<f2', 11: '<f8', 16: '<u2'}  # of TensorProto: FLOAT, FLOAT16, DOUBLE, BFLOAT16
+EPSILON = 2e-5  # of Chainer's batch normalisation
+QUANTISED = frozenset(
+    {'QLinearConv', 'QLinearMatMul', 'ConvInteger', 'MatMulInteger', 'DynamicQuantizeLinear', 'QuantizeLinear'}
+    | {'DequantizeLinear', 'QLinearAdd', 'QGemm', 'MatMulNBits'}
+)
 
 
 def _import_onnx() -> ModuleType:
@@ -35,31 +44,52 @@ def _import_onnx() -> ModuleType:
 # ---- reading ----
 
 
-def read(raw: memoryview) -> Weights:
-    """The initializers of the graph.
+def read(raw: memoryview, folder: Path | None = None) -> Weights:
+    """The weights of the graph: by this project's names if it wrote the file, else by the layers that use them.
 
+    A graph that computes none of the published networks gives its tensors under their own names.
+
+    Args:
+        folder: of the file, for tensors that lie in files beside it.
     Raises:
-        InputError: no such file, a broken one, or one whose tensors lie in other files.
+        InputError: no such file, a broken one, a quantised one, or one whose tensors lie elsewhere.
     """
     model = parse(_import_onnx().ModelProto, raw, 'an ONNX model')
     if not model.HasField('graph'):
         raise InputError('it holds no graph')
     tensors: dict[str, np.ndarray] = {}
     budget = MAX_TENSOR_BYTES
-    for proto in model.graph.initializer:
-        name = _text(proto.name)
-        tensor = _read_tensor(proto, name[:80])
+    for name, proto in _tensor_protos(model.graph):
+        if proto.data_type not in DTYPES:  # sizes and the like
+            continue
+        tensor = _read_tensor(proto, name[:80], folder, budget)
         budget -= tensor.nbytes
         if len(tensors) == MAX_TENSORS or budget < 0:
             raise InputError(f'it holds more than {MAX_TENSORS} tensors or {MAX_TENSOR_BYTES >> 20} MB of them')
         if name in tensors:
             raise InputError(f'it holds the tensor {name[:80]!r} twice')
         tensors[name] = tensor
-    tensors = {name: tensor for name, tensor in tensors.items() if tensor.dtype.kind == 'f'}  # the rest are sizes
+    texts = {entry.key: _text(entry.value) for entry in model.metadata_props}
+    kinds = {_text(node.op_type) for node in model.graph.node}
+    if quantised := sorted(kinds & QUANTISED):
+        raise InputError(f'it is quantised ({quantised[0]}), which is not read: give the file it was made from')
     if not tensors:
         raise InputError('its graph holds no weights')
-    texts = {entry.key: _text(entry.value) for entry in model.metadata_props}
+    if KEY not in texts:
+        found = _Walk(model.graph, tensors)
+        if found.layers and (weights := match(found.layers, found.n_add)) is not None:
+            return weights
     return read_torch(tensors, texts.get(KEY))
+
+
+def _tensor_protos(graph: Any) -> Iterator[tuple[str, Any]]:
+    for proto in graph.initializer:
+        yield _text(proto.name), proto
+    for node in graph.node:
+        if node.op_type == 'Constant' and node.output:
+            for attribute in node.attribute:
+                if attribute.name == 'value' and attribute.HasField('t'):
+                    yield _text(node.output[0]), attribute.t
 
 
 def _text(value: str | bytes) -> str:
@@ -67,16 +97,145 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode('utf-8', 'replace')
 
 
-def _read_tensor(proto: Any, name: str) -> np.ndarray:
+def _read_tensor(proto: Any, name: str, folder: Path | None, budget: int) -> np.ndarray:
+    """A tensor of at most `budget` bytes; bfloat16 as float32, to which it is exact."""
     onnx = _import_onnx()
     if proto.external_data or proto.data_location == onnx.TensorProto.EXTERNAL:
-        raise InputError(f'the tensor {name!r} lies in another file, which is not read')
-    if proto.data_type not in [onnx.TensorProto.DataType.Value(dtype) for dtype in DTYPES]:
-        raise InputError(f'the tensor {name!r} is of the ONNX type {proto.data_type}, expected {", ".join(DTYPES)}')
+        dtype = np.dtype(DTYPES[proto.data_type])
+        n_bytes = math.prod(proto.dims) * dtype.itemsize
+        if not all(n >= 0 for n in proto.dims) or n_bytes > budget or len(proto.dims) > MAX_DIMS:
+            raise InputError(f'the tensor {name!r} declares the shape {str(list(proto.dims))[:60]}')
+        tensor = np.frombuffer(_read_beside(proto, name, folder, n_bytes), dtype).reshape(proto.dims)
+    else:
+        try:
+            tensor = onnx.numpy_helper.to_array(proto)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InputError(f'the tensor {name!r} cannot be read ({" ".join(str(error).split())[:80]})') from None
+    if proto.data_type == onnx.TensorProto.BFLOAT16:
+        return (tensor.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return tensor
+
+
+def _read_beside(proto: Any, name: str, folder: Path | None, n_bytes: int) -> bytes:
+    """The bytes of a tensor in another file, which has to lie in the folder of the .onnx file, or below it."""
+    where = {_text(entry.key): _text(entry.value) for entry in proto.external_data}
+    location = where.get('location', '')
+    shown = repr(location[:80])
+    if folder is None:
+        raise InputError(f'the tensor {name!r} lies in another file, {shown}, and only the .onnx file is at hand')
     try:
-        return onnx.numpy_helper.to_array(proto)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InputError(f'the tensor {name!r} cannot be read ({" ".join(str(error).split())[:80]})') from None
+        offset, length = int(where.get('offset', 0)), int(where.get('length', n_bytes))
+        path = (folder / location).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise InputError(
+                f'the tensor {name!r} lies in {shown}, outside the folder of the .onnx file: copy it there'
+            )
+        if not path.is_file():
+            raise InputError(f'its weights lie in the file {shown}, which is missing: put it beside the .onnx file')
+        if length != n_bytes or not 0 <= offset <= path.stat().st_size - length:
+            raise InputError(
+                f'the tensor {name!r} of {n_bytes} bytes does not lie at {offset} .. {offset + length} of {shown}, '
+                f'which has {path.stat().st_size} bytes'
+            )
+        with path.open('rb') as file:
+            file.seek(offset)
+            raw = file.read(length)
+    except InputError:
+        raise
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(f'the file {shown} cannot be read ({" ".join(str(error).split())[:80]})') from None
+    if len(raw) < n_bytes:
+        raise InputError(f'the file {shown} was cut short while it was read')
+    return raw
+
+
+class _Walk:
+    """The layers of a graph in the order of computation, inputs of a node from the first to the last.
+
+    Attributes:
+        layers: what each convolution, linear layer and batch normalisation multiplies and adds; empty if one of them
+            takes weights that are computed in a way not known here.
+        n_add: additions of two maps.
+    """
+
+    def __init__(self, graph: Any, tensors: Mapping[str, np.ndarray]) -> None:
+        self.layers: list[Layer] = []
+        self.n_add = 0
+        self._constants = dict(tensors)
+        self._made_by: dict[str, Layer] = {}  # the name of a value -> the layer that computes it
+        try:
+            for node in _nodes_in_order(graph):
+                self._visit(node)
+        except (LookupError, ValueError):  # of a missing input, tensor or axis
+            self.layers = []
+
+    def _visit(self, node: Any) -> None:
+        kind, inputs, output = _text(node.op_type), list(node.input), node.output[0]
+        numbers = {attribute.name: attribute for attribute in node.attribute}
+        if _text(node.domain) not in ('', 'ai.onnx') and kind != 'FusedConv':
+            if kind == 'Conv':  # a runtime has laid out its weights in blocks
+                raise LookupError(kind)
+        elif kind in ('Conv', 'FusedConv'):
+            self._put(output, self._constants[inputs[1]], inputs[2:3])
+        elif kind == 'Gemm':
+            scales = [numbers[name].f for name in ('alpha', 'beta') if name in numbers]
+            if scales.count(1.0) != len(scales) or ('transA' in numbers and numbers['transA'].i):
+                raise ValueError('a scaled product')
+            B = self._constants[inputs[1]]
+            self._put(output, B if 'transB' in numbers and numbers['transB'].i else B.T, inputs[2:3])
+        elif kind == 'MatMul':
+            self._put(output, self._constants[inputs[1]].T, [])
+        elif kind in ('Add', 'Sum'):
+            self._add(inputs, output)
+        elif kind == 'BatchNormalization':
+            gamma, beta, mean, variance = (self._constants[name] for name in inputs[1:5])
+            epsilon = numbers['epsilon'].f if 'epsilon' in numbers else 1e-5
+            # Chainer's links have another epsilon.
+            variance = variance.astype(np.float64) + (epsilon - EPSILON)
+            self.layers.append({'gamma': gamma, 'beta': beta, 'avg_mean': mean, 'avg_var': variance})
+        elif kind in ('Identity', 'Cast', 'Transpose') and inputs[0] in self._constants:
+            axes = list(numbers['perm'].ints) if 'perm' in numbers else None
+            constant = self._constants[inputs[0]]
+            self._constants[output] = constant.transpose(axes) if kind == 'Transpose' else constant
+        elif kind in ('Identity', 'Cast') and inputs[0] in self._made_by:
+            self._made_by[output] = self._made_by[inputs[0]]
+        elif kind in ('Mul', 'Div', 'Sub') and any(name in self._made_by for name in inputs):
+            raise ValueError('a scaled product')
+
+    def _put(self, output: str, W: np.ndarray, bias: Sequence[str]) -> None:
+        layer = {'W': W}
+        if bias and bias[0]:
+            layer['b'] = self._constants[bias[0]]
+        self.layers.append(layer)
+        self._made_by[output] = layer
+
+    def _add(self, inputs: Sequence[str], output: str) -> None:
+        """Of a bias to a layer that has none, or of two maps."""
+        biases = [self._constants[name] for name in inputs if name in self._constants]
+        layers = [self._made_by[name] for name in inputs if name in self._made_by]
+        if not biases:
+            self.n_add += 1
+        elif len(biases) == len(layers) == 1 and 'b' not in layers[0] and layers[0]['W'].shape[:1] == (biases[0].size,):
+            layers[0]['b'] = biases[0].reshape(-1)
+        elif layers:
+            raise ValueError('an addition of something else')
+
+
+def _nodes_in_order(graph: Any) -> list[Any]:
+    """The nodes that the outputs depend on, each after those that its inputs come from, the first input first."""
+    producers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    ordered: list[Any] = []
+    seen: set[int] = set()
+    stack: list[str | int] = [value.name for value in reversed(graph.output)]
+    while stack:
+        top = stack.pop()
+        if isinstance(top, int):
+            ordered.append(graph.node[top])
+        elif (i := producers.get(top)) is not None and i not in seen:
+            seen.add(i)
+            stack.append(i)
+            stack += reversed(graph.node[i].input)
+    return ordered
 
 
 # ---- writing ----

@@ -7,8 +7,10 @@ Source: Protocol Buffers documentation, "Encoding": a field is a varint of numbe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from trainer.errors import InputError
@@ -18,6 +20,31 @@ MESSAGE_COST = 25
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 WIDTHS = {FIXED64: 8, FIXED32: 4}
 MAX_DEPTH = 100  # of messages in messages, as in the library
+
+
+def define(package: str, messages: Mapping[str, Mapping[str, tuple[int, str]]], name: str) -> Any:
+    """The class of a message.
+
+    Args:
+        package: a name of its own for each format.
+        messages: name -> field -> (number, type), the type with '*' if repeated; the parser skips all other fields.
+        name: of the message, one of `messages`.
+    """
+    file = descriptor_pb2.FileDescriptorProto(name=f'squeeze_net/{package}.proto', package=f'squeeze_net.{package}')
+    for message, fields in messages.items():
+        described = file.message_type.add(name=message)
+        for field_name, (number, kind) in fields.items():
+            field = described.field.add(name=field_name, number=number)
+            field.label = field.LABEL_REPEATED if kind.endswith('*') else field.LABEL_OPTIONAL
+            kind = kind.removesuffix('*')
+            if kind in messages:
+                field.type, field.type_name = field.TYPE_MESSAGE, f'.squeeze_net.{package}.{kind}'
+            else:
+                field.type = getattr(field, f'TYPE_{kind.upper()}')
+                field.options.packed = kind in ('int64', 'float', 'double')
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f'squeeze_net.{package}.{name}'))
 
 
 def parse(kind: Any, raw: memoryview, name: str) -> Any:

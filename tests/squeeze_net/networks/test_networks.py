@@ -14,6 +14,7 @@ from squeeze_net.weights.network import build
 from trainer import InputError
 from trainer.data.metadata import Metadata
 from trainer.data.preprocessing import Preprocessing
+from trainer.step.parameters import is_match, read_multipliers, read_patterns
 
 
 def images(n, size, seed=0):
@@ -178,3 +179,17 @@ def test_a_network_with_open_shapes_is_described_and_opens_again(monkeypatch):
     np.testing.assert_array_equal(again(x).array, model(x).array)
     with pytest.raises(InputError, match=r'--dropout 0\.3: lazy has no dropout'):
         make_network('lazy', 3, 32, dropout=0.3)
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_fine_tuning_freezes_the_lower_layers_alone(name):
+    recipe = NETWORKS[name].finetuning
+    paths = [path[1:] for path, _ in make_network(name, 2, 32 if name == 'vgg_bn' else 63).namedparams()]
+    patterns = read_patterns(recipe['freeze'])
+    assert all(any(is_match(path, pattern) for path in paths) for pattern in patterns)
+    frozen = {path for path in paths if any(is_match(path, pattern) for pattern in patterns)}
+    tops = {path.split('/')[0] for path in frozen}
+    assert {path.split('/')[0] for path in paths if path not in frozen}.isdisjoint(tops)  # a layer is frozen as a whole
+    assert tops.isdisjoint({'conv10', 'fire9', 'fc6', 'fc7', 'fc8', 'fc1', 'fc2'})
+    assert ('conv1_bn' in tops) == any(path.startswith('conv1_bn/') for path in paths)
+    assert all(any(is_match(path, one) for path in paths) for one, _ in read_multipliers(recipe.get('lr_multiplier')))

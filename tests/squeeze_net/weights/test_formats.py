@@ -1,10 +1,13 @@
 """Every format against real files, against the others, and against what its description says.
 
-No real `.pth` and no Caffe model of the older form is at hand: `samples` makes them as the formats prescribe.
+No Caffe model of the older form is at hand: `samples` makes it as the format prescribes, and files of PyTorch, which is
+not needed here; where SQUEEZE_NET_TORCH_PYTHON names a Python that has it, its own files are read, too.
 """
 
 import io
 import os
+import subprocess
+import zipfile
 from pathlib import Path
 
 import chainer
@@ -94,20 +97,79 @@ def test_caffe_of_the_older_form(kind):
     assert_same(parse(samples.caffe_v1(kind), '.caffemodel').tensors, samples.tensors())
 
 
-@pytest.mark.parametrize('write', [samples.pth, samples.pth_legacy])
-def test_pytorch(write):
-    assert_same(parse(write(samples.state_dict(samples.tensors())), '.pth').tensors, samples.tensors())
-    nested = {'state_dict': samples.state_dict(samples.tensors()), 'epoch': 3}
-    assert_same(parse(write(nested), '.pth').tensors, samples.tensors())
+CHECKPOINTS = samples.checkpoints(samples.tensors())
 
 
 @pytest.mark.parametrize('write', [samples.pth, samples.pth_legacy])
-@pytest.mark.parametrize('payload', [('os', 'system'), ('builtins', 'eval'), ('torch', 'load'), ('torch', 'nn')])
-def test_pytorch_names_nothing_else(write, payload):
-    state = samples.state_dict(samples.tensors())
-    state['conv1.weight'] = samples._Global(*payload)
-    with pytest.raises(trainer.InputError, match=f"names '{payload[0]}' '{payload[1]}'"):
-        parse(write(state), '.pth')
+@pytest.mark.parametrize('kind', CHECKPOINTS)
+def test_pytorch(kind, write):
+    found = parse(write(CHECKPOINTS[kind]), '.pth')
+    assert_same(found.tensors, samples.tensors())
+    assert ('state_dict_ema' in found.note) == (kind == 'the moving average beside')
+
+
+@pytest.mark.parametrize('suffix', ['.pt', '.tar', '.ckpt', '.bin'])
+def test_suffixes_of_pytorch(suffix):
+    assert_same(parse(samples.pth(CHECKPOINTS['lightning']), suffix).tensors, samples.tensors())
+
+
+@pytest.mark.parametrize('write', [samples.pth, samples.pth_legacy])
+@pytest.mark.parametrize('payload', [('os', 'system'), ('builtins', 'eval'), ('posix', '_exit')])
+def test_pytorch_calls_nothing(write, payload, tmp_path):
+    """What a call in a pickle was to do does not happen."""
+    call = samples._Call(samples._Global(*payload), (f'touch {tmp_path}/ran',))
+    raw = write({'state_dict': CHECKPOINTS['plain'], 'args': call})
+    assert_same(parse(raw, '.pth').tensors, samples.tensors())
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize(
+    ('state', 'message'),
+    [
+        ({'teacher': CHECKPOINTS['plain'], 'student': CHECKPOINTS['compiled']}, "2 state dicts .'teacher', 'student'"),
+        (samples.foreign(), r'no state dict: write one by torch\.save\(model\.state_dict\(\), FILE\)'),
+        ({'conv1.weight': samples._Global('torch', 'nn')}, "'conv1.weight', which is not a tensor"),
+        ([1, 2], 'no state dict'),
+    ],
+)
+def test_pytorch_without_one_state_dict(state, message):
+    with pytest.raises(trainer.InputError, match=message):
+        parse(samples.pth(state), '.pth')
+
+
+def test_torchscript_is_named():
+    with zipfile.ZipFile(file := io.BytesIO(), 'w') as archive:
+        archive.writestr('script/data.pkl', b'\x80\x02N.')
+        archive.writestr('script/constants.pkl', b'\x80\x02).')
+    with pytest.raises(trainer.InputError, match=r'TorchScript: .*torch\.jit\.load'):
+        parse(file.getvalue(), '.pt')
+
+
+TORCH_PYTHON = os.environ.get('SQUEEZE_NET_TORCH_PYTHON', '')
+
+
+@pytest.mark.skipif(not TORCH_PYTHON, reason='SQUEEZE_NET_TORCH_PYTHON names no Python that has PyTorch')
+def test_files_of_pytorch_itself(tmp_path):
+    subprocess.run([TORCH_PYTHON, Path(__file__).with_name('write_checkpoints.py'), tmp_path], check=True)
+    with np.load(tmp_path / 'expected.npz') as expected:
+        expected = dict(expected)
+    files = [path for path in sorted(tmp_path.iterdir()) if path.suffix != '.npz']
+    assert len(files) > 20
+    for path in files:
+        model, found = weights.load_model(path)
+        assert (found.metadata.network, found.metadata.n_class) == ('squeezenet_v1.1', 10), path
+        atol = 0.01 if path.stem.endswith('half') else 0
+        np.testing.assert_allclose(model.conv1.W.array, expected['features.0.weight'], atol=atol, err_msg=str(path))
+        np.testing.assert_allclose(model.conv10.b.array, expected['classifier.1.bias'], atol=atol, err_msg=str(path))
+
+
+@pytest.mark.parametrize('prefix', ['', 'predictor/', 'updater/model:main/predictor/', 'updater/model:main/'])
+def test_snapshots_of_chainer(prefix):
+    raw = samples.npz_snapshot(prefix)
+    if not prefix.startswith('updater'):
+        np.savez(file := io.BytesIO(), **{f'{prefix}{name}': tensor for name, tensor in samples.tensors().items()})
+        raw = file.getvalue()
+    assert_same(parse(raw, '.npz').tensors, samples.tensors())
 
 
 def test_torchvisions_numbers():

@@ -69,10 +69,27 @@ def test_a_fresh_classifier(model):
     np.testing.assert_array_equal(other.fire5.expand3x3.W.array, model.fire5.expand3x3.W.array)
 
 
-def test_what_is_not_known_is_asked_for(tmp_path):
-    weights.write(Weights({'a/W': np.zeros((2, 2), np.float32)}), tmp_path / 'a.npz')
-    with pytest.raises(trainer.InputError, match='give --network, one of squeezenet'):
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda t: {'a/W': np.zeros((2, 2), np.float32)}, 'of no network here: none has tensors called a/W'),
+        (lambda t: t | {'a/W': t['conv1/W']}, r'closest is squeezenet_v1\.1, but a/W has no place in the network$'),
+        (lambda t: {name: t[name] for name in list(t)[3:]}, r'closest is squeezenet_v1\.1, but .* missing; .* missing'),
+    ],
+)
+def test_of_what_fits_no_network_the_closest_is_named(model, change, message, tmp_path):
+    weights.write(Weights(change(tensors_of(model))), tmp_path / 'a.npz')
+    with pytest.raises(trainer.InputError, match=message):
         weights.load_model(tmp_path / 'a.npz')
+
+
+def test_weights_of_another_network_are_called_by_its_name(model):
+    other = NETWORKS['squeezenet_v1.0'](10)
+    with pytest.raises(trainer.InputError, match=r'of squeezenet_v1\.1, not of squeezenet_v1\.0: add --model squeez'):
+        weights.start_from(other, 'squeezenet_v1.0', Weights(tensors_of(model)), reset_classifier=True)
+    simple = NETWORKS['squeezenet_v1.1_simple'](10)  # its bypasses have no weights
+    weights.start_from(simple, 'squeezenet_v1.1_simple', Weights(tensors_of(model)), reset_classifier=False)
+    np.testing.assert_array_equal(simple.conv1.W.array, model.conv1.W.array)
 
 
 def test_statistics_and_counts_go_along():

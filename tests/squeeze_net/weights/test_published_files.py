@@ -45,8 +45,18 @@ def test_is_fetched_once_and_kept(served):
     assert find('mine') == place
 
 
-def test_another_file_is_refused_and_removed(served):
-    (served / 'served/mine.safetensors').write_bytes(b'something else')
+OTHERS = {
+    'a page': lambda raw: b'<!DOCTYPE html><html></html>',
+    'a shorter file': lambda raw: raw[: len(raw) // 2],
+    'of another network': lambda raw: samples.safetensors.write(samples.Weights(samples.tensors(seed=1))),
+    'a longer file': lambda raw: raw + b'0',
+}
+
+
+@pytest.mark.parametrize('kind', OTHERS)
+def test_another_file_is_refused_and_removed(served, kind):
+    path = served / 'served/mine.safetensors'
+    path.write_bytes(OTHERS[kind](path.read_bytes()))
     with pytest.raises(trainer.InputError, match=r'sha256 .*, expected .*it was removed'):
         find('mine')
     assert not [path for path in (served / 'cache').rglob('*.safetensors*') if path.suffix != '.lock']
@@ -54,9 +64,9 @@ def test_another_file_is_refused_and_removed(served):
 
 def test_offline_it_says_where_to_put_the_file(served):
     (served / 'served/mine.safetensors').unlink()
-    with pytest.raises(trainer.InputError, match=r'could not be downloaded.*put it at (\S+)') as caught:
+    with pytest.raises(trainer.InputError, match=r'could not be downloaded.*put the file at /') as caught:
         find('mine')
-    place = served / str(caught.value).rpartition('put it at ')[2]
+    place = served / str(caught.value).rpartition('put the file at ')[2]
     place.write_bytes(b'by hand')
     assert find('mine') == place
 
@@ -66,6 +76,8 @@ def test_a_path_is_itself_and_another_name_is_refused(served):
     assert find(served / 'mine') == served / 'mine'
     with pytest.raises(trainer.InputError, match=r'nothing does not exist; expected a weights file, or .* mine'):
         find('nothing')
+    with pytest.raises(trainer.InputError, match=r'mine\.safetensors does not exist; the name mine downloads it'):
+        find('mine.safetensors')
 
 
 def test_the_table_is_complete():

@@ -6,7 +6,7 @@
 
 from trainer.data.augmentation.draw import Draws, draw_test, draw_train, take
 from trainer.data.augmentation.kernels import BICUBIC, BILINEAR, KERNEL_NAMES, NEAREST, resize_weights
-from trainer.data.augmentation.sizes import Sizes
+from trainer.data.augmentation.sizes import Sizes, training_size
 from trainer.data.augmentation.views import TestView, TrainView
 from trainer.data.augmentation.warp import warp
 from trainer.data.preprocessing import normalise
@@ -25,5 +25,6 @@ __all__ = [
     'normalise',
     'resize_weights',
     'take',
+    'training_size',
     'warp',
 ]

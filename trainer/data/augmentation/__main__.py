@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainer.commands import command_parser, exit_with_message
+from trainer.commands import add_overwrite, command_parser, exit_with_message
 from trainer.data.augmentation.draw import Draws
 from trainer.data.augmentation.kernels import KERNEL_NAMES
 from trainer.data.augmentation.sheet import STDS_SHOWN, Cell, draw_sheet, to_picture
@@ -18,7 +18,7 @@ from trainer.data.augmentation.sizes import Sizes
 from trainer.data.augmentation.specimens import Specimens, read_dataset, read_image
 from trainer.data.augmentation.views import TestView, TrainView
 from trainer.errors import InputError
-from trainer.files import atomic_write
+from trainer.files import SOFTWARE, atomic_write, refuse_to_replace
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,6 +28,8 @@ MAX_ROWS, MAX_COLUMNS = 20, 12
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw the sheet that the command line asks for."""
+    from PIL.PngImagePlugin import PngInfo
+
     args = _parser().parse_args(arguments)
     _check(args)
     sizes = Sizes.of(args.size)
@@ -37,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         specimens = read_dataset(args.source, args.data, args.rows or 6, sizes.side_max)
     sheet = make_sheet(specimens, sizes, args.seed, args.rows or len(specimens.images), args.columns)
+    info = PngInfo()
+    info.add_text('Software', SOFTWARE)
     with atomic_write(args.output) as file:
-        sheet.save(file, 'png')
+        sheet.save(file, 'png', pnginfo=info)
     print(f'{args.output}: {sheet.width} × {sheet.height} px')
 
 
@@ -97,6 +101,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f'-o {args.output}: a sheet is a PNG file, so its name must end in .png')
     if not args.output.parent.is_dir():
         raise InputError(f'-o {args.output}: the folder {args.output.parent} does not exist')
+    refuse_to_replace(args.output, '-o', overwrite=args.overwrite)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--rows', type=int, metavar='N', help='images (default: 6), or rows of views of one file (default: 1)')
     add('--columns', type=int, default=6, metavar='N', help='training views per row (default: %(default)s)')
     add('--data', type=Path, metavar='DIR', help='where the data set lies')
+    add_overwrite(parser)
     return parser
 
 

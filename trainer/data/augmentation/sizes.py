@@ -9,6 +9,13 @@ from trainer.data.preprocessing import Preprocessing
 from trainer.errors import InputError
 
 SMALLEST, LARGEST = 8, 1024
+SMALL, TEST_MARGIN = 32, 6
+
+
+def training_size(view: Preprocessing) -> int:
+    """The `--size` of the training that tested a network of any size with this view."""
+    is_in_memory = view.side == view.crop  # `Sizes.preprocessing`; from files, the crop is the training's
+    return view.crop - TEST_MARGIN if is_in_memory and view.crop > SMALL else view.crop
 
 
 class Sizes(NamedTuple):
@@ -49,7 +56,7 @@ class Sizes(NamedTuple):
             )
         for earlier, _ in smaller:
             cls.of(earlier)
-        side_min, side_max, test = (32, 36, 32) if crop == 32 else (crop + 2, crop + 10, crop + 6)
+        side_min, side_max, test = (32, 36, 32) if crop == SMALL else (crop + 2, crop + 10, crop + TEST_MARGIN)
         return cls(crop, side_min, side_max, test, crop if fixed_size else test, smaller)
 
     def at(self, epoch: int) -> Sizes:

@@ -52,7 +52,7 @@ def read_dataset(name: str, directory: Path | None, n: int, max_side: int) -> Sp
     names = [data.classes[data.train.labels[i]] for i in first]
     if isinstance(data, datasets.Stream):
         read, name_of = data.train.read, data.train.name
-        whole = [np.asarray(decode_named(read(i), name_of(i), upright=False)) for i in first]
+        whole = [np.asarray(decode_named(read(i), name_of(i))) for i in first]
         images = np.stack([squash(image, max_side, max_side).transpose(2, 0, 1) for image in whole])
         return Specimens(data.name, data.source, names, whole, images)
     images = data.train.images[first]

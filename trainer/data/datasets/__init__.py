@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from trainer.data.datasets.cifar import CIFAR10, CIFAR100, Edition, read_cifar
-from trainer.data.datasets.data import Data, Split
+from trainer.data.datasets.data import IMAGES_OF, Data, Split
 from trainer.data.datasets.folder import read_folder
 from trainer.data.datasets.shapes import make_shapes
 from trainer.data.sources import SOURCES
@@ -21,6 +21,7 @@ __all__ = [
     'Data',
     'Split',
     'Stream',
+    'describe',
     'load',
     'make_shapes',
     'read_cifar',
@@ -37,15 +38,21 @@ def load(
     limit: int | None = None,
     max_side: int | None = None,
     preprocess: str = 'experiment',
+    seed: int = 0,
+    unreadable: str = 'fail',
+    needs_train: bool = True,
 ) -> Data | Stream:
     """Load a data set by name, from `directory` or from its usual place.
 
     Args:
         name: one of `DATASETS`.
         directory: its folder or archive; None for the cache of downloads.
-        limit: only the first `limit` images of each class, in both splits.
+        limit: only the first `limit` images of each class, in every split.
         max_side: px; larger images kept in memory, and those of several sizes, are squashed to a square of this.
         preprocess: a preprocessing by name; with any but 'experiment', a folder is streamed.
+        seed: of the images that are held out as the test of a folder that has none.
+        unreadable: 'fail', or 'skip' to leave out images that cannot be read into memory.
+        needs_train: whether there must be training images in files; without, the test images stand in for them.
     Returns:
         `Data`, or a `Stream` of what need not fit in memory.
     Raises:
@@ -53,21 +60,29 @@ def load(
     """
     if name not in DATASETS:
         raise InputError(f'{name!r} is not a data set; expected one of {", ".join(DATASETS)}')
-    return DATASETS[name](Path(directory) if directory is not None else None, limit, max_side, preprocess)
+    place = Path(directory) if directory is not None else None
+    options = {'max_side': max_side, 'preprocess': preprocess, 'seed': seed, 'unreadable': unreadable}
+    return DATASETS[name](place, limit=limit, needs_train=needs_train, **options)
 
 
-def _load_cifar(edition: Edition, directory: Path | None, limit: int | None, *_: object) -> Data:
+def describe(data: Data | Stream) -> str:
+    """Lines: where the images are from, how many there are for what, and what was left out."""
+    counts = [f'{len(part.labels):,} {IMAGES_OF[name].removesuffix(" images")}' for name, part in data.splits.items()]
+    return '\n'.join([f'{data.source}: {", ".join(counts[:-1])} and {counts[-1]} images', *data.notes])
+
+
+def _load_cifar(edition: Edition, directory: Path | None, limit: int | None, **_: object) -> Data:
     data = read_cifar(edition, directory)
     return data if limit is None else data.limited(limit)
 
 
-def _load_splits(name: str, directory: Path | None, limit: int | None, *_: object) -> Stream:
+def _load_splits(name: str, directory: Path | None, limit: int | None, needs_train: bool, **_: object) -> Stream:
     if directory is None:
         raise InputError(f'the data set {name} needs --data DIR')
-    return read_splits(directory, SOURCES[name], limit)
+    return read_splits(directory, SOURCES[name], limit, needs_train)
 
 
-def _load_shapes(directory: Path | None, limit: int | None, *_: object) -> Data:
+def _load_shapes(directory: Path | None, limit: int | None, **_: object) -> Data:
     if directory is not None:
         raise InputError(f'--data {directory}: the data set shapes is drawn, not read')
     if limit is not None and limit > MAX_SHAPES:
@@ -75,8 +90,8 @@ def _load_shapes(directory: Path | None, limit: int | None, *_: object) -> Data:
     return make_shapes() if limit is None else make_shapes(n_train=limit, n_test=min(limit, 100))
 
 
-# What loads each, given the directory, the limit, max_side and the preprocessing.
-DATASETS: dict[str, Callable[[Path | None, int | None, int | None, str], Data | Stream]] = {
+# What loads each, given the directory and the keywords of `load`.
+DATASETS: dict[str, Callable[..., Data | Stream]] = {
     'cifar10': partial(_load_cifar, CIFAR10),
     'cifar100': partial(_load_cifar, CIFAR100),
     'folder': read_folder,

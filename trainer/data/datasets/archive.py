@@ -1,10 +1,12 @@
-"""Tar archives streamed once, member by member; nothing is ever extracted to disk."""
+"""Tar and zip archives read member by member; nothing is ever extracted to disk."""
 
 from __future__ import annotations
 
 import gzip
 import lzma
+import struct
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,19 +17,30 @@ from trainer.errors import InputError
 
 MAX_BYTES = 256 << 20  # of one member
 
-_OPENERS: dict[str, Callable[..., Any]] = {
-    '.tar.gz': gzip.open,
-    '.tgz': gzip.open,
-    '.tar.xz': lzma.open,
-    '.tar': open,
+SUFFIXES = ('.tar.gz', '.tgz', '.tar.xz', '.tar', '.zip')
+# How the contents begin, since browsers unpack .gz and keep the name; anything else is read as a plain tar archive.
+_OPENERS: dict[bytes, Callable[..., Any]] = {b'\x1f\x8b': gzip.open, b'\xfd7zXZ': lzma.open}
+_ZIP = b'PK'
+# What people have in place of a file, by how it begins, in lower case.
+_IMPOSTORS = {
+    b'version https://git-lfs': 'it is a Git LFS pointer, not the file: run git lfs pull, or download the file itself',
+    b'<!doctype html': 'it is a web page, not the file: download the file itself',
+    b'<html': 'it is a web page, not the file: download the file itself',
 }
-# What tarfile and the decompressors raise for bytes that are not an archive.
+# What tarfile, zipfile and the decompressors raise for bytes that are not an archive.
 _FAULTS = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError, RecursionError)
+_ZIP_FAULTS = (*_FAULTS, zipfile.BadZipFile, struct.error, RuntimeError, LookupError, MemoryError)
 
 
 def is_archive(path: Path) -> bool:
     """Whether `path` is a file with the suffix of an archive that `read_members` reads."""
-    return path.is_file() and path.name.endswith(tuple(_OPENERS))
+    return path.is_file() and path.name.endswith(SUFFIXES)
+
+
+def impostor(path: Path) -> str | None:
+    """What a file is that is not what its name says, and what to do: a web page, a Git LFS pointer; None if neither."""
+    start = _start(path).lstrip().lower()
+    return next((words for mark, words in _IMPOSTORS.items() if start.startswith(mark)), None)
 
 
 def member_names(path: Path) -> Iterator[str]:
@@ -36,6 +49,10 @@ def member_names(path: Path) -> Iterator[str]:
     Raises:
         InputError: the archive is cut short or corrupt.
     """
+    if _start(path).startswith(_ZIP):
+        with _opened_zip(path) as archive:
+            yield from (info.filename for info in archive.infolist() if not info.is_dir())
+        return
     with _opened(path) as archive:
         for member in _files(archive):
             yield member.name
@@ -45,13 +62,21 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple
     """The wanted files of an archive, in its order.
 
     Args:
-        path: a .tar, .tar.gz, .tgz or .tar.xz.
+        path: a .tar, .tar.gz, .tgz, .tar.xz or .zip.
         is_wanted: whether the member of a name, as the archive spells it, is read.
     Yields:
         (name, contents) of regular files; links and devices are passed over.
     Raises:
         InputError: the archive is cut short or corrupt, or a wanted member is larger than MAX_BYTES.
     """
+    if _start(path).startswith(_ZIP):
+        with _opened_zip(path) as archive:
+            for info in archive.infolist():
+                if not info.is_dir() and is_wanted(info.filename):
+                    _check_size(path, info.filename, info.file_size)
+                    with archive.open(info) as file:
+                        yield info.filename, file.read(info.file_size)  # which bounds what is decompressed
+        return
     with _opened(path) as archive:
         for member in _files(archive):
             if is_wanted(member.name):
@@ -77,8 +102,9 @@ def list_members(path: Path) -> Iterator[tuple[str, int, int]]:
 
 @contextmanager
 def _opened(path: Path, opener: Callable[..., Any] | None = None) -> Iterator[tarfile.TarFile]:
-    """An archive, decompressed as its suffix says or by `opener`."""
-    opener = opener or next(opener for suffix, opener in _OPENERS.items() if path.name.endswith(suffix))
+    """An archive, decompressed as its first bytes say or by `opener`."""
+    start = _start(path)
+    opener = opener or next((opener for mark, opener in _OPENERS.items() if start.startswith(mark)), open)
     try:
         with opener(path, 'rb') as file:
             bounded: Any = _BoundedReads(file, path)  # tarfile asks for no more than it has
@@ -87,7 +113,32 @@ def _opened(path: Path, opener: Callable[..., Any] | None = None) -> Iterator[ta
     except InputError:
         raise
     except _FAULTS as error:
-        raise InputError(f'{path} cannot be read as a tar archive: {error}') from None
+        raise _unreadable(path, 'tar', error) from None
+
+
+@contextmanager
+def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except InputError:
+        raise
+    except _ZIP_FAULTS as error:
+        raise _unreadable(path, 'zip', error) from None
+
+
+def _unreadable(path: Path, kind: str, error: BaseException) -> InputError:
+    is_short = isinstance(error, EOFError) or str(error) == 'File is not a zip file'  # its table is at its end
+    reason = impostor(path) or ('it is cut short: download or copy it again' if is_short else error)
+    return InputError(f'{path} cannot be read as a {kind} archive: {reason}')
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open('rb') as file:
+            return file.read(64)
+    except OSError as error:
+        raise InputError(f'{path} cannot be read: {error.strerror}') from None
 
 
 def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -98,14 +149,18 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
-    if member.size > MAX_BYTES:
-        raise InputError(f'{path}: {member.name} has {member.size} bytes, more than {MAX_BYTES}')
+    _check_size(path, member.name, member.size)
     file = archive.extractfile(member)
     assert file is not None  # a regular file
     contents = file.read()
     if len(contents) != member.size:
         raise InputError(f'{path} is cut short inside {member.name}')
     return contents
+
+
+def _check_size(path: Path, name: str, n_bytes: int) -> None:
+    if n_bytes > MAX_BYTES:
+        raise InputError(f'{path}: {name} has {n_bytes} bytes, more than {MAX_BYTES}')
 
 
 class _BoundedReads:

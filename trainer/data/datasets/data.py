@@ -5,14 +5,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trainer.data.augmentation import Sizes, TestView, TrainView, draw_test, warp
+from trainer.data.holdout import split_off
 from trainer.data.pictures import Pictures
 from trainer.data.preprocessing import Preprocessing, find
 from trainer.errors import InputError
+
+IMAGES_OF = {'train': 'training images', 'validation': 'validation images', 'test': 'test images'}
 
 
 def first_of_each_class(labels: np.ndarray, n: int) -> np.ndarray:
@@ -37,8 +40,11 @@ class Split(NamedTuple):
 
     def limited(self, n: int) -> Split:
         """The first `n` images of every class, in their order."""
-        kept = first_of_each_class(self.labels, n)
-        return Split(self.images[kept], self.labels[kept])
+        return self.at(first_of_each_class(self.labels, n))
+
+    def at(self, index: np.ndarray) -> Split:
+        """The images `index`, in that order."""
+        return Split(self.images[index], self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +58,7 @@ class Data:
         source: one line that says where the pixels come from; belongs beside every accuracy measured on them.
         is_jpeg: whether the pixels went through JPEG, which costs accuracy against the lossless originals.
         validation: images that choose the best epoch, so that the test images choose nothing; None if there are none.
+        notes: lines about what was taken for what, and what was left out.
     Raises:
         InputError: at construction, when the arrays are not what Split says; names the data set and the fault.
     """
@@ -63,20 +70,29 @@ class Data:
     source: str
     is_jpeg: bool
     validation: Split | None = None
+    notes: tuple[str, ...] = ()
 
     capture_obstacle = None  # to training iterations on these images: they lie in the memory of the GPU
 
     def __post_init__(self) -> None:
-        for split_name, split in ('train', self.train), ('test', self.test):
+        for split_name, split in self.splits.items():
             if fault := _fault(split, len(self.classes)):
                 raise InputError(f'{self.name}, {split_name} split: {fault}')
-        if self.train.images.shape[1:] != self.test.images.shape[1:]:
-            sizes = [' × '.join(map(str, split.images.shape[2:])) for split in (self.train, self.test)]
-            raise InputError(f'{self.name}: the train images have {sizes[0]} px, the test images {sizes[1]}')
+            if self.train.images.shape[1:] != split.images.shape[1:]:
+                sizes = [' × '.join(map(str, one.images.shape[2:])) for one in (self.train, split)]
+                raise InputError(
+                    f'{self.name}: the train images have {sizes[0]} px, the {split_name} images {sizes[1]}'
+                )
 
     @property
     def n_class(self) -> int:
         return len(self.classes)
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by name."""
+        splits = {'train': self.train, 'validation': self.validation, 'test': self.test}
+        return {name: split for name, split in splits.items() if split is not None}
 
     def pictures(
         self, sizes: Sizes, preprocess: str, seed: int = 0, workers: int | None = None, unreadable: str = 'fail'
@@ -90,7 +106,8 @@ class Data:
             workers, unreadable: for `Stream`s.
         """
         view = sizes.preprocessing(find(preprocess))
-        return Pictures(TrainView(self.train, sizes, seed, view), TestView(self.test, sizes, view), view)
+        validation = None if self.validation is None else TestView(self.validation, sizes, view)
+        return Pictures(TrainView(self.train, sizes, seed, view), TestView(self.test, sizes, view), view, validation)
 
     def test_batches(
         self, view: Preprocessing, batch: int, workers: int | None = None, unreadable: str = 'fail'
@@ -111,12 +128,24 @@ class Data:
 
     def checksums(self) -> dict[str, str]:
         """One line for each split, which is the same where the images are."""
-        splits = {'training images': self.train, 'test images': self.test}
-        return {name: checksum(split.labels, split.images) for name, split in splits.items()}
+        return {IMAGES_OF[name]: checksum(split.labels, split.images) for name, split in self.splits.items()}
 
     def limited(self, n: int) -> Data:
-        """The same with only the first `n` images of every class in both splits."""
-        return replace(self, train=self.train.limited(n), test=self.test.limited(n))
+        """The same with only the first `n` images of every class in each split."""
+        splits: dict[str, Any] = {name: split.limited(n) for name, split in self.splits.items()}
+        return replace(self, **splits)
+
+    def with_validation(self, amount: str, seed: int) -> Data:
+        """The same with some training images held out for validation, of each class the same share.
+
+        Args:
+            amount: how many, `500` or `10%`.
+            seed: 0 .. 2**64 - 1.
+        Raises:
+            InputError: `amount` is malformed or out of range.
+        """
+        kept, held = split_off(self.train.labels, amount, seed)
+        return replace(self, train=self.train.at(kept), validation=self.train.at(held))
 
 
 def _fault(split: Split, n_class: int) -> str | None:

@@ -117,7 +117,7 @@ def _read(source: Source, encode: Callable[[bytes], bytes] | None) -> Iterator[b
 
     images = (attempt(source.read, i) for i in range(len(source)))  # by one thread: its files have one position each
     if encode is None:
-        yield from images
+        yield from (attempt(_known, image) for image in images)
         return
     n_thread = max(1, default_workers())
     waiting: deque[Future[bytes | InputError]] = deque()
@@ -127,6 +127,12 @@ def _read(source: Source, encode: Callable[[bytes], bytes] | None) -> Iterator[b
             if len(waiting) > 2 * n_thread:
                 yield waiting.popleft().result()
         yield from (future.result() for future in waiting)
+
+
+def _known(raw: bytes) -> bytes:
+    if format_of(raw) is None:
+        raise InputError('it begins like no image')
+    return raw
 
 
 def _class_lines(classes: Sequence[str]) -> str:
@@ -176,7 +182,9 @@ class _Shards:
             path = self._folder / f'shard-{self._n:06d}.tar'
             self._archive = tarfile.TarFile(path, 'w', format=tarfile.USTAR_FORMAT)
             self._n += 1
-        for suffix, content in (format_of(raw).suffixes[0], raw), ('.cls', str(label).encode()):
+        form = format_of(raw)
+        assert form is not None  # `_known`
+        for suffix, content in (form.suffixes[0], raw), ('.cls', str(label).encode()):
             member = tarfile.TarInfo(f'{number:08d}{suffix}')
             member.size = len(content)
             self._archive.addfile(member, io.BytesIO(content))

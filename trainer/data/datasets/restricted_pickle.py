@@ -36,6 +36,8 @@ _CONTAINERS = 'LIST EMPTY_LIST APPEND APPENDS EMPTY_TUPLE DICT EMPTY_DICT SETITE
 _MEMO = 'PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET'
 _CALLS = 'GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID'
 _ADMITTED = frozenset(f'{_NUMBERS} {_STRINGS} {_TUPLES} {_CONTAINERS} {_MEMO} {_CALLS} PROTO FRAME STOP'.split())
+# What pickles of any Python object have besides.
+ADMITTED_OF_OBJECTS = _ADMITTED | frozenset(['NEWOBJ', 'NEWOBJ_EX', 'EMPTY_SET', 'ADDITEMS', 'FROZENSET', 'POP', 'DUP'])
 _PLAIN_DTYPE = re.compile(r'[|<>=]?(b1|[iu][1248]|f[248])')
 
 
@@ -58,7 +60,7 @@ def read_pickle(raw: bytes, name: str) -> Any:
         raise InputError(f'{name} cannot be read as a pickle of plain arrays: {str(error)[:120]}') from None
 
 
-def check_opcodes(file: io.BytesIO) -> None:
+def check_opcodes(file: io.BytesIO, admitted: frozenset[str] = _ADMITTED) -> None:
     """Refuse the pickle at which a file stands unless it is whole and all its opcodes are admitted.
 
     The file then stands where it stood.
@@ -69,7 +71,7 @@ def check_opcodes(file: io.BytesIO) -> None:
     start = file.tell()
     n_tuple = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if opcode.name not in _ADMITTED:
+        if opcode.name not in admitted:
             raise ValueError(f'opcode {opcode.name} is not admitted')
         n_tuple += opcode.name.startswith('TUPLE')
         if count == MAX_OPCODES or n_tuple > MAX_TUPLES:
@@ -90,9 +92,10 @@ class DataUnpickler(pickle.Unpickler):
     """
 
     names: frozenset[tuple[str, str]] = frozenset()  # module and name of what `call` knows
+    admitted = _ADMITTED  # opcodes
 
     def __init__(self, file: io.BytesIO) -> None:
-        check_opcodes(file)
+        check_opcodes(file, self.admitted)
         super().__init__(file, encoding='bytes')
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
@@ -104,6 +107,36 @@ class DataUnpickler(pickle.Unpickler):
     def call(self, function: str, arguments: tuple[Any, ...]) -> Any:
         """The result of a call in the pickle."""
         raise NotImplementedError
+
+
+class Opaque:
+    """Stands for every object of a class that a reader does not know, and for the class: takes what it is given.
+
+    Attributes:
+        state: what the object's `__setstate__`, or its items, would have been; None if there are none.
+    """
+
+    __slots__ = ('state',)
+
+    state: Any
+
+    def __new__(cls, *_: Any, **__: Any) -> Opaque:
+        self = super().__new__(cls)
+        self.state = None
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state[0] if isinstance(state, tuple) and state else state  # (__dict__, slots)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not isinstance(self.state, dict):
+            self.state = {}
+        self.state[key] = value
+
+    def extend(self, items: Any) -> None:
+        """Nobody asks for the items of an unknown list or set."""
+
+    add = extend
 
 
 _NDARRAY = 'ndarray'  # what stands for the class

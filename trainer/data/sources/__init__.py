@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data.sources.class_list import ClassList, read_class_list
-from trainer.data.sources.files import ClassFolders, ImageList
+from trainer.data.sources.files import ClassFolders, Files, ImageList
 from trainer.data.sources.record_io import RecordIO
 from trainer.data.sources.shards import Shards
 from trainer.data.sources.source import Source
@@ -18,6 +18,7 @@ __all__ = [
     'SOURCES',
     'ClassFolders',
     'ClassList',
+    'Files',
     'ImageList',
     'Kind',
     'RecordIO',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -38,17 +39,19 @@ def read_class_list(path: Path, folders: Collection[str] = ()) -> ClassList:
         path: the file.
         folders: names of folders; if all of them are first words of lines, first words are the keys, whatever they are.
     Raises:
-        InputError: the file cannot be read, is not UTF-8 text, is empty, or lists a class twice; says which.
+        InputError: the file cannot be read, is not UTF-8 text, is empty, or lists a class twice; says which. Only
+            names without keys may stand twice, as "crane" does in ImageNet.
     """
     lines = (line.strip() for line in read_text(path).splitlines())
     words = [line.split(None, 1) for line in lines if line]
     has_keys = bool(folders) and set(folders) <= {word[0] for word in words}
-    if not has_keys and not all(KEY.fullmatch(word[0]) for word in words):
+    are_names = not has_keys and not all(KEY.fullmatch(word[0]) for word in words)
+    if are_names:
         words = [[' '.join(word)] for word in words]
     keys = tuple(word[0] for word in words)
     if not 1 <= len(keys) <= MAX_CLASSES:
         raise InputError(f'{path} lists {len(keys)} classes, expected 1 .. {MAX_CLASSES}')
-    if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
+    twice = next((key for key, n in Counter(keys).items() if n > 1 and (key in folders or not are_names)), None)
+    if twice is not None:
         raise InputError(f'{path} lists the class {twice[:80]!r} twice')
     return ClassList(keys, tuple(word[-1] for word in words))

@@ -100,14 +100,16 @@ def read_file(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
         with path.open('rb') as file:
             raw = file.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f'{path} cannot be read: {getattr(error, "strerror", None) or error}') from None
+        is_windows = '\\' in str(path) and os.sep == '/'
+        hint = ' (its folders are separated by \\; write /)' if is_windows else ''
+        raise InputError(f'{path} cannot be read: {getattr(error, "strerror", None) or error}{hint}') from None
     if len(raw) > max_bytes:
         raise InputError(f'{path} has more than {max_bytes:,} bytes')
     return raw
 
 
 def read_text(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> str:
-    """All of a UTF-8 text file, its line ends as they are.
+    """All of a UTF-8 text file without its byte order mark, its line ends as they are.
 
     Raises:
         InputError: not a file, one that cannot be read or is larger than `max_bytes`, or not UTF-8; names the line.
@@ -116,7 +118,7 @@ def read_text(path: Path, max_bytes: int = MAX_IMAGE_BYTES) -> str:
         raise InputError(f'{path} cannot be read: it is missing or not a file')
     raw = read_file(path, max_bytes)
     try:
-        return raw.decode()
+        return raw.decode('utf-8-sig')
     except UnicodeDecodeError as error:
         line = raw.count(b'\n', 0, error.start) + 1
         raise InputError(f'{path}, line {line}: byte {raw[error.start]:#04x} is not UTF-8') from None
@@ -131,7 +133,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         if path.stat().st_size > MAX_LIST_BYTES:
             raise InputError(f'{path} has more than {MAX_LIST_BYTES:,} bytes')
-        with path.open(encoding='utf-8', errors='surrogateescape') as file:
+        with path.open(encoding='utf-8-sig', errors='surrogateescape') as file:
             for number, line in enumerate(file, 1):
                 if line := line.strip():
                     yield number, line

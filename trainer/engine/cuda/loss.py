@@ -10,31 +10,39 @@ from trainer.engine.maps import Array
 N_LOSS_THREAD = 128  # as in loss.cu
 
 
-def softmax_cross_entropy(x: Array, t: Array, smoothing: float = 0.0) -> tuple[Array, tuple[Array, Array]]:
+def softmax_cross_entropy(
+    x: Array, t: Array, smoothing: float = 0.0, class_weight: Array | None = None
+) -> tuple[Array, tuple[Array, Array]]:
     """The mean over the rows whose label is not -1, () float32, and what the gradient needs.
 
     Args:
         x: (N, n_class) logits, a storage type.
         t: (N,) int32.
         smoothing: of the labels, 0..1.
+        class_weight: (n_class,) float32, which multiply the losses of rows by their labels, or None.
     """
     x = as_rows(x)
     n, n_class = x.shape
     log_sum, row_loss = empty((n,), FLOAT32), empty((n,), FLOAT32)
     loss, coefficient = empty((1,), FLOAT32), empty((1,), FLOAT32)
-    arguments = [x, n_class, t, n_class, n, smoothing, log_sum, row_loss, counters(), loss, coefficient]
+    arguments = [x, n_class, t, n_class, n, smoothing, class_weight, log_sum, row_loss, counters(), loss, coefficient]
     launch('loss', 'cross_entropy', (n,), (N_LOSS_THREAD,), arguments, x.dtype)
     return loss.reshape(()), (log_sum, coefficient)
 
 
 def softmax_cross_entropy_backward(
-    x: Array, t: Array, saved: tuple[Array, Array], gy: Array, smoothing: float = 0.0
+    x: Array,
+    t: Array,
+    saved: tuple[Array, Array],
+    gy: Array,
+    smoothing: float = 0.0,
+    class_weight: Array | None = None,
 ) -> Array:
     """The gradient of the logits, given that of the loss, one float32 number on the device."""
     x = as_rows(x)
     gx = empty(x.shape, x.dtype)
     log_sum, coefficient = saved
-    arguments = [x, x.shape[1], t, x.shape[1], smoothing, log_sum, coefficient, gy, gx, x.size]
+    arguments = [x, x.shape[1], t, x.shape[1], smoothing, class_weight, log_sum, coefficient, gy, gx, x.size]
     launch('loss', 'cross_entropy_gradient', grid_of(x.size), (N_THREAD,), arguments, x.dtype)
     return gx
 

@@ -57,3 +57,19 @@ def test_checksums_differ_where_images_do(data):
     fewer = data.limited(1)
     assert fewer.checksums()['training images'] != data.checksums()['training images']
     assert fewer.checksums()['training images'].startswith(f'{data.n_class} of checksum')
+
+
+def test_validation_images_are_held_out_of_training(data):
+    split = data.with_validation('4', seed=1)
+    n = len(data.train.labels)
+    assert (len(split.train.labels), len(split.validation.labels), split.test) == (n - 4, 4, data.test)
+    again, other = data.with_validation('4', seed=1), data.with_validation('4', seed=2)
+    assert split.checksums() == again.checksums() != other.checksums()
+    assert split.checksums().keys() == {'training images', 'validation images', 'test images'}
+    pictures = split.pictures(Sizes.of(40), 'torchvision', workers=0)
+    whole = data.pictures(Sizes.of(40), 'torchvision', workers=0)
+    np.testing.assert_array_equal(pictures.validation(np.arange(4))[1], split.validation.labels)
+    assert whole.validation is None
+    assert len(split.limited(1).validation.labels) == len(np.unique(split.validation.labels))
+    pictures.close()
+    whole.close()

@@ -1,6 +1,7 @@
 """Sources of encoded images: what they read, what the packer makes of them, and files that lie."""
 
 import io
+import os
 import pickle
 import struct
 import tarfile
@@ -51,11 +52,31 @@ def test_a_list_takes_spaces_tabs_empty_lines_and_a_root(tmp_path):
     assert source.name(0) == str(tmp_path / 'pictures' / 'a b.jpg')
 
 
+def test_a_list_as_windows_writes_it(tmp_path):
+    (tmp_path / 'a b.jpg').write_bytes(b'1')
+    (tmp_path / 'list.txt').write_bytes(b'\xef\xbb\xbfa b.jpg\t0  \r\n\r\nx\\c.jpg 1\r\n')
+    source = ImageList(tmp_path / 'list.txt')
+    assert source.read(0) == b'1'
+    with pytest.raises(InputError, match=r'x\\c\.jpg cannot be read: No such file.*separated by \\; write /'):
+        source.read(1)
+    (tmp_path / 'classes').write_bytes(b'\xef\xbb\xbfcat\r\ndog\r\n')
+    assert read_class_list(tmp_path / 'classes').names == ('cat', 'dog')
+
+
+def test_a_name_of_a_file_need_not_be_utf_8(tmp_path):
+    name = b'caf\xe9.jpg'
+    (tmp_path / os.fsdecode(name)).write_bytes(b'1')
+    (tmp_path / 'list.txt').write_bytes(name + b' 0\n')
+    assert ImageList(tmp_path / 'list.txt').read(0) == b'1'
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
         ('a.jpg 1\nb.jpg\n', 'line 2: .*is not `path label`'),
-        ('a.jpg one\n', "line 1: the label is 'one'"),
+        ('a.txt one\n', 'line 1: .*is not `path label`'),
+        ('a.jpg 0\nb.jpg one\n', "line 2: the label 'one' is a name, unlike those before it"),
+        ('a.jpg one\nb.jpg 0\n', "line 2: the label '0' is a number"),
         ('a.jpg -1\n', "the label is '-1'"),
         ('a.jpg 99999999999999\n', 'the label is .*whole number'),
         ('\n', 'holds no image'),
@@ -81,10 +102,27 @@ def test_class_lists_with_and_without_keys(tmp_path):
     assert read_class_list(path) == (('great white shark', 'tench'),) * 2
     path.write_text('0 great white shark\n1\n')
     assert read_class_list(path) == (('0', '1'), ('great white shark', '1'))
-    for text in ('cat\ndog\ncat\n', 'n1 cat\nn1 dog\n'):
+    path.write_text('crane\ntench\ncrane\n')
+    assert read_class_list(path).names == ('crane', 'tench', 'crane')
+    for text, folders in (('crane\ntench\ncrane\n', ['crane', 'tench']), ('n1 cat\nn1 dog\n', ())):
         path.write_text(text)
-        with pytest.raises(InputError, match=r"lists the class '(cat|n1)' twice"):
-            read_class_list(path)
+        with pytest.raises(InputError, match=r"lists the class '(crane|n1)' twice"):
+            read_class_list(path, folders)
+
+
+def test_lists_with_names_for_labels(tmp_path):
+    path, classes = tmp_path / 'list.txt', tmp_path / 'classes'
+    path.write_text('b 1.jpg white shark\na.PNG\tcat\nc.jpg cat\n')
+    source = ImageList(path)
+    assert source.classes == ('cat', 'white shark') and source.labels.tolist() == [1, 0, 0]
+    assert source.name(0) == str(tmp_path / 'b 1.jpg')
+    classes.write_text('n02 tench\nn01 white shark\nn03 cat\n')
+    assert ImageList(path, classes).labels.tolist() == [1, 2, 2]
+    path.write_text('a.jpg n01\nb.jpg n03\n')
+    assert ImageList(path, classes).labels.tolist() == [1, 2]
+    path.write_text('a.jpg dog\n')
+    with pytest.raises(InputError, match=r"the class 'dog', which .*classes does not list"):
+        ImageList(path, classes)
 
 
 def test_class_folders_are_ordered_by_name_or_by_a_list(tmp_path):
@@ -284,7 +322,7 @@ def test_a_source_cut_short_after_it_was_opened(tmp_path):
 
 def test_list_to_shards_to_rec_keeps_bytes_labels_and_names(tmp_path):
     rng = np.random.default_rng(0)
-    raws = [rng.integers(0, 256, n, np.uint8).tobytes() for n in rng.integers(1, 3000, 20)]
+    raws = [b'\xff\xd8' + rng.integers(0, 256, n, np.uint8).tobytes() for n in rng.integers(1, 3000, 20)]
     make_list(tmp_path, raws, [i % 3 for i in range(20)])
     (tmp_path / 'names').write_text('n1 one, uno\nn2 two\nn3 three\n')
     pack.main([str(tmp_path / 'list.txt'), str(tmp_path / 'tars'), '--class_list', str(tmp_path / 'names')])
@@ -301,7 +339,7 @@ def test_list_to_shards_to_rec_keeps_bytes_labels_and_names(tmp_path):
 
 
 def test_shards_end_when_full_and_shuffling_is_a_permutation(tmp_path):
-    source = make_list(tmp_path, [bytes([i]) * 3000 for i in range(10)], range(10))
+    source = make_list(tmp_path, [b'\xff\xd8' + bytes([i]) * 2998 for i in range(10)], range(10))
     pack.pack(source, tmp_path / 'plain', shard_bytes=12_000)
     assert len(list((tmp_path / 'plain').glob('*.tar'))) == 4
     assert contents(open_source(tmp_path / 'plain')) == contents(source)

@@ -149,6 +149,21 @@ CASES = {
         lambda x: F.softmax_cross_entropy(x, x.xp.arange(5, dtype=np.int32) * 50, smoothing=0.6),
         [normal(5, 300)],
     ),
+    'cross entropy, weighted': (
+        lambda x: F.softmax_cross_entropy(
+            x, x.xp.array([0, 6, -1, 3, 3], np.int32), class_weight=x.xp.arange(7, dtype=np.float32) / 2
+        ),
+        [normal(5, 7)],
+    ),
+    'cross entropy, weighted and smoothed': (
+        lambda x: F.softmax_cross_entropy(
+            x,
+            x.xp.array([0, 6, -1, 3, 3], np.int32),
+            smoothing=0.1,
+            class_weight=x.xp.arange(1, 8, dtype=np.float32),
+        ),
+        [normal(5, 7)],
+    ),
 }
 
 

@@ -330,6 +330,23 @@ def test_loss_and_accuracy_of_logits_in_either_precision(dtype):
     assert F.accuracy(logits, t).array == C.accuracy(y.astype(np.float32), t).array
 
 
+@PRECISIONS
+@pytest.mark.parametrize('smoothing', [0.0, 0.2])
+def test_weighted_loss_is_the_mean_over_the_rows(dtype, smoothing):
+    y = np.random.default_rng(0).standard_normal((6, 5)).astype(bfloat16)
+    t, weights = np.array([0, 1, 1, 4, -1, 3], np.int32), np.array([0.5, 2, 1, 3, 1], np.float32)
+    logits = chainer.Variable(y.astype(dtype))
+    loss = F.softmax_cross_entropy(logits, t, smoothing=smoothing, class_weight=weights)
+    loss.backward()
+    y = y.astype(np.float64)
+    log_p = y - np.log(np.exp(y).sum(axis=1, keepdims=True))
+    target = (1 - smoothing) * np.eye(5)[t] + smoothing / 5
+    row = np.where(t >= 0, weights[t], 0)[:, None] / 5  # five rows count
+    assert loss.array == pytest.approx(-(row * target * log_p).sum(), rel=1e-5)
+    expected = row * (np.exp(log_p) - target)
+    np.testing.assert_allclose(logits.grad.astype(np.float64), expected, rtol=TOLERANCE[dtype], atol=1e-3)
+
+
 # ---- gradients of gradients go to Chainer ----
 
 RNG = np.random.default_rng(0)

@@ -55,19 +55,38 @@ def test_pictures_are_reproducible(tmp_path, n_epoch):
         folder.mkdir()
         curves.draw_curves(runs, folder, dashed=['base'])
         confusion.draw_confusion(runs[0], folder)
-    for name in ('loss.png', 'accuracy.png', 'confusion.png'):
+    for name in ('loss.png', 'accuracy.png', 'confusion_net.png'):
         assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
         with Image.open(tmp_path / 'a' / name) as image:
             assert 1400 <= image.width <= 1700
             assert 900 <= image.height <= 1600
-            assert not set(image.info) - {'dpi'}
-    assert sorted(path.name for path in (tmp_path / 'a').iterdir()) == ['accuracy.png', 'confusion.png', 'loss.png']
+            assert image.info.keys() == {'dpi', 'Software'}
+    assert sorted(path.name for path in (tmp_path / 'a').iterdir()) == ['accuracy.png', 'confusion_net.png', 'loss.png']
 
 
 def test_pyplot_is_left_alone(tmp_path):
     sys.modules.pop('matplotlib.pyplot', None)
     curves.draw_curves([fake_run(tmp_path, 'net', fake_log(2))], tmp_path)
     assert 'matplotlib.pyplot' not in sys.modules
+
+
+def test_validation_lines_are_called_so(tmp_path):
+    run = fake_run(tmp_path, 'net', fake_log(5))
+    log = [{key.replace('test_', 'val_'): value for key, value in entry.items()} for entry in run.log]
+    test = {'epoch': 4, 'accuracy': 0.5, 'loss': 1.5, 'confusion': np.eye(10, dtype=int).tolist()}
+    run.summary['dataset']['n_validation'] = 500
+    run = Run(run.path, 'net', run.config, log, run.summary)
+    figure = curves._curve_figure([run], 'accuracy', [])
+    np.testing.assert_allclose(curves_of(figure)[1].get_ydata(), [100 * entry['val_accuracy'] for entry in log])
+    assert legend_of(figure)[0].startswith('net validation, last ')
+    assert '50,000 training, 500 validation and 10,000 test images' in figure.get_suptitle()
+    title = confusion._confusion_figure(run, CLASSES, np.eye(10)).get_suptitle()
+    assert 'after epoch 5' in title and '10 of 10 validation images right' in title
+    run.summary['test'] = test
+    assert legend_of(curves._curve_figure([run], 'accuracy', []))[0].endswith('; test 50.0 %')
+    assert legend_of(curves._curve_figure([run], 'loss', []))[0].endswith('; test 1.500')
+    title = confusion._confusion_figure(run, CLASSES, np.eye(10)).get_suptitle()
+    assert 'after epoch 4' in title and '10 of 10 test images right' in title
 
 
 def test_test_lines_are_strong_and_baselines_dashed(tmp_path):

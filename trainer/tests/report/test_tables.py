@@ -84,6 +84,29 @@ def test_table(tmp_path):
     assert '<sup>2</sup> Broken off, or still running.' in '\n'.join(notes)
 
 
+def test_table_says_what_was_chosen_on_what(tmp_path):
+    """Of a run with validation images: the test at the best epoch, scored once; a dash while it goes on."""
+    folders = [make_run(tmp_path / name, 'net', 3) for name in ('done', 'going')]
+    for folder in folders:
+        text = (folder / 'log.jsonl').read_text()
+        (folder / 'log.jsonl').write_text(text.replace('"test_', '"val_'))
+        summary = read_run(folder).summary
+        summary['dataset']['n_validation'] = 40
+        if folder.name == 'done':
+            summary |= {'test': {'epoch': 1, 'accuracy': 0.4875, 'chosen_on': 'validation'}, 'stopped_early': 3}
+        write_summary(folder, summary)
+    runs = [read_run(path) for path in folders]
+    assert [(run.watched, run.best['epoch']) for run in runs] == [('val', 1), ('val', 1)]
+    text = tables.table(runs)
+    done, going = map(cells, text.splitlines()[2:4])
+    assert done[6:8] == ['–', '48.75 % (1)<sup>1</sup>']
+    assert going[6:8] == ['–', '– (1)<sup>1</sup>']
+    assert '<sup>1</sup> The epoch is picked on 40 validation images, the test images are scored once.' in text
+    assert 'Stopped early: no better epoch came.' in text
+    assert 'which flatters' not in text
+    assert 'which flatters' in tables.table([*runs, read_run(make_run(tmp_path / 'tested'))])
+
+
 def test_table_of_a_run_without_a_summary(tmp_path):
     folder = make_run(tmp_path / 'run')
     (folder / 'summary.json').unlink()
@@ -135,7 +158,7 @@ def test_command(tmp_path, capsys):
     assert all(line.startswith(('|', '<sup>', 'Last', '')) for line in out.splitlines())
     assert 'torn' in err
     assert 'torn' not in out
-    assert sorted(path.name for path in output.iterdir()) == ['accuracy.png', 'confusion.png', 'loss.png']
+    assert sorted(path.name for path in output.iterdir()) == ['accuracy.png', 'confusion_net.png', 'loss.png']
     assert readme.read_text() == f'<!-- results -->\n\n{out}\n<!-- /results -->\n'
 
 

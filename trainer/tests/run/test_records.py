@@ -100,12 +100,16 @@ def test_a_malformed_log_is_refused(tmp_path, line, fault):
     'summary, fault',
     [
         ('{\n"model": 3}', 'model is 3, expected a text'),
-        ('{\n"model": "a",\n}', 'line 3: not JSON'),
+        ('{\n"model": "a"\n"run"}', 'line 3: not JSON'),
         ('{"confusion": [[1, 2], [3]], "classes": ["a", "b"]}', 'expected a square matrix of counts'),
         ('{"confusion": [[1, -2], [3, 4]], "classes": ["a", "b"]}', 'expected a square matrix of counts'),
         ('{"confusion": [[1]], "classes": ["a", "b"]}', 'confusion has 1 rows, expected one for each of 2 classes'),
         ('{"dataset": {"n_train": "many"}}', "dataset: n_train is 'many', expected a count"),
         ('{"best": {"test_accuracy": -1}}', 'best: test_accuracy is -1'),
+        ('{"last": {"val_accuracy": 2}}', 'last: val_accuracy is 2'),
+        ('{"test": {"accuracy": 2}}', 'test: accuracy is 2'),
+        ('{"test": {"confusion": [[1]]}, "classes": ["a", "b"]}', 'confusion has 1 rows, expected one for each of 2'),
+        ('{"stopped_early": "yes"}', "stopped_early is 'yes', expected a count"),
         ('null', 'None is not an object'),
     ],
 )

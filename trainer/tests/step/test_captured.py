@@ -38,6 +38,7 @@ needs_compiler = pytest.mark.skipif(not has_compiler(), reason='no g++ to compil
 N_IMAGE, N_CLASS = 30, 4
 SIZES = Sizes.of(12)
 HALF = np.dtype(np.float16)
+WEIGHTS = np.array([0.5, 3, 1, 1.5], np.float32)  # of the classes
 
 
 class Net(chainer.Chain):
@@ -155,6 +156,7 @@ def weights(updater):
         {'divide': 2},
         {'optimizer': 'nesterov'},
         {'smoothing': 0.1, 'ema': 0.9, 'multipliers': 'out=10,conv=0'},
+        {'class_weight': WEIGHTS, 'dtype': HALF},
         {'frozen': 'conv,layer'},
         {'frozen': 'conv,layer,two/bn,fc', 'dtype': HALF, 'multipliers': 'out=2'},
     ],
@@ -176,6 +178,7 @@ def test_replays_do_what_python_does(options):
         {'smoothing': 0.2, 'multipliers': 'out=3,layer=0.5'},
         {'frozen': 'conv,layer'},
         {'frozen': 'one/bn,out'},
+        {'class_weight': WEIGHTS, 'divide': 2, 'smoothing': 0.1},
         {'mixing': Mixing(3, (12, 12), mixup=1.0)},
         {'mixing': Mixing(3, (12, 12), cutmix=1.0), 'divide': 2, 'smoothing': 0.1},
     ],

@@ -71,14 +71,14 @@ class Net(chainer.Chain):
         return self.fc(F.mean(F.relu(self.conv(x)), axis=(2, 3)))
 
 
-def run(n=3, divide=1, smoothing=0.0, mixing=None):
+def run(n=3, divide=1, **settings):
     model = Net()
     updater = Updater(
         EpochIterator(20, 10, seed=5),
         MomentumSGD(lr=0.1, momentum=0.9).setup(model),
         lambda batch, device: (IMAGES[batch.index], LABELS[batch.index]),
         chainer.get_device('@numpy'),
-        UpdateSettings(5, divide=divide, smoothing=smoothing, mixing=mixing),
+        UpdateSettings(5, divide=divide, **settings),
     )
     seen = []
     for _ in range(n):
@@ -90,16 +90,19 @@ def run(n=3, divide=1, smoothing=0.0, mixing=None):
 
 @pytest.mark.parametrize('alphas', [{'mixup': 0.5}, {'cutmix': 1.0}], ids=str)
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])
-def test_loss_and_accuracy_are_the_shares_of_both_labels(alphas, smoothing):
+@pytest.mark.parametrize('weights', [None, np.array([0.5, 2, 1, 3], np.float32)], ids=['even', 'weighted'])
+def test_loss_and_accuracy_are_the_shares_of_both_labels(alphas, smoothing, weights):
     mixing = Mixing(5, (6, 8), **alphas)
-    ((loss, accuracy),), _ = run(1, smoothing=smoothing, mixing=mixing)
+    ((loss, accuracy),), _ = run(1, smoothing=smoothing, mixing=mixing, class_weight=weights)
     index = EpochIterator(20, 10, seed=5).next().index
     mix = mixing.draw(0, 10)
     a, b = LABELS[index], LABELS[index][mix.partner]
     y = Net()(mix.apply(IMAGES[index], IMAGES[index][mix.partner])).array.astype(float)
     log_p = y - np.log(np.exp(y).sum(axis=1, keepdims=True))
-    target = mix.share * np.eye(4)[a] + (1 - mix.share) * np.eye(4)[b]
-    target = (1 - smoothing) * target + smoothing / 4
+    targets = (1 - smoothing) * np.eye(4) + smoothing / 4  # of each class
+    if weights is not None:
+        targets *= weights[:, None]
+    target = mix.share * targets[a] + (1 - mix.share) * targets[b]
     assert loss == pytest.approx(-(target * log_p).sum(axis=1).mean(), rel=1e-5)
     hits = mix.share * (y.argmax(1) == a) + (1 - mix.share) * (y.argmax(1) == b)
     assert accuracy == pytest.approx(hits.mean(), rel=1e-6)
@@ -111,3 +114,26 @@ def test_a_divided_batch_is_mixed_as_the_whole(alphas):
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
     np.testing.assert_allclose(divided.conv.W.array, model.conv.W.array, rtol=1e-4, atol=1e-6)
     assert whole != run()[0]
+
+
+@pytest.mark.parametrize('engine', ['fused', 'plain'])
+def test_class_weights_change_gradients_as_the_formula_says(engine):
+    """A step of plain gradient descent: each row's gradient counts with the weight of its class."""
+    weights = np.array([0.5, 2, 1, 3], np.float32)
+    index = EpochIterator(20, 10, seed=5).next().index
+    model = Net()
+    y = model(IMAGES[index])
+    p = np.exp(y.array) / np.exp(y.array).sum(axis=1, keepdims=True)
+    gy = weights[LABELS[index]][:, None] * (p - np.eye(4)[LABELS[index]]) / 10
+    y.grad = gy.astype(np.float32)
+    model.cleargrads()
+    y.backward()
+    with chainer.using_config('engine', engine):
+        _, trained = run(1, class_weight=weights)
+        _, divided = run(1, class_weight=weights, divide=3)
+        _, even = run(1)
+    for name, parameter in model.namedparams():
+        stepped = parameter.array - 0.1 * parameter.grad
+        np.testing.assert_allclose(dict(trained.namedparams())[name].array, stepped, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(dict(divided.namedparams())[name].array, stepped, rtol=1e-4, atol=1e-6)
+        assert not np.allclose(dict(even.namedparams())[name].array, stepped, rtol=1e-4, atol=1e-6)

@@ -24,10 +24,11 @@ __device__ inline float over_block(float value, bool is_maximum, float* shared) 
 
 // log_sum (N,): log of the sum of exp(x); loss and coefficient: single numbers, the mean loss of the labelled rows and
 // 1 / their number.  A row labelled -1 does not count.  A block a row; the last to finish adds up.
-// The target is 1 - smoothing at the label, plus smoothing / n_class everywhere.
+// The target is 1 - smoothing at the label, plus smoothing / n_class everywhere.  weights (n_class,), if given, multiply
+// the loss of a row by the one of its label.
 extern "C" __global__ void cross_entropy(
-    const T* x, long long ld, const int* t, int n_class, int N, float smoothing, float* log_sum, float* row_loss,
-    unsigned* counter, float* loss, float* coefficient) {
+    const T* x, long long ld, const int* t, int n_class, int N, float smoothing, const float* weights, float* log_sum,
+    float* row_loss, unsigned* counter, float* loss, float* coefficient) {
     __shared__ float shared[N_LOSS_THREAD];
     __shared__ bool is_last;
     const T* row = x + blockIdx.x * ld;
@@ -45,6 +46,7 @@ extern "C" __global__ void cross_entropy(
         log_sum[blockIdx.x] = largest + logf(sum);
         float losses = label < 0 ? 0.0f : largest + logf(sum) - to_float(row[label]);
         if (smoothing > 0 && label >= 0) losses = (1 - smoothing) * losses + smoothing * (logf(sum) - mean);
+        if (weights && label >= 0) losses *= weights[label];
         row_loss[blockIdx.x] = losses;
         __threadfence();
         is_last = atomicAdd(counter, 1u) == gridDim.x - 1;
@@ -67,16 +69,18 @@ extern "C" __global__ void cross_entropy(
     }
 }
 
-// gx = (softmax(x) - target) * coefficient * gy
+// gx = (softmax(x) - target) * coefficient * gy, times the weight of the row's label if there are weights
 extern "C" __global__ void cross_entropy_gradient(
-    const T* x, long long ld, const int* t, int n_class, float smoothing, const float* log_sum,
+    const T* x, long long ld, const int* t, int n_class, float smoothing, const float* weights, const float* log_sum,
     const float* coefficient, const float* gy, T* gx, long long n_element) {
     const float at_label = 1 - smoothing, everywhere = smoothing / n_class;
     for (long long i = global_thread(); i < n_element; i += n_global_thread()) {
         const long long n = i / n_class;
         const int c = i % n_class;
         const float probability = expf(to_float(x[n * ld + c]) - log_sum[n]);
-        from_float(t[n] < 0 ? 0.0f : (probability - (c == t[n]) * at_label - everywhere) * *coefficient * *gy, gx[i]);
+        float gradient = t[n] < 0 ? 0.0f : (probability - (c == t[n]) * at_label - everywhere) * *coefficient * *gy;
+        if (weights && t[n] >= 0) gradient *= weights[t[n]];
+        from_float(gradient, gx[i]);
     }
 }
 

@@ -10,6 +10,7 @@ from PIL import Image
 from trainer import InputError
 from trainer.data.datasets import load
 from trainer.data.datasets.folder import read_folder
+from trainer.data.images import decode, has_plugin
 
 SHARED = Path(os.environ.get('SQUEEZE_NET_DATA', Path(__file__).resolve().parents[5] / 'shared' / 'data'))
 
@@ -108,7 +109,9 @@ def test_turned_pictures_are_set_upright(tmp_path):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'train/cow/a.png': picture(1)}, r"class 'cow' is in only one of train and test"),
+        ({'test/cow/a.png': picture(1)}, r"class 'cow' of test has no training images"),
+        ({'val/cow/a.png': picture(1)}, r"class 'cow' of val has no training images"),
+        ({'val/cow/a.png': picture(1), 'Dev/cow/a.png': picture(1)}, r'holds both Dev and val; expected one'),
         ({'train/cat/a.png': picture(1)[:40]}, r'train/cat/a\.png cannot be read as an image'),
         ({'train/cat/a.png': b''}, r'train/cat/a\.png cannot be read as an image'),
     ],
@@ -130,7 +133,7 @@ def test_places_without_the_set(tmp_path):
         (None, r'needs --data DIR'),
         (tmp_path / 'nowhere', r'does not exist'),
         (tmp_path / 'file', r'neither a folder nor a \.tar'),
-        (tmp_path, r'holds no images as train/<class>/\*'),
+        (tmp_path, r'holds no images; expected train/<class>/\* and test/<class>/\*, or <class>/\*'),
     ):
         with pytest.raises(InputError, match=message):
             read_folder(place)
@@ -169,3 +172,163 @@ def test_a_file_that_an_archive_holds_twice_counts_once(tmp_path):
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     assert_is_the_set(read_folder(tmp_path / 'pets.tar'))
+
+
+# Folders as people have them
+
+
+def tree(folder, *names):
+    """Images of a grey level each, which counts up; other files as they are."""
+    for level, name in enumerate(names):
+        write(folder, {name: picture(level) if name.lower().endswith(('png', 'jpg')) else b'text'})
+    return folder
+
+
+def grey(split):
+    """The level of each image, class by class."""
+    return [split.images[split.labels == label, 0, 0, 0].tolist() for label in range(split.labels.max() + 1)]
+
+
+def as_read(place, in_memory, **options):
+    """Levels of train, validation and test, the classes, and the notes."""
+    data = read_folder(place, preprocess='experiment' if in_memory else 'torchvision', **options)
+    assert hasattr(data.train, 'images') == in_memory
+    if in_memory:
+        splits = [None if part is None else grey(part) for part in (data.train, data.validation, data.test)]
+    else:
+        splits = [None if part is None else streamed(part) for part in (data.train, data.validation, data.test)]
+    return splits, data.classes, '\n'.join(data.notes)
+
+
+def streamed(source):
+    levels = [int(np.asarray(decode(source.read(i)))[0, 0, 0]) for i in range(len(source))]
+    return [
+        [v for v, t in zip(levels, source.labels, strict=True) if t == label]
+        for label in range(source.labels.max() + 1)
+    ]
+
+
+both = pytest.mark.parametrize('in_memory', [True, False], ids=['memory', 'streamed'])
+
+
+@both
+@pytest.mark.parametrize('val', ['val', 'valid', 'dev', 'Validation'])
+def test_validation_images_beside_a_test_are_kept_apart(tmp_path, val, in_memory):
+    names = [f'{split}/{name}/1.png' for split in ('Train', val, 'TEST') for name in ('cat', 'dog')]
+    assert as_read(tree(tmp_path, *names), in_memory) == ([[[0], [1]], [[2], [3]], [[4], [5]]], ('cat', 'dog'), '')
+
+
+@both
+def test_a_folder_without_a_test_gives_a_fifth_of_each_class(tmp_path, in_memory):
+    tree(tmp_path, *(f'{name}/{i}.png' for name in ('cat', 'dog') for i in range(10)))
+    (train, none, test), classes, notes = as_read(tmp_path, in_memory)
+    assert classes == ('cat', 'dog') and none is None
+    assert [len(levels) for levels in train + test] == [8, 8, 2, 2]
+    for name, label in (('cat', 0), ('dog', 1)):
+        assert sorted(train[label] + test[label]) == [10 * label + i for i in range(10)], name
+    assert notes == f'{tmp_path} has no test folder: 4 of its 20 images are held out as the test (seed 0)'
+    again, _, _ = as_read(tmp_path, in_memory)
+    other, _, _ = as_read(tmp_path, in_memory, seed=1)
+    assert again == [train, None, test] != other
+
+
+@both
+def test_a_train_folder_alone_gives_the_same(tmp_path, in_memory):
+    tree(tmp_path, *(f'pets/train/{name}/{i}.png' for name in ('cat', 'dog') for i in range(5)))
+    (train, _, test), _, notes = as_read(tmp_path, in_memory)
+    assert [len(levels) for levels in train + test] == [4, 4, 1, 1]
+    assert 'no test folder: 2 of its 10 images' in notes
+
+
+@both
+def test_a_folder_of_validation_images_is_enough_to_validate(tmp_path, in_memory):
+    tree(tmp_path, 'val/cat/1.png', 'val/dog/1.png')
+    (_, _, test), classes, _ = as_read(tmp_path, in_memory, needs_train=False)
+    assert (test, classes) == ([[0], [1]], ('cat', 'dog'))
+    with pytest.raises(InputError, match=r'holds no images as train/<class>/\*'):
+        as_read(tmp_path, in_memory)
+
+
+@both
+def test_images_count_for_their_class_however_deep_they_lie(tmp_path, in_memory):
+    tree(
+        tmp_path,
+        *('train/cat/2019/may/1.png', 'train/cat/3.PNG', 'train/dog/old/1.png', 'test/cat/1.png', 'test/dog/x/1.png'),
+        *('train/.ipynb_checkpoints/1.png', '__MACOSX/train/cat/1.png', 'train/cat/.thumbs/1.png'),
+        *('train/cat/Thumbs.db', 'train/cat/.DS_Store', 'train/dog/desktop.ini'),
+    )
+    splits, classes, notes = as_read(tmp_path, in_memory)
+    assert splits == [[[0, 1], [2]], None, [[3], [4]]]
+    assert (classes, notes) == (('cat', 'dog'), '')
+
+
+@both
+def test_what_is_left_out_is_counted_and_named(tmp_path, in_memory):
+    tree(
+        tmp_path,
+        *('train/cat/1.png', 'train/dog/1.png', 'test/cat/1.png', 'train/loose.png', 'README.txt'),
+        *('train/cat/a.txt', 'train/cat/b.txt', 'train/dog/film.mp4', 'test/cat/raw.CR2', 'train/dog/1.heic'),
+    )
+    _, _, notes = as_read(tmp_path, in_memory)
+    assert notes.split('\n') == [
+        'left out: 1 images that lie in no folder of a class',
+        *([] if has_plugin() else ['left out: 1 .heic files; pip install pillow-heif, and they are read']),
+        'left out: files that are no images: 2 .txt, 1 .cr2, 1 .mp4',
+        'test has no images of 1 of the classes: dog',
+    ]
+
+
+@both
+def test_photos_of_trains_are_no_split(tmp_path, in_memory):
+    tree(tmp_path, *(f'{name}/{i}.png' for name in ('plane', 'train') for i in range(5)))
+    _, classes, _ = as_read(tmp_path, in_memory)
+    assert classes == ('plane', 'train')
+
+
+@both
+def test_tiny_imagenets_layout(tmp_path, in_memory):
+    tree(
+        tmp_path,
+        *('tiny/train/n02/images/n02_0.JPEG.jpg', 'tiny/train/n01/images/n01_0.jpg', 'tiny/test/images/test_0.jpg'),
+        *('tiny/val/images/val_0.jpg', 'tiny/val/images/val_1.jpg'),
+    )
+    write(tmp_path, {'tiny/val/val_annotations.txt': b'val_0.jpg\tn02\t0\t0\t9\t9\nval_1.jpg\tn01\t0\t0\t9\t9\n'})
+    write(tmp_path, {'tiny/train/n01/n01_boxes.txt': b'n01_0.jpg\t0\t0\t9\t9\n'})
+    splits, classes, notes = as_read(tmp_path, in_memory)
+    assert splits == [[[1], [0]], None, [[4], [3]]]
+    assert classes == ('n01', 'n02')
+    assert 'the 1 images of test, which have no classes' in notes
+
+
+@both
+def test_images_without_folders_of_classes(tmp_path, in_memory):
+    with pytest.raises(InputError, match=r'holds 2 images in no folder of a class; expected train/<class>/\*'):
+        as_read(tree(tmp_path, '1.png', '2.png'), in_memory)
+    with pytest.raises(InputError, match=r'holds no images; .* \(files that are no images: 1 \.mp4\)'):
+        as_read(tree(tmp_path / 'films', 'cat/1.mp4'), in_memory)
+
+
+@pytest.mark.parametrize('content', [b'', b'<html>', picture(1)[:40]])
+def test_unreadable_images_are_left_out_if_asked(tmp_path, content):
+    place = write(tmp_path / 'x', FILES | {'train/cat/broken.png': content})
+    with pytest.raises(
+        InputError, match=r'train/cat/broken\.png cannot be read as an image.*--unreadable skip goes on'
+    ):
+        read_folder(place)
+    data = read_folder(place, unreadable='skip')
+    assert_is_the_set(data)
+    assert data.notes[-1].startswith('1 images could not be read and are left out: ')
+    assert 'train/cat/broken.png' in data.notes[-1]
+
+
+def test_odd_names(tmp_path):
+    names = [
+        'train/a cat, #1/photo (1) ü.png',
+        b'train/dog/\xff.png'.decode('utf-8', 'surrogateescape'),
+        'train/dog/a\nb.png',
+    ]
+    tree(tmp_path, *names, 'test/a cat, #1/x.png', 'test/dog/x.png')
+    for in_memory in (True, False):
+        splits, classes, _ = as_read(tmp_path, in_memory)
+        assert classes == ('a cat, #1', 'dog')
+        assert splits[0][0] == [0] and sorted(splits[0][1]) == [1, 2]

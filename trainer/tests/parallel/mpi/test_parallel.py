@@ -73,6 +73,25 @@ def test_mixed_pictures_and_parts_are_the_same_too(tmp_path):
     assert_same_training(tmp_path / 'two', tmp_path / 'one', rtol=1e-9)
 
 
+def test_validation_patience_and_class_weights_are_the_same_too(tmp_path):
+    flags = ['-e', 6, '--schedule', 'constant', '--validation', '20%', '--class_weights', 'balanced', '--patience', 2]
+    flags += ['--precision', 'float64', '--freeze', '*bn*', '--checkpoint_minutes', 0]
+    finish(0, '-p', tmp_path / 'one', *flags)
+    text = finish(3, '-p', tmp_path / 'three', *flags)
+    assert text.count('validation: 24 of 120 training images are held out') == 1
+    one, three = (json.loads((tmp_path / name / RUN / 'summary.json').read_text()) for name in ('one', 'three'))
+    assert np.sum(three['test']['confusion']) == 70 and np.sum(three['confusion']) == 24
+    assert three['test']['confusion'] == one['test']['confusion']
+    assert three['test']['loss'] == pytest.approx(one['test']['loss'], rel=1e-9)
+    assert [three.get(key) for key in ('stopped_early', 'finished')] == [one.get('stopped_early'), True]
+    for mine, theirs in zip(log(tmp_path / 'three'), log(tmp_path / 'one'), strict=True):
+        for key in 'train_loss', 'val_loss', 'val_accuracy':
+            assert mine[key] == pytest.approx(theirs[key], rel=1e-9), key
+    before = (tmp_path / 'three' / RUN / 'summary.json').read_text()
+    assert 'only drawn again' in finish(2, '-p', tmp_path / 'three', *flags, '--resume')
+    assert (tmp_path / 'three' / RUN / 'summary.json').read_text() == before
+
+
 def test_batches_that_do_not_divide(tmp_path):
     flags = ['--iterations', 12, '-b', 13, '--precision', 'float64', '--freeze', '*bn*', '--checkpoint_minutes', 0]
     finish(0, '-p', tmp_path / 'one', *flags)
