@@ -5,6 +5,8 @@ Source: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural ne
 
 from __future__ import annotations
 
+from typing import Any
+
 import chainer
 from chainer.optimizer import UpdateRule
 
