@@ -22,6 +22,8 @@ from PIL import Image
 
 from trainer.data.datasets.cifar import CIFAR10
 
+pytestmark = pytest.mark.journeys
+
 TRAIN = ['-e', '1', '-b', '10', '--size', '32', '--limit', '2', '-p', 'out', '--run', 'run', '-g', '-1']
 
 
@@ -209,7 +211,6 @@ runpy.run_path(main, run_name='__main__')
 """
 
 
-@pytest.mark.journeys
 def test_a_mirror_is_used_when_the_first_address_has_nothing(tmp_path, usual):
     archive = tmp_path / 'served' / tar_gz(tmp_path / 'served')
     handler = partial(SimpleHTTPRequestHandler, directory=str(archive.parent))

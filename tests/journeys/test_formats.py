@@ -13,7 +13,10 @@ from substitutions import DATA
 
 from squeeze_net import weights
 
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f'no published weights: {DATA} is not there')
+pytestmark = [
+    pytest.mark.journeys,
+    pytest.mark.skipif(not DATA.is_dir(), reason=f'no published weights: {DATA} is not there'),
+]
 PHOTO = DATA / 'imagenet-sample/images/n01440764_tench.JPEG'
 PUBLISHED = DATA / 'weights/squeezenet_v1.1.caffemodel'
 
@@ -71,7 +74,6 @@ def test_the_same_answer(path, published):
     assert found == published and found['top'][0]['name'] == 'tench'
 
 
-@pytest.mark.journeys
 def test_the_same_values(path, tensors, tmp_path):
     said = command('squeeze_net.weights', path, tmp_path / 'converted.npz', '--preprocess', 'caffe')
     assert 'squeezenet_v1.1, 1,235,496 parameters, 1,000 classes' in said

@@ -319,7 +319,14 @@ def test_make(line, home, cache):
         assert lines, f'{line} trains nothing: say in LISTED why it is not run'
 
 
-@pytest.mark.parametrize('code', [pytest.param(code, id=page) for page, code in documents.python_blocks()])
+# trainer/tests/test_readme.py runs the block that the README shares with trainer/README.md.
+@pytest.mark.parametrize(
+    'code',
+    [
+        pytest.param(code, id=page, marks=pytest.mark.journeys if page == 'README.md' else ())
+        for page, code in documents.python_blocks()
+    ],
+)
 def test_block_of_python(code, home, cache):
     provide(re.findall(r"'([\w./]+)'", code), home)
     done = execute(['python', '-c', code], home, cache)

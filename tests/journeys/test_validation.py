@@ -64,7 +64,7 @@ def test_validation_chooses_and_a_killed_run_gives_the_same(tmp_path):
     table = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
     assert f'{test["accuracy"]:.2%} ({best["epoch"]})'.replace('%', ' %') in table
     assert 'The epoch is picked on 20 validation images, the test images are scored once.' in table
-    assert (tmp_path / 'img/confusion.png').exists()
+    assert (tmp_path / 'img/confusion_r.png').exists()
 
 
 @pytest.fixture(scope='module')

@@ -18,6 +18,8 @@ from squeeze_net.compression import __main__ as compression
 from squeeze_net.weights import Weights, tensors_of
 from squeeze_net.weights import __main__ as convert
 
+pytestmark = pytest.mark.journeys
+
 OWN = sorted([*ROOT.glob('results/**/weights_*.npz'), *ROOT.glob('results/**/*.sqz')])
 FIRES = (3, 4, 6, 7, 9, 10, 11, 12)  # what torchvision calls fire2 .. fire9 of v1.1
 
@@ -188,7 +190,6 @@ def test_own_weights_open_in_every_command(path, data, tmp_path, capsys):
             np.testing.assert_array_equal(tensor, expected[name], err_msg=f'{written} {name}')
 
 
-@pytest.mark.journeys
 @pytest.mark.parametrize('path', OWN[:1] + OWN[-1:], ids=lambda path: str(path.relative_to(ROOT)))
 def test_own_weights_open_as_their_users_type_it(path, data, tmp_path):
     for module, arguments, shown in commands(path, data, tmp_path):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 100_000_000
-MAX_RATIO = 1000  # of the longer side to the shorter one
+MAX_RATIO = 100  # of the longer side to the shorter one
 JUNK = ('thumbs.db', 'desktop.ini', 'icon\r')  # which systems put beside photos
 ORIENTATION = 0x0112  # the tag of EXIF; values from 5 on lie on their side
 
@@ -71,7 +71,7 @@ def is_image_name(name: str) -> bool:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is for systems and programs, not for people."""
-    return name.startswith('.') or name == '__MACOSX' or name.lower() in JUNK
+    return name.startswith('.') or name in ('__MACOSX', '@eaDir') or name.lower() in JUNK
 
 
 def format_of(raw: bytes) -> Format | None:
@@ -105,7 +105,7 @@ def decode(raw: bytes, suffices: Callable[[int, int], tuple[float, float]] | Non
             if width * height > MAX_PIXELS:
                 raise InputError(f'{width} x {height} px, more than {MAX_PIXELS:,}')
             if max(image.size) > MAX_RATIO * min(image.size):
-                raise InputError(f'{width} x {height} px: one side is more than {MAX_RATIO:,} times the other')
+                raise InputError(f'{width} x {height} px: one side is more than {MAX_RATIO} times the other')
             orientation = _orientation(image)
             if suffices is not None:
                 least = suffices(*((height, width) if orientation >= 5 else (width, height)))

@@ -111,7 +111,7 @@ class Stream:
 def read_splits(place: Path, kind: Kind, limit: int | None = None, needs_train: bool = True) -> Stream:
     """`train`, `val` and `test` of a folder, with the names of `synset_words.txt` or `classes.txt` in it, if there.
 
-    Without a test, the validation images are the test.
+    Without a test, the validation images are the test; so they are beside a test without labels, as Caffe's test.txt.
 
     Args:
         place: the folder.
@@ -136,6 +136,9 @@ def read_splits(place: Path, kind: Kind, limit: int | None = None, needs_train: 
             which = f'the class {odd[0]!r} is in only one' if odd else 'the classes have another order in one'
             both = f'{paths[name].name} and {paths[other].name}'
             raise InputError(f'{place}: {which} of {both}; both need the same classes')
+    notes = []
+    if {'val', 'test'} <= splits.keys() and len(np.unique(splits['test'].labels)) == 1:
+        notes.append(f'{paths["test"].name} is left out: all its labels are {splits.pop("test").labels[0]}')
     n_class = max(int(split.labels.max()) for split in splits.values()) + 1
     test = 'test' if 'test' in splits else 'val'
     data = Stream(
@@ -146,6 +149,7 @@ def read_splits(place: Path, kind: Kind, limit: int | None = None, needs_train: 
         source=f'{kind.text} of {place.resolve().name}',
         is_jpeg=any(map(_is_jpeg, splits.values())),
         validation=splits.get('val') if test == 'test' else None,
+        notes=tuple(notes),
     )
     return data if limit is None else data.limited(limit)
 

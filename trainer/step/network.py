@@ -60,7 +60,7 @@ def check_logits(y: Any, n: int, n_class: int | None = None) -> None:
         returned, remedy = _described(y)
         raise InputError(f'the network returned {returned}; {expected}: {remedy}')
     if y.ndim == 2 and y.shape[0] == n and n_class in (None, y.shape[1]):
-        if y.dtype.kind != 'f':
+        if y.dtype.kind in 'biu':
             raise InputError(f'the network returned {y.dtype}; {expected}: leave out what picks a class')
         return
     if y.ndim == 4:

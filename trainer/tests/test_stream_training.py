@@ -295,3 +295,18 @@ def test_the_engine_of_a_gpu_trains_uncaptured(places, tmp_path, precision):
     run(tmp_path / 'cpu', data, Net(), epoch=2)
     losses = [[entry['train_loss'] for entry in read_log(path)] for path in (tmp_path, tmp_path / 'cpu')]
     np.testing.assert_allclose(*losses, rtol=1e-3 if precision == 'auto' else 0.1)
+
+
+def test_lists_with_validation_and_test_images(tmp_path):
+    for name, labels in (('train', (0, 1)), ('val', (0, 1, 1)), ('test', (1, 0, 1, 1))):
+        (tmp_path / f'{name}.txt').write_text(''.join(f'{i}.jpg {label}\n' for i, label in enumerate(labels)))
+    data = load('imagelist', tmp_path)
+    assert [len(part.labels) for part in (data.train, data.validation, data.test)] == [2, 3, 4]
+    (tmp_path / 'test.txt').write_text('0.jpg 0\n1.jpg 0\n')  # as Caffe's, which have no labels
+    data = load('imagelist', tmp_path)
+    assert data.validation is None and len(data.test.labels) == 3
+    assert data.notes == ('test.txt is left out: all its labels are 0',)
+    (tmp_path / 'train.txt').unlink()
+    assert len(load('imagelist', tmp_path, needs_train=False).test.labels) == 3
+    with pytest.raises(InputError, match=r'train\.txt does not exist'):
+        load('imagelist', tmp_path)

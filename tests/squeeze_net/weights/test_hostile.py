@@ -236,7 +236,10 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize('lie', LIES)
+SLOW = {'onnx, empty texts'}  # millions of parts are counted
+
+
+@pytest.mark.parametrize('lie', [pytest.param(lie, marks=pytest.mark.long if lie in SLOW else ()) for lie in LIES])
 def test_lies(lie):
     suffix, raw, match = LIES[lie]
     refuse(raw, suffix, match)
@@ -266,7 +269,7 @@ def test_entries_outside_their_layer():
         net.decode(bytes(lying), [(4, 3, 3, 3)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_little_fuzzing():
     """What `make fuzz` does with 100,000 files a reader, with 100."""
     done = subprocess.run(

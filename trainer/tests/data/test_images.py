@@ -117,7 +117,7 @@ def test_a_broken_exif_does_not_break_the_image():
     assert decode(raw).size == (32, 24)
 
 
-@pytest.mark.parametrize('size', [(100_000, 1), (1, 100_000), (1001, 1)])
+@pytest.mark.parametrize('size', [(100_000, 1), (1, 100_000), (101, 1)])
 def test_a_strip_is_no_photo(size):
-    with pytest.raises(InputError, match=r'one side is more than 1,000 times the other'):
+    with pytest.raises(InputError, match=r'one side is more than 100 times the other'):
         decode(encoded(Image.new('L', size)))

@@ -1,6 +1,7 @@
 """What is not a network of logits is refused in one sentence; errors of its own code stay what they are."""
 
 import chainer
+import ml_dtypes
 import numpy as np
 import pytest
 from chainer import Sequential
@@ -170,3 +171,8 @@ def test_what_shows_in_training_alone_is_refused_then(kind, tmp_path):
     config = trainer.Config(model='net', size=SIZE, epoch=1, batch=4, save_path=str(tmp_path))
     with pytest.raises(InputError, match=message):
         trainer.train(Net(compute), trainer.datasets.load('shapes', limit=1), config)
+
+
+def test_logits_of_half_precision_are_logits():
+    for dtype in ('float16', ml_dtypes.bfloat16, 'float64'):
+        check_logits(chainer.Variable(np.zeros((2, 3), dtype)), 2, 3)
