@@ -143,8 +143,7 @@ def build(
     freeze(model, config.freeze)
 
     # Updater
-    obstacle = 'the size of the pictures changes' if config.smaller_sizes else None
-    kind = choose_updater(optimizer, obstacle or data.capture_obstacle or ranks.capture_obstacle)
+    kind = choose_updater(optimizer, config.capture_obstacle or data.capture_obstacle or ranks.capture_obstacle)
     class_weight = balanced_weights(data.train.labels, data.n_class) if config.class_weights == 'balanced' else None
     updater = _make_updater(kind, iterator, optimizer, pictures, config, ranks, class_weight)
 
@@ -169,7 +168,7 @@ def _on_device(config: Config, ranks: Ranks, obstacle: str | None = None) -> Con
     config = replace(config, gpu=ranks.own_gpu(config.gpu))
     with config.using_precision():
         target = device.open_device(config.gpu)
-    obstacle = obstacle or ranks.capture_obstacle
+    obstacle = obstacle or config.capture_obstacle or ranks.capture_obstacle
     precision = device.choose_precision(target, config.precision, config.engine, config.optimizer, obstacle)
     return replace(config, precision=precision)
 

@@ -87,6 +87,11 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
         """(crop in px, last epoch) of the sizes that training begins with."""
         return read_sizes(self.progressive_size)
 
+    @property
+    def capture_obstacle(self) -> str | None:
+        """Why a GPU cannot capture training iterations, if the settings are in the way."""
+        return 'the size of the pictures changes' if self.smaller_sizes else None
+
     def _usual_size(self) -> int:
         """The experiment's; for images that are cut from files of any size, that of their preprocessing."""
         if self.preprocess in PREPROCESSINGS and self.preprocess != 'experiment' and self.dataset in CUT_FROM_FILES:
