@@ -36,7 +36,7 @@ from trainer.step.captured import choose_updater
 from trainer.step.hooks import GradientHook, MeanGradient
 from trainer.step.mixing import Mixing
 from trainer.step.network import check_call, check_network
-from trainer.step.optimizer import make_optimizer
+from trainer.step.optimizer import Muon, make_optimizer
 from trainer.step.parameters import freeze, multiply_rates
 from trainer.step.updater import Updater, UpdateSettings
 
@@ -137,11 +137,13 @@ def build(
     check_network(model, data.n_class, config.size, pictures.preprocessing.crop)
     optimizer = _set_up_optimizer(model, config, hooks, ranks)
     start.load(optimizer, load_model)
+    if isinstance(optimizer, Muon):
+        optimizer.choose(data.n_class)
     multiply_rates(optimizer, config.lr_multiplier)
     freeze(model, config.freeze)
 
     # Updater
-    kind = choose_updater(optimizer, data.capture_obstacle or ranks.capture_obstacle)
+    kind = choose_updater(optimizer, config.capture_obstacle or data.capture_obstacle or ranks.capture_obstacle)
     class_weight = balanced_weights(data.train.labels, data.n_class) if config.class_weights == 'balanced' else None
     updater = _make_updater(kind, iterator, optimizer, pictures, config, ranks, class_weight)
 
@@ -166,7 +168,7 @@ def _on_device(config: Config, ranks: Ranks, obstacle: str | None = None) -> Con
     config = replace(config, gpu=ranks.own_gpu(config.gpu))
     with config.using_precision():
         target = device.open_device(config.gpu)
-    obstacle = obstacle or ranks.capture_obstacle
+    obstacle = obstacle or config.capture_obstacle or ranks.capture_obstacle
     precision = device.choose_precision(target, config.precision, config.engine, config.optimizer, obstacle)
     return replace(config, precision=precision)
 
@@ -212,7 +214,7 @@ def _open_pictures(
     model: chainer.Chain, data: Data | Stream, config: Config, iterator: EpochIterator, ranks: Ranks
 ) -> Pictures:
     workers = ranks.share_cores(default_workers()) if config.workers is None else config.workers
-    sizes = Sizes.of(config.size, getattr(model, 'fixed_size', False))
+    sizes = Sizes.of(config.size, getattr(model, 'fixed_size', False), config.smaller_sizes)
     pictures = data.pictures(sizes, config.preprocess, config.seed, workers, config.unreadable)
     pictures.decode_ahead(iterator, ranks.share)
     return pictures
@@ -221,7 +223,7 @@ def _open_pictures(
 def _set_up_optimizer(
     model: chainer.Chain, config: Config, hooks: Collection[GradientHook], ranks: Ranks
 ) -> chainer.Optimizer:
-    optimizer = make_optimizer(config.optimizer, config.rate, config.momentum).setup(model)
+    optimizer = make_optimizer(config.optimizer, config.rate, config.momentum, config.muon_lr).setup(model)
     ranks.connect(model, config.sync_bn)
     if ranks.size > 1:
         optimizer.add_hook(MeanGradient(ranks))

@@ -15,6 +15,7 @@ from ml_dtypes import bfloat16
 
 from trainer.config.setting import check_settings, settings_of
 from trainer.config.table import GROUPS, ComputeSettings, DataSettings, RecipeSettings, RunSettings
+from trainer.data.augmentation.sizes import read_sizes
 from trainer.data.holdout import count_held
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.errors import InputError
@@ -63,6 +64,7 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
             count_held(self.validation, 1)
         read_patterns(self.freeze)
         read_multipliers(self.lr_multiplier)
+        self._check_sizes()
         if self.epoch is not None and self.start_epoch > self.epoch:
             raise InputError(f'--start_epoch {self.start_epoch} comes after the last epoch, --epoch {self.epoch}')
         for name in ('train_batch_divide', 'test_batch_divide'):
@@ -72,6 +74,23 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
             raise InputError(f'--grad_dtype {self.grad_dtype} goes with --communicator pure_nccl alone')
         if self.run is not None and (not self.run or self.run != Path(self.run).name):
             raise InputError(f'--run is {self.run!r}; expected the name of a folder below results/')
+
+    def _check_sizes(self) -> None:
+        given = f'--progressive_size {self.progressive_size}'
+        if self.smaller_sizes and self.cutmix:
+            raise InputError(f'{given} and --cutmix do not go together')
+        if self.smaller_sizes and self.epoch is not None and self.smaller_sizes[-1][1] >= self.epoch:
+            raise InputError(f'{given} leaves no epoch of --epoch {self.epoch} for --size {self.size}')
+
+    @property
+    def smaller_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(crop in px, last epoch) of the sizes that training begins with."""
+        return read_sizes(self.progressive_size)
+
+    @property
+    def capture_obstacle(self) -> str | None:
+        """Why a GPU cannot capture training iterations, if the settings are in the way."""
+        return 'the size of the pictures changes' if self.smaller_sizes else None
 
     def _usual_size(self) -> int:
         """The experiment's; for images that are cut from files of any size, that of their preprocessing."""

@@ -14,7 +14,7 @@ from trainer.data.datasets import DATASETS
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.engine import ENGINES
 
-OPTIMIZERS = ('momentum', 'nesterov', 'adam')
+OPTIMIZERS = ('momentum', 'nesterov', 'adam', 'muon')
 SCHEDULES = ('step', 'cosine', 'constant', 'poly', 'factor', 'auto')
 COMMUNICATORS = ('naive', 'flat', 'pure_nccl')
 GRAD_DTYPES = ('float32', 'float16')
@@ -86,6 +86,12 @@ class DataSettings:
         at_least=0,
         is_common=True,
     )
+    progressive_size: str | None = setting(
+        None,
+        'train at PX up to the end of EPOCH, with the last PX before --size: 64=12,96=20; tests are at --size',
+        metavar='PX=EPOCH,...',
+        is_list=True,
+    )
     preprocess: str = setting(
         'experiment',
         f'colours of {", ".join(PREPROCESSINGS)}; for images from files also how they are cut and augmented. '
@@ -144,8 +150,13 @@ class RecipeSettings:
     factor: float = setting(0.94, 'of --schedule factor', at_least=0, at_most=1)
     factor_every: int = setting(1, 'epochs between two multiplications by --factor', at_least=1)
     warmup: float = setting(0.0, 'raise the rate from 0 over the first X epochs', at_least=0)
-    optimizer: str = setting('momentum', 'MomentumSGD, Nesterov momentum or Adam', choices=OPTIMIZERS)
+    optimizer: str = setting(
+        'momentum',
+        'MomentumSGD, Nesterov momentum, Adam, or Muon for the weights inside the network (the rest: Nesterov)',
+        choices=OPTIMIZERS,
+    )
     momentum: float = setting(0.9, 'of the optimizer', at_least=0, below=1)
+    muon_lr: float = setting(0.02, 'of --optimizer muon: the rate at the start of what is orthogonalised', at_least=0)
     weight_decay: float = setting(1e-4, "on all parameters (or the network's own)", at_least=0)
     dropout: float | None = setting(
         None, "ratio of the network's dropout; 0 turns it off (default: the network's own, 0.5)", at_least=0, below=1

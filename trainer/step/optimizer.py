@@ -1,4 +1,4 @@
-"""Momentum SGD and Nesterov's over one flat array of all parameters."""
+"""Momentum SGD and Nesterov's over one flat array of all parameters, and Muon beside them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ import numpy as np
 from trainer import engine
 from trainer.engine.arena import ALIGNMENT, Arena
 from trainer.step.hooks import GradientHook
-from trainer.step.schedule import multiplier_of
+from trainer.step.muon import MuonRule
+from trainer.step.schedule import multiplier_of, scale_rate
 
 CHUNK = 32768  # elements; all that an update touches of them fits the second-level cache
 PARALLEL_FROM = 2**22  # elements; two threads from there on, as more do not make memory faster
+COLOURS = 3  # the columns of a weight that sees pixels
 
 
-def make_optimizer(name: str, lr: float, momentum: float = 0.9) -> chainer.Optimizer:
+def make_optimizer(name: str, lr: float, momentum: float = 0.9, muon_lr: float = 0.02) -> chainer.Optimizer:
     """An optimizer, not yet set up.
 
     Args:
-        name: 'momentum', 'nesterov' or 'adam'.
+        name: 'momentum', 'nesterov', 'adam' or 'muon'.
         lr: the learning rate.
-        momentum: of the first two.
+        momentum: of all but Adam.
+        muon_lr: the learning rate of orthogonalised updates.
     """
     if name == 'adam':
         return chainer.optimizers.Adam(alpha=lr)
+    if name == 'muon':
+        return Muon(lr, momentum, muon_lr)
     return {'momentum': MomentumSGD, 'nesterov': NesterovAG}[name](lr=lr, momentum=momentum)
 
 
 def is_flat(optimizer: chainer.Optimizer) -> bool:
     """Whether it is one of those here, whose update is a kernel on a GPU."""
-    return isinstance(optimizer, _FlatUpdate)
+    return isinstance(optimizer, _FlatUpdate) and optimizer.has_kernel
 
 
 class _FlatUpdate:
@@ -49,6 +54,7 @@ class _FlatUpdate:
     lr: float
     momentum: float
     is_nesterov = False
+    has_kernel = True  # for a GPU
     state: Any = None  # `trainer.engine.cuda.optimizer.State`
     has_rate_on_device = False  # an updater looks after `state`: sets the rate, and advances it
     _arena: Arena | None = None
@@ -151,6 +157,8 @@ class _FlatUpdate:
         )
         if not parameters or not is_possible or not engine.serves(*parameters):
             return False
+        if not self.has_kernel and engine.of(parameters[0]) is not engine.onednn:
+            return False
         gradients = [p.grad for p in parameters]
         arena = self._arena = _make_arena([p.array for p in parameters])
         self._momenta = arena.zeros(len(arena.data), arena.data.dtype)
@@ -226,8 +234,10 @@ def _segments(parameters: list[Any], arena: Arena) -> list[tuple[int, int, float
     segments: list[tuple[int, int, float]] = []
     starts = [part.start for part in arena.slices]
     for parameter, start, stop in zip(parameters, starts, [*starts[1:], len(arena.data)], strict=True):
+        if isinstance(parameter.update_rule, MuonRule):
+            continue
         multiplier = multiplier_of(parameter)
-        if segments and segments[-1][2] == multiplier:
+        if segments and segments[-1][1:] == (start, multiplier):
             start = segments.pop()[0]
         segments.append((start, stop, multiplier))
     return segments
@@ -272,3 +282,45 @@ class NesterovAG(_FlatUpdate, chainer.optimizers.NesterovAG):
     """As `chainer.optimizers.NesterovAG`: v = momentum * v - lr * g; p += momentum^2 * v - (1 + momentum) * lr * g."""
 
     is_nesterov = True
+
+
+class Muon(NesterovAG):
+    """Muon for the weights inside a network, `NesterovAG` for its first and its last layer, for scales and for biases.
+
+    Args:
+        lr: of `NesterovAG`.
+        momentum: of both.
+        muon_lr: of the orthogonalised updates.
+    """
+
+    has_kernel = False
+
+    def __init__(self, lr: float, momentum: float, muon_lr: float) -> None:
+        super().__init__(lr=lr, momentum=momentum)
+        self._ratio = muon_lr / lr
+
+    def choose(self, n_class: int) -> list[str]:
+        """Have the weights inside the network orthogonalised, all but those that see pixels or give logits.
+
+        Args:
+            n_class: the rows of the last weight.
+        Returns:
+            Their paths.
+        """
+        assert self.target is not None
+        chosen = []
+        parameter: Any
+        for path, parameter in self.target.namedparams():
+            if parameter.ndim >= 2 and parameter.shape[1] != COLOURS and parameter.shape[0] != n_class:
+                parameter.update_rule = MuonRule(parent_hyperparam=self.hyperparam)
+                parameter.update_rule.lr_multiplier = self._ratio
+                chosen.append(path)
+        scale_rate(self)
+        return chosen
+
+    def _run_over_chunks(self, n: int) -> None:
+        super()._run_over_chunks(n)
+        decay = self._weight_decay() or 0.0
+        for parameter, weight, gradient, momentum in self._views:
+            if isinstance(rule := parameter.update_rule, MuonRule):
+                rule.apply(weight, gradient + decay * weight, momentum)

@@ -28,12 +28,13 @@ class Net(chainer.Chain):
         with self.init_scope():
             self.conv = links.Convolution2D(3, 8, 5, stride=4)
             self.bn = links.BatchNormalization(8)
+            self.hidden = links.Convolution2D(8, 8, 1)
             self.fc = L.Linear(8, N_CLASS)
 
     def forward(self, x):
         if self.on_forward is not None:
             self.on_forward(chainer.config.train)
-        return self.fc(dropout(F.mean(self.bn(self.conv(x), relu=True), axis=(2, 3)), 0.3))
+        return self.fc(dropout(F.mean(self.hidden(self.bn(self.conv(x), relu=True)), axis=(2, 3)), 0.3))
 
 
 def make_data():
@@ -84,6 +85,7 @@ OPTIONS = [
     {'iterations': 12, 'ema': 0.9, 'smoothing': 0.1},
     {'epoch': 3, 'mixup': 0.2, 'cutmix': 1.0, 'lr_multiplier': 'fc=3'},
     {'epoch': 3, 'ema': 0.99, 'freeze': 'conv,bn', 'optimizer': 'adam', 'lr': 0.01},
+    {'epoch': 4, 'optimizer': 'muon', 'progressive_size': '24=1,28=2', 'mixup': 0.2, 'train_batch_divide': 2},
     {'iterations': 11, 'freeze': 'conv', 'schedule': 'factor', 'factor': 0.5},
 ]
 

@@ -27,6 +27,7 @@ class Sizes(NamedTuple):
         side_max: ... to side_max (both included) before it is cropped.
         test: a test image is resized to this.
         test_crop: the part of the test image, about its centre, that the network sees.
+        smaller: (crop, epoch) of the sizes that training begins with: up to the end of `epoch`, by rising epochs.
     """
 
     crop: int
@@ -34,22 +35,50 @@ class Sizes(NamedTuple):
     side_max: int
     test: int
     test_crop: int
+    smaller: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def of(cls, crop: int = 122, fixed_size: bool = False) -> Sizes:
+    def of(cls, crop: int = 122, fixed_size: bool = False, smaller: tuple[tuple[int, int], ...] = ()) -> Sizes:
         """The sizes that belong to `--size CROP`.
 
         Args:
             crop: 8 .. 1024 px; 32 is the small set, which does not shrink or enlarge its test images.
             fixed_size: the network takes images of the crop's size alone, so its test view is cut to that.
+            smaller: as the attribute.
         Raises:
-            InputError: `crop` is outside its range.
+            InputError: a crop is outside its range, or the network takes one size alone.
         """
         if not SMALLEST <= crop <= LARGEST:
             raise InputError(f'size {crop} is outside {SMALLEST} .. {LARGEST} px')
+        if smaller and fixed_size:
+            raise InputError(
+                '--progressive_size goes with networks that take images of any size, which this one does not'
+            )
+        for earlier, _ in smaller:
+            cls.of(earlier)
         side_min, side_max, test = (32, 36, 32) if crop == SMALL else (crop + 2, crop + 10, crop + TEST_MARGIN)
-        return cls(crop, side_min, side_max, test, crop if fixed_size else test)
+        return cls(crop, side_min, side_max, test, crop if fixed_size else test, smaller)
+
+    def at(self, epoch: int) -> Sizes:
+        """Those of a training epoch, given the epochs completed before it."""
+        return next((Sizes.of(crop) for crop, last in self.smaller if epoch < last), self)
 
     def preprocessing(self, how: Preprocessing) -> Preprocessing:
         """The test view of these sizes, with the colours of `how`."""
         return replace(how, resize='squash', side=self.test, crop=self.test_crop, filter='bilinear')
+
+
+def read_sizes(text: str | None) -> tuple[tuple[int, int], ...]:
+    """`64=12,96=20` -> ((64, 12), (96, 20)).
+
+    Raises:
+        InputError: not of this form, or epochs that do not rise from 1 on.
+    """
+    try:
+        sizes = [tuple(int(number) for number in word.split('=')) for word in (text.split(',') if text else [])]
+        epochs = [epoch for _, epoch in sizes]
+    except ValueError:
+        sizes, epochs = [], [0]
+    if epochs != sorted(set(epochs)) or (epochs and epochs[0] < 1):
+        raise InputError(f'--progressive_size is {text!r}; expected sizes and rising epochs, such as 64=12,96=20')
+    return tuple((crop, epoch) for crop, epoch in sizes)

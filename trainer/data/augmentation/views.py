@@ -24,16 +24,20 @@ class _View(View):
 
     _EPOCHS_KEPT = 2  # a batch may begin in one epoch and end in the next
 
-    def __init__(self, split: tuple[Array, Array], size: int, sides: tuple[int, int], colours: Preprocessing) -> None:
+    def __init__(self, split: tuple[Array, Array], sizes: Sizes, colours: Preprocessing) -> None:
         super().__init__(colours)
         self._images, self._labels = split
-        self._size, self._sides = size, sides
+        self._sizes = sizes
         self._device = chainer.get_device('@numpy')
-        self._drawn: dict[int, Draws] = {}
+        self._drawn: dict[tuple[int, Sizes], Draws] = {}
         self.evaluation: Any = None  # what a GPU has captured of scoring this split, kept by `trainer.captured`
 
-    def draws(self, epoch: int) -> Draws:
-        """One row an image of the split, on the CPU."""
+    def draws(self, epoch: int, sizes: Sizes | None = None) -> Draws:
+        """One row an image of the split, on the CPU, at sizes that need not be those of the epoch."""
+        raise NotImplementedError
+
+    def lengths(self, sizes: Sizes) -> tuple[int, tuple[int, int]]:
+        """Of the pictures, and the least and the largest of the resized images, px."""
         raise NotImplementedError
 
     def resident(self, device: Device, order: Callable[[int], np.ndarray]) -> ResidentView:
@@ -46,28 +50,30 @@ class _View(View):
         with chainer.using_device(device):
             self._move(device)
             split, colours = (self._images, self._labels), self._preprocessing
-            return ResidentView(split, self.draws, order, self._size, self._sides, colours)
+            return ResidentView(split, self.draws, order, *self.lengths(self._sizes), colours)
 
     def _look(self, epoch: np.ndarray, index: np.ndarray, device: Device) -> tuple[Array, Array]:
         self._move(device)
         place = device.send(index)
-        draws = self._draws_of(epoch, place)
-        return warp(self._images[place], draws, self._size, self._sides), self._labels[place]
+        sizes = self._sizes.at(int(epoch[0]) if len(epoch) else 0)  # one size a batch, also where an epoch ends in it
+        draws = self._draws_of(epoch, place, sizes)
+        return warp(self._images[place], draws, *self.lengths(sizes)), self._labels[place]
 
-    def _draws_of(self, epochs: np.ndarray, index: Array) -> Draws:
+    def _draws_of(self, epochs: np.ndarray, index: Array, sizes: Sizes) -> Draws:
         distinct, which = np.unique(epochs, return_inverse=True)
         if len(distinct) <= 1:
-            return take(self._resident_draws(int(distinct[0]) if len(distinct) else 0), index)
-        columns = zip(*(self._resident_draws(int(epoch)) for epoch in distinct), strict=True)
+            return take(self._resident_draws(int(distinct[0]) if len(distinct) else 0, sizes), index)
+        columns = zip(*(self._resident_draws(int(epoch), sizes) for epoch in distinct), strict=True)
         both = Draws(*(self._device.xp.concatenate(column) for column in columns))
         return take(both, self._device.send(which) * len(self._labels) + index)
 
-    def _resident_draws(self, epoch: int) -> Draws:
-        if epoch not in self._drawn:
+    def _resident_draws(self, epoch: int, sizes: Sizes) -> Draws:
+        key = epoch, sizes
+        if key not in self._drawn:
             while len(self._drawn) >= self._EPOCHS_KEPT:
                 del self._drawn[next(iter(self._drawn))]
-            self._drawn[epoch] = Draws(*self._device.send(tuple(self.draws(epoch))))
-        return self._drawn[epoch]
+            self._drawn[key] = Draws(*self._device.send(tuple(self.draws(epoch, sizes))))
+        return self._drawn[key]
 
     def _move(self, device: Device) -> None:
         if device != self._device:
@@ -91,12 +97,17 @@ class TrainView(_View):
     def __init__(
         self, split: tuple[Array, Array], sizes: Sizes, seed: int, colours: Preprocessing = PREPROCESSINGS['experiment']
     ) -> None:
-        super().__init__(split, sizes.crop, (sizes.side_min, sizes.side_max), colours)
-        self._sizes, self._seed = sizes, seed
+        super().__init__(split, sizes, colours)
+        self._seed = seed
 
-    def draws(self, epoch: int) -> Draws:
+    def draws(self, epoch: int, sizes: Sizes | None = None) -> Draws:
         """The draws of one epoch, a row an image of the split, on the CPU."""
-        return draw_train(rng.generator(self._seed, epoch, rng.AUGMENTATION), len(self._labels), self._sizes)
+        generator = rng.generator(self._seed, epoch, rng.AUGMENTATION)
+        return draw_train(generator, len(self._labels), sizes or self._sizes.at(epoch))
+
+    def lengths(self, sizes: Sizes) -> tuple[int, tuple[int, int]]:
+        """Of the crops, and of the images they are cut from, px."""
+        return sizes.crop, (sizes.side_min, sizes.side_max)
 
 
 class TestView(_View):
@@ -113,9 +124,12 @@ class TestView(_View):
     def __init__(
         self, split: tuple[Array, Array], sizes: Sizes, colours: Preprocessing = PREPROCESSINGS['experiment']
     ) -> None:
-        super().__init__(split, sizes.test_crop, (sizes.test, sizes.test), colours)
-        self._sizes = sizes
+        super().__init__(split, sizes._replace(smaller=()), colours)
 
-    def draws(self, epoch: int = 0) -> Draws:
+    def draws(self, epoch: int = 0, sizes: Sizes | None = None) -> Draws:
         """The one view of each image of the split, on the CPU."""
         return draw_test(len(self._labels), self._sizes)
+
+    def lengths(self, sizes: Sizes) -> tuple[int, tuple[int, int]]:
+        """Of the whole image, or of its centre, px."""
+        return self._sizes.test_crop, (self._sizes.test, self._sizes.test)

@@ -1,6 +1,7 @@
 import pytest
 
 from trainer.data.augmentation import Sizes
+from trainer.data.augmentation.sizes import read_sizes
 from trainer.errors import InputError
 
 
@@ -27,3 +28,21 @@ def test_network_of_fixed_size_is_tested_at_its_training_size(crop):
 def test_size_outside_the_range_is_named(crop):
     with pytest.raises(InputError, match=rf'size {crop} is outside 8 \.\. 1024 px'):
         Sizes.of(crop)
+
+
+def test_training_begins_with_smaller_sizes():
+    sizes = Sizes.of(122, smaller=read_sizes('64=2,96=3'))
+    assert [sizes.at(epoch).crop for epoch in range(5)] == [64, 64, 96, 122, 122]
+    assert sizes.at(1) == Sizes.of(64)
+    assert sizes.at(4) is sizes
+
+
+@pytest.mark.parametrize('text', ['64', '64=a', '64=2,96=2', '64=3,96=2', '64=0', '64=1=2', ','])
+def test_other_forms_of_sizes_are_refused(text):
+    with pytest.raises(InputError, match='--progressive_size is'):
+        read_sizes(text)
+
+
+def test_a_network_of_fixed_size_takes_no_smaller_images():
+    with pytest.raises(InputError, match='images of any size'):
+        Sizes.of(122, fixed_size=True, smaller=((64, 2),))

@@ -145,3 +145,14 @@ def test_views_follow_the_device(split):
     assert isinstance(x_gpu, device.xp.ndarray) and isinstance(t_gpu, device.xp.ndarray)
     np.testing.assert_allclose(x_gpu.get(), x, atol=1e-3)
     assert np.array_equal(view(batch)[0], x)
+
+
+def test_a_batch_at_the_change_of_size_is_of_one_size():
+    rng = np.random.default_rng(0)
+    split = rng.integers(0, 256, (6, 3, 32, 32), np.uint8), np.arange(6, dtype=np.int32)
+    growing = TrainView(split, Sizes.of(40, smaller=((24, 1),)), seed=3)
+    small, large = (TrainView(split, Sizes.of(size), seed=3) for size in (24, 40))
+    index = np.array([4, 5, 0, 1])
+    for epochs, like in (([0, 0, 0, 0], small), ([0, 0, 1, 1], small), ([1, 1, 1, 1], large)):
+        batch = Batch(np.array(epochs), index)
+        np.testing.assert_array_equal(growing(batch)[0], like(batch)[0])

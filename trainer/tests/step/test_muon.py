@@ -1,0 +1,63 @@
+import chainer
+import numpy as np
+import pytest
+
+import trainer.functions as F
+import trainer.links as L
+from trainer.step.muon import DECAY, orthogonalise
+from trainer.step.optimizer import Muon
+
+
+@pytest.mark.parametrize('shape', [(16, 16), (16, 96), (96, 16), (1, 5)])
+def test_five_steps_bring_all_singular_values_near_one(shape):
+    matrix = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    result = orthogonalise(matrix, steps=5)
+    assert result.shape == shape
+    u, _, vh = np.linalg.svd(matrix, full_matrices=False)
+    inner = u.T @ result @ vh.T  # diagonal: it turns no singular vector
+    values = np.diag(inner)
+    assert np.abs(inner - np.diag(values)).max() < 1e-3
+    assert (values > 0.6).all() and (values < 1.3).all()
+
+
+class Net(chainer.Chain):
+    def __init__(self):
+        super().__init__()
+        np.random.seed(0)
+        with self.init_scope():
+            self.first = L.Convolution2D(3, 6, 3)
+            self.hidden = L.Convolution2D(6, 8, 3)
+            self.last = L.Linear(8, 4)
+
+    def forward(self, x):
+        return self.last(F.mean(F.relu(self.hidden(F.relu(self.first(x)))), (2, 3)))
+
+
+def gradient(model):
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(6, 3, 8, 8)).astype(np.float32), rng.integers(0, 4, 6).astype(np.int32)
+    model.cleargrads()
+    F.softmax_cross_entropy(model(x), t).backward()
+
+
+@pytest.mark.parametrize('engine', ['fused', 'plain'])
+def test_hidden_weights_are_orthogonalised_and_all_else_is_nesterovs(engine):
+    with chainer.using_config('engine', engine):
+        model, reference = Net(), Net()
+        optimizer = Muon(lr=0.1, momentum=0.9, muon_lr=0.02).setup(model)
+        assert optimizer.choose(n_class=4) == ['/hidden/W']
+        nesterov = chainer.optimizers.NesterovAG(lr=0.1, momentum=0.9).setup(reference)
+        momentum, expected = 0, reference.hidden.W.array.copy()
+        for _ in range(3):
+            reference.hidden.W.array = expected.copy()
+            for one in model, reference:
+                gradient(one)
+            g = reference.hidden.W.grad
+            momentum = 0.9 * momentum + g
+            step = orthogonalise((g + 0.9 * momentum).reshape(8, -1)).reshape(g.shape)
+            expected = (1 - 0.02 * DECAY) * expected - 0.02 * step
+            optimizer.update()
+            nesterov.update()
+        reference.hidden.W.array = expected
+        for (path, one), (_, other) in zip(model.namedparams(), reference.namedparams(), strict=True):
+            np.testing.assert_allclose(one.array, other.array, atol=2e-5, err_msg=path)
