@@ -108,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds = time.perf_counter() - started
     skipped = list(getattr(images.batches, 'skipped', ()))
     if scores.n == 0:
-        raise trainer.InputError(f'{source} holds no image that can be read')
+        reason = f': {skipped[0]}' if skipped else ''
+        raise trainer.InputError(f'{source} holds no image that can be read{reason}')
     record = {
         'weights': str(args.weights),
         'network': model.network,

@@ -39,6 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     for written in write(weights, args.target, args.overwrite):
         print(f'wrote {written}: {written.stat().st_size:,} bytes')
+    kept, given = read(args.target).metadata, weights.metadata
+    lost = ['the names of the classes'] if kept.classes != given.classes else []
+    if kept.preprocessing != given.preprocessing:
+        lost.append('which images the network expects')
+    if lost:
+        print(f'note: {args.target.suffix} does not keep {" and ".join(lost)}: .npz, .safetensors, .onnx and .sqz do')
     return 0
 
 

@@ -123,7 +123,9 @@ def find_sign(
         )
         return 'exploded', f'{text}; try {lower}, or more epochs'
     if not has_learnt and is_at_chance:
-        if loss > 1.1 * chance_loss or abs(loss - math.log(n_class)) < 1e-3:  # it diverges, or all answers are equal
+        if loss > 1.1 * chance_loss or (
+            is_patient and abs(loss - math.log(n_class)) < 1e-3
+        ):  # it diverges, or all answers are equal
             advice = f'the rate may be too high; try {lower}'
         elif not is_patient:
             advice = 'try more epochs, or a smaller --batch, which makes more updates'

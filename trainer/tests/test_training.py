@@ -252,11 +252,6 @@ def test_resuming_needs_no_file_that_the_run_began_with(tmp_path):
     run(tmp_path, epoch=3, milestones=(5,), run='s', load_model=str(weights), resume='auto')
 
 
-def test_weights_of_the_run_that_is_overwritten_can_be_loaded(tmp_path):
-    run(tmp_path, epoch=1)
-    run(tmp_path, epoch=1, load_model=str(tmp_path / 'results/r/weights_last.npz'), overwrite=True)
-
-
 def test_stopped_in_the_first_epoch_behind_a_loaded_log(tmp_path):
     run(tmp_path, epoch=2, milestones=(5,))
     log = str(tmp_path / 'results/r/log.jsonl')
@@ -445,3 +440,12 @@ def test_float64(tmp_path):
     outcome, _ = run(tmp_path, model, epoch=1, precision='float64')
     assert set(seen) == {np.dtype('float64')}
     assert outcome.exit_code == 0
+
+
+def test_a_run_does_not_replace_the_weights_that_it_begins_with(tmp_path):
+    outcome, _ = run(tmp_path, epoch=1)
+    weights = outcome.folder / 'weights_best.npz'
+    with pytest.raises(InputError, match=r'lies in the run that would be replaced: keep it by another --run NAME'):
+        run(tmp_path, epoch=1, load_model=str(weights), overwrite=True)
+    assert weights.exists()
+    run(tmp_path, epoch=1, load_model=str(weights), run='other')

@@ -93,7 +93,7 @@ def write(weights: Weights) -> bytes:
     """
     net = NetParameter(name=(weights.metadata.network or 'network').encode())
     for layer in dict.fromkeys(name.rpartition('/')[0] for name in weights.tensors):
-        own = {name: tensor for name, tensor in weights.tensors.items() if name.rpartition('/')[0] == layer}
+        own = {name: tensor for name, tensor in sorted(weights.tensors.items()) if name.rpartition('/')[0] == layer}
         if [name.rpartition('/')[2] for name in own] not in (['W', 'b'], ['W']):
             raise InputError(f'.caffemodel files are written of convolutions and linear layers, but {layer} is neither')
         kind = b'Convolution' if own[f'{layer}/W'].ndim == 4 else b'InnerProduct'

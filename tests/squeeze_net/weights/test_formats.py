@@ -317,3 +317,15 @@ def test_other_arrays_of_npz():
     np.savez(file := io.BytesIO(), a=np.array([{}], object))
     with pytest.raises(trainer.InputError):
         parse(file.getvalue(), '.npz')
+
+
+def test_a_caffemodel_is_written_whatever_the_order_of_the_tensors(tmp_path, capsys):
+    path = Path(__file__).parents[3] / 'results/squeezenet_v1.1_finetuned/weights_best.npz'
+    whole = weights.read(path)
+    turned = Weights(dict(reversed(whole.tensors.items())), whole.metadata)
+    weights.write(turned, tmp_path / 'x.caffemodel')
+    again = weights.read(tmp_path / 'x.caffemodel').tensors
+    assert again.keys() == whole.tensors.keys()
+    assert all(np.array_equal(again[name], tensor) for name, tensor in whole.tensors.items())
+    assert main([str(path), str(tmp_path / 'y.caffemodel')]) == 0
+    assert 'note: .caffemodel does not keep the names of the classes and which images' in capsys.readouterr().out

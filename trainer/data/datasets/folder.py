@@ -41,7 +41,7 @@ def read_folder(
     max_side x max_side (Pillow's bicubic), which bounds the memory.
 
     Args:
-        place: a folder, or a .tar, .tar.gz, .tgz or .tar.xz of one.
+        place: a folder, or a .tar, .tar.gz, .tgz, .tar.xz or .zip of one.
         limit: take only the first `limit` images of each class, in every split; no other is decoded.
         max_side: px; None takes images of one square size only.
         preprocess: a preprocessing by name; any but 'experiment' is cut from the images at their own size.
@@ -59,9 +59,9 @@ def read_folder(
     if not place.exists():
         raise InputError(f'{place} does not exist; expected a folder or tar archive of train/<class>/*, test/<class>/*')
     if place.is_file() and not is_archive(place):
-        raise InputError(f'{place} is neither a folder nor a .tar, .tar.gz, .tgz or .tar.xz')
+        raise InputError(f'{place} is neither a folder nor a .tar, .tar.gz, .tgz, .tar.xz or .zip')
     layout = arrange(sorted(set(_list(place))), place, lambda path: next(_contents(place, [path]))[1])
-    keys, names = _classes(layout, place)
+    keys, names = _classes(layout, place, needs_train)
     sources = _sources(layout, keys, names, place, seed, needs_train)
     if limit is not None:
         sources = {name: Subset(one, first_of_each_class(one.labels, limit)) for name, one in sources.items()}
@@ -96,10 +96,12 @@ def _contents(place: Path, paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     yield from ((_plain(name), raw) for name, raw in read_members(place, lambda name: _plain(name) in wanted))
 
 
-def _classes(layout: Layout, place: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _classes(layout: Layout, place: Path, needs_train: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The folders of the classes in the order of their labels, and their names."""
     found = {split: {entry.class_name for entry in entries} for split, entries in layout.splits.items()}
     trained = found.get(TRAIN) or found.get(ALL) or set().union(*found.values())
+    if needs_train and len(trained) == 1:
+        raise InputError(f'{place} holds the one class {min(trained)!r}; there is nothing to tell apart')
     for split, classes in found.items():
         if odd := sorted(classes - trained):
             raise InputError(f'{place}: the class {odd[0]!r} of {layout.folders[split]} has no training images')
@@ -132,7 +134,9 @@ def _sources(
         sources[TEST] = sources.pop(VALIDATION)
     if TEST not in sources:
         everything = sources.pop(ALL, None) or sources.pop(TRAIN)
-        n = len(everything)
+        n, n_class = len(everything), len(np.unique(everything.labels))
+        if not needs_train and n == n_class:  # nothing can be held out
+            return {TRAIN: everything, TEST: everything}
         parts = hold_out(everything.labels, max(1, n // TEST_SHARE), seed)
         sources = {TRAIN: Subset(everything, parts.kept), TEST: Subset(everything, parts.held)}
         held = f'{len(parts.held):,} of its {n:,} images are held out as the test'

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from trainer.commands import command_parser, exit_with_message
+from trainer.data.datasets.layout import ROLES
 from trainer.data.decode import POLICIES, Unreadable
 from trainer.data.images import decode, format_of
-from trainer.data.sources import Source, Subset, open_source
+from trainer.data.sources import ClassFolders, Source, Subset, open_source
 from trainer.data.sources.record_io import class_list_of, write_record
 from trainer.data.sources.shards import CLASS_LIST
 from trainer.data.workers import default_workers
@@ -208,6 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if value is not None and not least <= value <= most:
             raise InputError(f'{flag} {value} is outside {least} .. {most}')
     source = open_source(args.source, args.root, args.class_list)
+    if isinstance(source, ClassFolders) and {str(name).lower() for name in source.classes or ()} <= ROLES.keys():
+        splits = ', '.join(source.classes or ())
+        raise InputError(f'{args.source} holds the splits {splits}: pack each by itself, to DST/train and DST/val')
     if args.shuffle is not None:
         source = shuffled(source, args.shuffle)
     is_kept = args.resize is None and args.quality is None

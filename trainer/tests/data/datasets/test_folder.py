@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from trainer import InputError
-from trainer.data.datasets import load
+from trainer.data.datasets import load, pack
 from trainer.data.datasets.folder import read_folder
 from trainer.data.images import decode, has_plugin
 
@@ -332,3 +332,16 @@ def test_odd_names(tmp_path):
         splits, classes, _ = as_read(tmp_path, in_memory)
         assert classes == ('a cat, #1', 'dog')
         assert splits[0][0] == [0] and sorted(splits[0][1]) == [1, 2]
+
+
+def test_one_class_and_one_photo_each(tmp_path):
+    with pytest.raises(InputError, match=r"holds the one class 'cat'; there is nothing to tell apart"):
+        read_folder(tree(tmp_path / 'one', 'cat/1.png', 'cat/2.png'))
+    place = tree(tmp_path / 'few', 'cat/1.png', 'dog/1.png')
+    assert grey(read_folder(place, needs_train=False).test) == [[0], [1]]  # nothing to hold out, all is scored
+
+
+def test_the_packer_takes_one_split(tmp_path):
+    tree(tmp_path, 'train/cat/1.png', 'val/cat/1.png')
+    with pytest.raises(InputError, match=r'holds the splits train, val: pack each by itself'):
+        pack.main([str(tmp_path), str(tmp_path / 'x')])
