@@ -14,7 +14,7 @@ import trainer.functions as F
 from trainer.engine.maps import Array
 from trainer.functions.node import array_of
 
-STEPS = 3  # of the iteration; five bring the singular values closer to 1, and train no better
+STEPS = 3  # of the iteration; five bring the singular values closer to 1
 COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the quintic, whose slope at 0 is as steep as it can be made
 DECAY = 0.05  # of a weight, in one update of rate 1
 

@@ -297,7 +297,7 @@ class Muon(NesterovAG):
 
     def __init__(self, lr: float, momentum: float, muon_lr: float) -> None:
         super().__init__(lr=lr, momentum=momentum)
-        self._ratio = muon_lr / lr
+        self._ratio = muon_lr / lr if lr else 1.0  # at --lr 0 both stand still
 
     def choose(self, n_class: int) -> list[str]:
         """Have the weights inside the network orthogonalised, all but those that see pixels or give logits.
