@@ -20,6 +20,7 @@ from trainer.engine.onednn.operation import (
     describe_map,
     describe_plain,
     describe_vector,
+    empty_map,
     window_geometry,
 )
 
@@ -166,6 +167,14 @@ def _backward_data(problem: Problem, pixel_x: int, pixel_y: int) -> tuple[Operat
 
 def backward_weights(conv: Convolution, x: Map, gy: Map, gW: np.ndarray, gb: np.ndarray | None) -> None:
     """The gradients of W into `gW` and of b into `gb`, in float32."""
+    if conv.weight_shape[2:] == (1, 1) and conv.stride != (1, 1) and conv.pad == (0, 0):
+        # Of the pixels that the windows see alone: with AVX-512, the library's kernel that skips the others writes
+        # beyond its scratchpad where the channels are no multiple of 16.
+        (down, across), (_, _, height, width) = conv.stride, gy.shape
+        seen = x[:, :, ::down, ::across][:, :, :height, :width]
+        x = empty_map(seen.shape, x.dtype)
+        x[...] = seen
+        conv = conv._replace(x_shape=x.shape, stride=(1, 1))
     x, gy = as_dense_map(x), as_dense_map(gy)
     if x.dtype != np.float32 and gy.shape[3] == 1 and conv.stride[1] > 1:
         # Where a row holds one window, the library's kernel reads on to the end of the step, in memory that nobody has
