@@ -214,7 +214,7 @@ def _open_pictures(
     model: chainer.Chain, data: Data | Stream, config: Config, iterator: EpochIterator, ranks: Ranks
 ) -> Pictures:
     workers = ranks.share_cores(default_workers()) if config.workers is None else config.workers
-    sizes = Sizes.of(config.size, getattr(model, 'fixed_size', False), config.smaller_sizes)
+    sizes = Sizes.of(config.size, getattr(model, 'fixed_size', False), config.smaller_sizes, config.pad)
     pictures = data.pictures(sizes, config.preprocess, config.seed, workers, config.unreadable)
     pictures.decode_ahead(iterator, ranks.share)
     return pictures

@@ -92,6 +92,11 @@ class DataSettings:
         metavar='PX=EPOCH,...',
         is_list=True,
     )
+    pad: int = setting(
+        0,
+        'mirror N px at each edge of training images, before they are resized: crops move further, by up to N px',
+        at_least=0,
+    )
     preprocess: str = setting(
         'experiment',
         f'colours of {", ".join(PREPROCESSINGS)}; for images from files also how they are cut and augmented. '

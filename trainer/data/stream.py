@@ -77,8 +77,9 @@ class Stream:
             workers: processes that decode; 0 for none, None for as many as cores.
             unreadable: 'fail', or 'skip' to go on without images that cannot be read.
         """
-        if sizes.smaller:
-            raise InputError('--progressive_size goes with images in memory; these are read from their files')
+        for flag, is_given in (('--progressive_size', sizes.smaller), ('--pad', sizes.pad)):
+            if is_given:
+                raise InputError(f'{flag} goes with images in memory; these are read from their files')
         train = find(preprocess).sized(sizes.crop)
         test = sizes.preprocessing(train) if train.name == 'experiment' else train
         train_view = StreamTrainView(self.train, train, seed, workers=workers, unreadable=unreadable)

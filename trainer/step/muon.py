@@ -10,9 +10,9 @@ from typing import Any
 import chainer
 from chainer.optimizer import UpdateRule
 
-import trainer.functions as F
+from trainer import engine
 from trainer.engine.maps import Array
-from trainer.functions.node import array_of
+from trainer.engine.onednn.matmul import matmul
 
 STEPS = 3  # of the iteration; five bring the singular values closer to 1
 COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the quintic, whose slope at 0 is as steep as it can be made
@@ -32,21 +32,20 @@ def orthogonalise(matrix: Array, steps: int = STEPS) -> Array:
     """
     xp = chainer.backend.get_array_module(matrix)
     is_tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if is_tall else matrix
-    x = xp.ascontiguousarray(x / (xp.linalg.norm(x) + 1e-7))
+    x = matrix / (xp.linalg.norm(matrix) + 1e-7)
+    x = xp.ascontiguousarray(x.T if is_tall else x)
     a, b, c = COEFFICIENTS
     for _ in range(steps):
-        gram = _product(x, x)
+        gram = _product(x, x.T)
         polynomial = c * _product(gram, gram) + b * gram
         polynomial[xp.diag_indices(len(gram))] += a
-        x = _product(polynomial, xp.ascontiguousarray(x.T))
+        x = _product(polynomial, x)
     return x.T if is_tall else x
 
 
 def _product(x: Array, y: Array) -> Array:
-    """x y^T by the engine: NumPy's own products have threads of their own, which stand in each other's way."""
-    with chainer.no_backprop_mode():
-        return array_of(F.linear(x, y))
+    """x y by the engine: NumPy's own products have threads of their own, which stand in each other's way."""
+    return matmul(x, y) if engine.of(x) is engine.onednn and engine.serves(x, y) else x @ y
 
 
 class MuonRule(UpdateRule):
@@ -68,5 +67,6 @@ class MuonRule(UpdateRule):
         momentum *= decay
         momentum += gradient
         step = orthogonalise((gradient + decay * momentum).reshape(len(weight), -1))
+        step *= lr * max(1.0, len(weight) ** 2 / weight.size) ** 0.5
         weight *= 1 - DECAY * lr
-        weight -= lr * max(1.0, len(weight) ** 2 / weight.size) ** 0.5 * step.reshape(weight.shape)
+        weight -= step.reshape(weight.shape)

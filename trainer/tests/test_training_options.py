@@ -85,7 +85,7 @@ OPTIONS = [
     {'iterations': 12, 'ema': 0.9, 'smoothing': 0.1},
     {'epoch': 3, 'mixup': 0.2, 'cutmix': 1.0, 'lr_multiplier': 'fc=3'},
     {'epoch': 3, 'ema': 0.99, 'freeze': 'conv,bn', 'optimizer': 'adam', 'lr': 0.01},
-    {'epoch': 4, 'optimizer': 'muon', 'progressive_size': '24=1,28=2', 'mixup': 0.2, 'train_batch_divide': 2},
+    {'epoch': 4, 'optimizer': 'muon', 'progressive_size': '24=1,28=2', 'pad': 2, 'mixup': 0.2, 'train_batch_divide': 2},
     {'iterations': 11, 'freeze': 'conv', 'schedule': 'factor', 'factor': 0.5},
 ]
 

@@ -28,6 +28,7 @@ class Sizes(NamedTuple):
         test: a test image is resized to this.
         test_crop: the part of the test image, about its centre, that the network sees.
         smaller: (crop, epoch) of the sizes that training begins with: up to the end of `epoch`, by rising epochs.
+        pad: px that a training image gets at each edge, mirrored, before it is resized: crops then move further.
     """
 
     crop: int
@@ -36,15 +37,18 @@ class Sizes(NamedTuple):
     test: int
     test_crop: int
     smaller: tuple[tuple[int, int], ...] = ()
+    pad: int = 0
 
     @classmethod
-    def of(cls, crop: int = 122, fixed_size: bool = False, smaller: tuple[tuple[int, int], ...] = ()) -> Sizes:
+    def of(
+        cls, crop: int = 122, fixed_size: bool = False, smaller: tuple[tuple[int, int], ...] = (), pad: int = 0
+    ) -> Sizes:
         """The sizes that belong to `--size CROP`.
 
         Args:
             crop: 8 .. 1024 px; 32 is the small set, which does not shrink or enlarge its test images.
             fixed_size: the network takes images of the crop's size alone, so its test view is cut to that.
-            smaller: as the attribute.
+            smaller, pad: as the attributes.
         Raises:
             InputError: a crop is outside its range, or the network takes one size alone.
         """
@@ -57,11 +61,16 @@ class Sizes(NamedTuple):
         for earlier, _ in smaller:
             cls.of(earlier)
         side_min, side_max, test = (32, 36, 32) if crop == SMALL else (crop + 2, crop + 10, crop + TEST_MARGIN)
-        return cls(crop, side_min, side_max, test, crop if fixed_size else test, smaller)
+        return cls(crop, side_min, side_max, test, crop if fixed_size else test, smaller, pad)
 
     def at(self, epoch: int) -> Sizes:
         """Those of a training epoch, given the epochs completed before it."""
-        return next((Sizes.of(crop) for crop, last in self.smaller if epoch < last), self)
+        return next((Sizes.of(crop, pad=self.pad) for crop, last in self.smaller if epoch < last), self)
+
+    def padded(self, side: int) -> Sizes:
+        """Those that keep the scale of images of side x side px once they are padded."""
+        scale = 1 + 2 * self.pad / side
+        return self._replace(side_min=round(self.side_min * scale), side_max=round(self.side_max * scale))
 
     def preprocessing(self, how: Preprocessing) -> Preprocessing:
         """The test view of these sizes, with the colours of `how`."""

@@ -17,6 +17,7 @@ from trainer.data.augmentation.warp import warp
 from trainer.data.pictures import View
 from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
 from trainer.engine.maps import Array
+from trainer.errors import InputError
 
 
 class _View(View):
@@ -82,6 +83,20 @@ class _View(View):
             self._drawn.clear()
 
 
+def padded(images: Array, pad: int) -> Array:
+    """Images (N, C, H, W) with `pad` px more at each edge, mirrored about the outermost pixels.
+
+    Raises:
+        InputError: images are too small for that.
+    """
+    if not pad:
+        return images
+    if pad >= min(images.shape[2:]):
+        raise InputError(f'--pad is {pad}; expected less than the {min(images.shape[2:])} px of the images')
+    xp = chainer.backend.get_array_module(images)
+    return xp.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)), 'reflect')
+
+
 class TrainView(_View):
     """Training batches: each image enlarged, cropped and mirrored anew in every epoch.
 
@@ -97,16 +112,19 @@ class TrainView(_View):
     def __init__(
         self, split: tuple[Array, Array], sizes: Sizes, seed: int, colours: Preprocessing = PREPROCESSINGS['experiment']
     ) -> None:
-        super().__init__(split, sizes, colours)
+        images, labels = split
+        self._side = min(images.shape[2:])
+        super().__init__((padded(images, sizes.pad), labels), sizes, colours)
         self._seed = seed
 
     def draws(self, epoch: int, sizes: Sizes | None = None) -> Draws:
         """The draws of one epoch, a row an image of the split, on the CPU."""
         generator = rng.generator(self._seed, epoch, rng.AUGMENTATION)
-        return draw_train(generator, len(self._labels), sizes or self._sizes.at(epoch))
+        return draw_train(generator, len(self._labels), (sizes or self._sizes.at(epoch)).padded(self._side))
 
     def lengths(self, sizes: Sizes) -> tuple[int, tuple[int, int]]:
         """Of the crops, and of the images they are cut from, px."""
+        sizes = sizes.padded(self._side)
         return sizes.crop, (sizes.side_min, sizes.side_max)
 
 

@@ -105,6 +105,7 @@ _SIGNATURES = {
     'pooling_backward_primitive_desc_create': 'opippdddddpp',
     'eltwise_forward_primitive_desc_create': 'opiippffp',
     'eltwise_backward_primitive_desc_create': 'opipppffpp',
+    'matmul_primitive_desc_create': 'opppppp',
     'lrn_forward_primitive_desc_create': 'opiipplfffp',
     'lrn_backward_primitive_desc_create': 'opippplfffpp',
 }

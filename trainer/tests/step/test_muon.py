@@ -4,7 +4,8 @@ import pytest
 
 import trainer.functions as F
 import trainer.links as L
-from trainer.step.muon import DECAY, orthogonalise
+from trainer.engine.onednn.operation import BFLOAT16
+from trainer.step.muon import DECAY, _product, orthogonalise
 from trainer.step.optimizer import Muon
 
 
@@ -61,3 +62,19 @@ def test_hidden_weights_are_orthogonalised_and_all_else_is_nesterovs(engine):
         reference.hidden.W.array = expected
         for (path, one), (_, other) in zip(model.namedparams(), reference.namedparams(), strict=True):
             np.testing.assert_allclose(one.array, other.array, atol=2e-5, err_msg=path)
+
+
+def test_products_are_float32_also_where_the_network_computes_in_bfloat16():
+    matrix = np.random.default_rng(0).normal(size=(16, 40)).astype(np.float32)
+    expected = orthogonalise(matrix)
+    with chainer.using_config('compute_dtype', BFLOAT16):
+        assert np.array_equal(orthogonalise(matrix), expected)
+
+
+@pytest.mark.parametrize(('m', 'k', 'n'), [(16, 24, 16), (1, 5, 1), (7, 1, 3), (130, 70, 33)])
+def test_the_engine_multiplies_matrices_and_their_transposes(m, k, n):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(m, k)).astype(np.float32), rng.normal(size=(k, n)).astype(np.float32)
+    for left in x, np.ascontiguousarray(x.T).T:
+        for right in y, np.ascontiguousarray(y.T).T:
+            np.testing.assert_allclose(_product(left, right), x @ y, rtol=1e-4, atol=1e-5)

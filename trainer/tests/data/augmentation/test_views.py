@@ -7,6 +7,7 @@ import pytest
 
 from trainer.data import rng
 from trainer.data.augmentation import Sizes, TestView, TrainView, draw_test, draw_train, normalise, take, views, warp
+from trainer.errors import InputError
 
 N = 23
 SIZES = Sizes.of(32)
@@ -156,3 +157,29 @@ def test_a_batch_at_the_change_of_size_is_of_one_size():
     for epochs, like in (([0, 0, 0, 0], small), ([0, 0, 1, 1], small), ([1, 1, 1, 1], large)):
         batch = Batch(np.array(epochs), index)
         np.testing.assert_array_equal(growing(batch)[0], like(batch)[0])
+
+
+def test_padding_lets_crops_move_over_the_edge_at_the_same_scale(split):
+    images, labels = split
+    view = TrainView(split, Sizes.of(32, pad=5), seed=7)
+    draws = view.draws(2)  # of 30 x 34 px where there were 20 x 24: sides of 32 to 36 px grow by half
+    assert draws.side.min() >= 48 and draws.side.max() <= 54
+    assert draws.top.min() < 5 and draws.top.max() > 13
+    larger = np.pad(images, ((0, 0), (0, 0), (5, 5), (5, 5)), 'reflect')
+    expected = normalise(warp(larger, draws, 32))
+    x, t = view(of_epoch(2, list(range(N))), chainer.get_device('@numpy'))
+    assert np.array_equal(x, expected) and np.array_equal(t, labels)
+
+
+def test_padding_keeps_to_the_sizes_that_training_begins_with(split):
+    sizes = Sizes.of(40, smaller=((24, 1),), pad=4)
+    view = TrainView(split, sizes, seed=0)
+    device = chainer.get_device('@numpy')
+    assert [view(of_epoch(epoch, [0]), device)[0].shape[-1] for epoch in (0, 1)] == [24, 40]
+    test = TestView(split, sizes)(of_epoch(0, [0]), device)[0]
+    assert np.array_equal(test, TestView(split, Sizes.of(40))(of_epoch(0, [0]), device)[0])
+
+
+def test_padding_needs_images_that_are_larger(split):
+    with pytest.raises(InputError, match='--pad is 20; expected less than the 20 px'):
+        TrainView(split, Sizes.of(32, pad=20), seed=0)
