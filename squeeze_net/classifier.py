@@ -59,25 +59,39 @@ class Classifier(trainer.Classifier):
         Raises:
             InputError: a file that cannot be read, or that leaves open what it needs; says which flag helps.
         """
-        model, loaded = weights.load_model(weights.find(source), network)
+        model, loaded = open_weights(source, network, preprocess, classes)
         metadata = loaded.metadata
-        if preprocess is not None:
-            wanted = preprocessing.find(preprocess)
-        elif metadata.preprocessing is not None:
-            wanted = metadata.preprocessing
-        else:
-            raise trainer.InputError(
-                f'{source} does not say what images it expects: give --preprocess {"|".join(PREPROCESSINGS)}'
-            )
-        assert metadata.network is not None and metadata.n_class is not None
-        names = metadata.classes or default_class_names(metadata.n_class)
-        if classes is not None:
-            names = read_class_list(classes).names
-        if len(names) != metadata.n_class:
-            raise trainer.InputError(
-                f'--classes {classes} names {len(names)} classes, but {source} has {metadata.n_class}'
-            )
-        return cls(model, metadata.network, wanted, names, config or Config(), batch)
+        assert metadata.network is not None and metadata.preprocessing is not None and metadata.classes is not None
+        return cls(model, metadata.network, metadata.preprocessing, metadata.classes, config or Config(), batch)
+
+
+def open_weights(
+    source: str | Path, network: str | None = None, preprocess: str | None = None, classes: Path | None = None
+) -> tuple[chainer.Chain, weights.Weights]:
+    """The network of a file and its weights, whose metadata name network, preprocessing and all classes.
+
+    Args:
+        source, network, preprocess, classes: as for `Classifier.open`.
+    Raises:
+        InputError: as `Classifier.open`.
+    """
+    model, loaded = weights.load_model(weights.find(source), network)
+    metadata = loaded.metadata
+    if preprocess is not None:
+        wanted = preprocessing.find(preprocess)
+    elif metadata.preprocessing is not None:
+        wanted = metadata.preprocessing
+    else:
+        raise trainer.InputError(
+            f'{source} does not say what images it expects: give --preprocess {"|".join(PREPROCESSINGS)}'
+        )
+    assert metadata.n_class is not None
+    names = metadata.classes or default_class_names(metadata.n_class)
+    if classes is not None:
+        names = read_class_list(classes).names
+    if len(names) != metadata.n_class:
+        raise trainer.InputError(f'--classes {classes} names {len(names)} classes, but {source} has {metadata.n_class}')
+    return model, loaded.with_metadata(preprocessing=wanted, classes=tuple(names))
 
 
 def default_class_names(n_class: int) -> tuple[str, ...]:
@@ -90,13 +104,18 @@ def default_class_names(n_class: int) -> tuple[str, ...]:
 COMPUTE = ('gpu', 'precision', 'engine', 'threads')  # settings shared with main.py
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Those that `from_flags` reads, except the weights file itself."""
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """Those that say what a weights file leaves open: --network, --preprocess, --classes."""
     group = parser.add_argument_group('the network')
     group.add_argument('--network', choices=list(NETWORKS), metavar='NAME', help='where the file does not name it')
     views = f'{", ".join(PREPROCESSINGS)} (default: what the file says)'
     group.add_argument('--preprocess', choices=list(PREPROCESSINGS), metavar='NAME', help=views)
     group.add_argument('--classes', type=Path, metavar='FILE', help='names of the classes, one a line')
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Those that `from_flags` reads, except the weights file itself."""
+    add_network_flags(parser)
     group = parser.add_argument_group('compute')
     group.add_argument('-b', '--batch', type=int, default=32, metavar='N', help='images at once (default: 32)')
     cli.add_settings(group, *COMPUTE, 'workers', unreadable='skip')

@@ -91,12 +91,17 @@ def describe(device: Any) -> str:
     if device.xp is not np:
         name = device.xp.cuda.runtime.getDeviceProperties(device.device.id)['name'].decode()
         return f'GPU, {name}, {engine.describe_gpu()}'
+    n_thread = engine.threads()
+    threads = '1 thread' if n_thread == 1 else f'{n_thread} threads'
+    return f'CPU, {processor()}, {threads}, {engine.describe()}'
+
+
+def processor() -> str:
+    """The name of the processor, or its architecture where the system does not tell more."""
     cpu_info = Path('/proc/cpuinfo')
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    n_thread = engine.threads()
-    threads = '1 thread' if n_thread == 1 else f'{n_thread} threads'
-    return f'CPU, {names[0] if names else platform.machine()}, {threads}, {engine.describe()}'
+    return names[0] if names else platform.machine()
 
 
 def versions(device: Device) -> dict[str, str]:

@@ -51,6 +51,7 @@ PROGRAMS = {
     'squeeze_net.validate': Program(r'top.?1', quick='small.sqz'),
     'squeeze_net.weights': Program(r'squeezenet', last_is_written=True, quick='squeezenet_jpeg'),
     'squeeze_net.summary': Program(r'fire9'),
+    'squeeze_net.deploy': Program(r'wrote .*: [\d,]+ bytes'),
     'squeeze_net.explore': Program(r'drew .*\.png', quick='--draw_only'),
     'squeeze_net.compression compress': Program(r'[\d,]+ bytes', quick='--lossless'),
     'squeeze_net.compression inspect': Program(r'fire9'),

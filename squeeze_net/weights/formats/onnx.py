@@ -27,13 +27,19 @@ MAX_TENSORS = 1 << 14
 MAX_DIMS = 8
 DTYPES = {1: '<f4', 10: '<f2', 11: '<f8', 16: '<u2'}  # of TensorProto: FLOAT, FLOAT16, DOUBLE, BFLOAT16
 EPSILON = 2e-5  # of Chainer's batch normalisation
+PREPROCESSING = 'preprocessing/'  # how the names of what `squeeze_net.deploy` puts before a network begin
 QUANTISED = frozenset(
     {'QLinearConv', 'QLinearMatMul', 'ConvInteger', 'MatMulInteger', 'DynamicQuantizeLinear', 'QuantizeLinear'}
     | {'DequantizeLinear', 'QLinearAdd', 'QGemm', 'MatMulNBits'}
 )
 
 
-def _import_onnx() -> ModuleType:
+def import_onnx() -> ModuleType:
+    """The package onnx.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import onnx
     except ModuleNotFoundError:
@@ -54,13 +60,16 @@ def read(raw: memoryview, folder: Path | None = None) -> Weights:
     Raises:
         InputError: no such file, a broken one, a quantised one, or one whose tensors lie elsewhere.
     """
-    model = parse(_import_onnx().ModelProto, raw, 'an ONNX model')
+    model = parse(import_onnx().ModelProto, raw, 'an ONNX model')
     if not model.HasField('graph'):
         raise InputError('it holds no graph')
+    texts = {entry.key: _text(entry.value) for entry in model.metadata_props}
     tensors: dict[str, np.ndarray] = {}
     budget = MAX_TENSOR_BYTES
     for name, proto in _tensor_protos(model.graph):
         if proto.data_type not in DTYPES:  # sizes and the like
+            continue
+        if KEY in texts and name.startswith(PREPROCESSING):
             continue
         tensor = _read_tensor(proto, name[:80], folder, budget)
         budget -= tensor.nbytes
@@ -69,7 +78,6 @@ def read(raw: memoryview, folder: Path | None = None) -> Weights:
         if name in tensors:
             raise InputError(f'it holds the tensor {name[:80]!r} twice')
         tensors[name] = tensor
-    texts = {entry.key: _text(entry.value) for entry in model.metadata_props}
     kinds = {_text(node.op_type) for node in model.graph.node}
     if quantised := sorted(kinds & QUANTISED):
         raise InputError(f'it is quantised ({quantised[0]}), which is not read: give the file it was made from')
@@ -99,7 +107,7 @@ def _text(value: str | bytes) -> str:
 
 def _read_tensor(proto: Any, name: str, folder: Path | None, budget: int) -> np.ndarray:
     """A tensor of at most `budget` bytes; bfloat16 as float32, to which it is exact."""
-    onnx = _import_onnx()
+    onnx = import_onnx()
     if proto.external_data or proto.data_location == onnx.TensorProto.EXTERNAL:
         dtype = np.dtype(DTYPES[proto.data_type])
         n_bytes = math.prod(proto.dims) * dtype.itemsize
@@ -247,7 +255,7 @@ def write(weights: Weights) -> bytes:
     Raises:
         InputError: the network is not known, or computes something that is not known here; names the function.
     """
-    helper = _import_onnx().helper
+    helper = import_onnx().helper
     model, size = build(weights, 'an .onnx file')
     graph = _Graph(model, size).proto()
     opset = helper.make_opsetid('', OPSET)
@@ -265,7 +273,7 @@ class _Graph:
     """
 
     def __init__(self, model: chainer.Chain, size: int) -> None:
-        self.onnx = _import_onnx()
+        self.onnx = import_onnx()
         self.model, self.size = model, size
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
@@ -362,11 +370,12 @@ def _convolution(function: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _max_pooling(function: Any) -> tuple[str, dict[str, Any]]:
-    """Padded so that nothing is left to rounding up, in which runtimes differ."""
+    """Rounded up where Chainer does, not padded more on one side: some converters pad such maps twice."""
     shapes = zip(function.inputs[0].shape[2:], function.outputs[0]().shape[2:], strict=True)
     windows = zip(shapes, function.ksize, function.stride, function.pad, strict=True)
-    after = [max(0, (n_out - 1) * stride + ksize - n - pad) for (n, n_out), ksize, stride, pad in windows]
-    return 'MaxPool', {'kernel_shape': function.ksize, 'strides': function.stride, 'pads': [*function.pad, *after]}
+    is_up = any((n_out - 1) * stride + ksize > n + 2 * pad for (n, n_out), ksize, stride, pad in windows)
+    attributes = {'kernel_shape': function.ksize, 'strides': function.stride, 'pads': [*function.pad] * 2}
+    return 'MaxPool', attributes | ({'ceil_mode': 1} if is_up else {})
 
 
 def _response_normalization(function: Any) -> tuple[str, dict[str, Any]]:

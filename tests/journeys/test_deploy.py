@@ -1,0 +1,49 @@
+"""From weights to a folder that classifies without the project, as typed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from deployed import CIFAR, cifar_images, needs_data, python_of, random_weights
+
+from squeeze_net import weights
+from trainer.data import datasets
+
+pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+
+
+def run(*words, code=0, cwd=None):
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, timeout=300, cwd=cwd)
+    assert done.returncode == code and 'Traceback' not in done.stderr, (done.stdout, done.stderr)
+    return done.stderr if code else done.stdout
+
+
+def deploy(*words, code=0):
+    return run('-m', 'squeeze_net.deploy', *words, code=code)
+
+
+@needs_data
+def test_the_lines_of_the_readme_name_a_photo_as_infer_does(tmp_path):
+    folder, photo = tmp_path / 'deployed', tmp_path / 'cat.jpg'
+    cifar_images(1)[0].resize((80, 60)).save(photo, quality=95)
+    out = deploy(CIFAR, '-o', folder, '--only', 'onnx')
+    assert f'wrote {folder / "model.onnx"}' in out
+    (folder / 'cat.jpg').write_bytes(photo.read_bytes())
+    named = run('-c', python_of((folder / 'README.md').read_text()), cwd=folder)
+    (answer,) = run('-m', 'squeeze_net.infer', photo, '-w', CIFAR, '--format', 'jsonl').splitlines()
+    assert named.strip() == json.loads(answer)['top'][0]['name']
+    message = deploy(CIFAR, '-o', folder, '--only', 'onnx', code=2)
+    assert f'error: -o {folder} is not empty' in message and len(message.splitlines()) == 1
+
+
+def test_int8_from_a_data_set(tmp_path):
+    classes = datasets.load('shapes', limit=1).classes
+    found = random_weights(n_class=len(classes)).with_metadata(classes=classes)
+    weights.write(found, tmp_path / 'weights.npz')
+    flags = ['--only', 'onnx,int8', '--dataset', 'shapes', '--limit', '3', '--batch', '1']
+    out = deploy(tmp_path / 'weights.npz', '-o', tmp_path / 'deployed', *flags)
+    assert f'measured on {3 * len(classes)} test images' in out and '| int8 | ' in out
+    assert (tmp_path / 'deployed/model_int8.onnx').exists()
+    assert '| float32 | ' in (tmp_path / 'deployed/README.md').read_text()
