@@ -81,13 +81,19 @@ def quantise(model: Any, inputs: list[np.ndarray]) -> Any:
             _Reader(entry.name, inputs),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
-            reduce_range=True,  # 7 bits: products of 8 saturate on processors without VNNI
-            nodes_to_exclude=[node.name for node in graph.node if node.name.startswith((PREPROCESSING, 'softmax'))],
+            activation_type=quantization.QuantType.QUInt8,
+            reduce_range=True,  # 7 bits: sums of products of 8 overflow on x86 without VNNI
+            nodes_to_exclude=[node.name for node in graph.node if _stays_float(node)],
         )
         quantised = onnx.load(target)
     del quantised.metadata_props[:]
     quantised.metadata_props.extend(model.metadata_props)
     return quantised
+
+
+def _stays_float(node: Any) -> bool:
+    """Preprocessing and softmax; and batch normalisation, for which no runtime has an integer kernel."""
+    return node.name.startswith((PREPROCESSING, 'softmax')) or node.op_type == 'BatchNormalization'
 
 
 class _Reader:

@@ -165,6 +165,14 @@ def onnx_file(path):
     weights.write(identify(weights.read(RESULTS / 'squeezenet_jpeg/weights_best.npz')), path)
 
 
+def deployed_file(path):
+    from squeeze_net.classifier import open_weights
+    from squeeze_net.deploy import onnx
+
+    _, found = open_weights(RESULTS / 'squeezenet_jpeg/weights_best.npz')
+    path.write_bytes(onnx.build(found).SerializeToString())
+
+
 # What a command names -> how it comes about. A name that ends in / is a folder.
 GIVEN = {
     'cifar10-jpeg': cifar,
@@ -195,6 +203,7 @@ GIVEN = {
     'results/mine': link(RESULTS / 'squeezenet_jpeg'),
     'results/old': link(RESULTS / 'alexnet_jpeg'),
     'squeezenet.onnx': onnx_file,
+    'model.onnx': deployed_file,
 }
 
 
