@@ -61,11 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             loaded, path, folder, args.batch, args.plain, partial(load_images, args) if has_images(args) else None
         )
         left_out = write_forms(job, forms, args.only is not None)
-        for part in sorted(folder.iterdir()):
-            place = part.replace(args.output / part.name)
-            print(f'wrote {place}: {place.stat().st_size:,} bytes')
+        written = [part.replace(args.output / part.name) for part in sorted(folder.iterdir())]
+    for place in written:
+        print(f'wrote {place}: {place.stat().st_size:,} bytes')
     for line in left_out:
         print(line)
+    for place in (args.output / name for form in FORMS.values() for name in form.files):
+        if place not in written and place.exists():
+            print(f'note: {place} is from before, maybe of other weights')
     return 0
 
 

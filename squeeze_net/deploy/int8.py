@@ -131,8 +131,8 @@ def measure(job: Job, raw: dict[str, bytes], images: Images) -> str:
         five = f' {top5:.2%} |' if has_top5 else ''
         rows.append(f'| {name} | {len(one):,} | {top1:.2%} |{five} {1000 * times[name]:.2f} ms |')
     about = (
-        f'Calibrated on {len(images.calibration):,} training images, measured on {n:,} test images of {images.source}; '
-        f'time on one thread of {device.processor()}.'
+        f'Calibrated on {len(images.calibration):,} training images and measured on {n:,} test images '
+        f'({images.source}); time on one thread of {device.processor()}.'
     )
     return '\n'.join([*rows, '', about])
 

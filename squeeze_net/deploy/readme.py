@@ -5,6 +5,9 @@ from __future__ import annotations
 from squeeze_net.deploy.job import Job
 from trainer.data.preprocessing import Preprocessing
 
+SHOWN = 10  # classes
+IMPORTS = 'import numpy as np', 'from PIL import Image, ImageOps', ''
+
 
 def picture_words(view: Preprocessing) -> str:
     """How an image becomes the picture, in words and numbers."""
@@ -34,21 +37,16 @@ def picture_lines(view: Preprocessing) -> list[str]:
     """Python that makes `picture`, (crop, crop, 3) uint8 RGB, of cat.jpg."""
     side, crop, inner = view.side, view.crop, (view.side - view.crop) // 2
     lines = ["image = ImageOps.exif_transpose(Image.open('cat.jpg')).convert('RGB')"]
-    if view.filter == 'linear':
-        resized, imports = 'cv2.resize(np.asarray(image), size)', ['import cv2', 'import numpy as np']
-        cut = '[top:top + {0}, left:left + {0}]'
-    else:
-        resized, imports = 'image.resize(size, Image.Resampling.BILINEAR)', ['import numpy as np']
-        cut = '.crop((left, top, left + {0}, top + {0}))'
-    if view.resize == 'squash':
-        lines += [f'size, left, top = ({side}, {side}), {inner}, {inner}']
-    else:
+    size, cut = f'({side}, {side})', '' if crop == side else '[{0}:{1}, {0}:{1}]'.format(inner, inner + crop)
+    if view.resize == 'short':
         lines += [
             f'size = [{side} * length // min(image.size) for length in image.size]',
             f'left, top = (round((length - {side}) / 2) + {inner} for length in size)',
         ]
-    lines.append(f'picture = np.asarray({resized}{cut.format(crop)})')
-    return [*imports, 'from PIL import Image, ImageOps', '', *lines]
+        size, cut = 'size', f'[top : top + {crop}, left : left + {crop}]'
+    if view.filter == 'linear':
+        return ['import cv2', *IMPORTS, *lines, f'picture = cv2.resize(np.asarray(image), {size}){cut}']
+    return [*IMPORTS, *lines, f'picture = np.asarray(image.resize({size}, Image.Resampling.BILINEAR)){cut}']
 
 
 def colour_lines(view: Preprocessing) -> list[str]:
@@ -75,10 +73,7 @@ def page(job: Job, sections: list[str], left_out: list[str]) -> str:
         f'From `{job.source.name}`. Classes, from 0 on: {names}.\n\n'
         f'## The picture\n\n'
         f'All forms take a picture of {view.crop} x {view.crop} px, RGB, 0..255: an image {picture_words(view)}.\n'
-        f'The network computes with {colour_words(view)}.\n\n'
+        f'What the network computes with: {colour_words(view)}.\n\n'
         f'{code(*picture_lines(view))}'
     )
     return '\n\n'.join([head, *sections, *left_out]) + '\n'
-
-
-SHOWN = 10  # classes

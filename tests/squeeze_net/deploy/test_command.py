@@ -57,11 +57,12 @@ def test_what_cannot_be_written_is_left_out_or_refused(path, folder, capsys, mon
     assert not (folder / 'new').exists()
 
 
-def test_a_folder_with_files_is_refused_or_keeps_them(path, folder, monkeypatch):
+def test_a_folder_with_files_is_refused_or_keeps_them(path, folder, capsys, monkeypatch):
     folder.mkdir(parents=True)
     assert deploy(path, folder, '--only', 'onnx') == 0  # an empty one is not
     (folder / 'mine.txt').write_text('mine')
-    (folder / 'README.md').write_text('old')
+    for name in ('README.md', 'model_int8.onnx'):
+        (folder / name).write_text('old')
     before = contents(folder)
     with pytest.raises(trainer.InputError, match=r'deployed is not empty: choose another folder, or .* --overwrite'):
         deploy(path, folder, '--only', 'onnx')
@@ -78,7 +79,8 @@ def test_a_folder_with_files_is_refused_or_keeps_them(path, folder, monkeypatch)
     assert contents(folder) == before  # nothing half written, and no part of it
     assert deploy(path, folder, '--only', 'onnx', '--overwrite') == 0
     assert contents(folder).keys() == before.keys() and (folder / 'mine.txt').read_text() == 'mine'
-    assert (folder / 'README.md').read_text() != 'old'
+    assert (folder / 'README.md').read_text() != 'old' and (folder / 'model_int8.onnx').read_text() == 'old'
+    assert f'note: {folder / "model_int8.onnx"} is from before, maybe of other weights' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

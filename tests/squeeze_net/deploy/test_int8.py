@@ -63,7 +63,7 @@ def test_it_is_measured_beside_float32(is_plain, tmp_path, capsys):
     )
     assert 0.2 < int(row[2].replace(',', '')) / int(float32[2].replace(',', '')) < 0.4
     assert row[3].strip() in ('0.00%', '25.00%', '50.00%', '75.00%', '100.00%') and row[5].strip().endswith(' ms')
-    assert 'Calibrated on 2 training images, measured on 4 test images of noise' in section
+    assert 'Calibrated on 2 training images and measured on 4 test images (noise)' in section
     assert section.endswith(capsys.readouterr().out.strip())
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from deployed import classifier_and_pictures, needs_data, photos, probabilities_of, python_of, random_weights
+from PIL import Image
 
 from squeeze_net import weights
 from squeeze_net.classifier import Classifier, open_weights, softmax
@@ -127,21 +128,31 @@ def test_lines_of_the_readme_name_the_photo(kind, is_plain, batch, tmp_path, mon
 
 
 @needs_data
-def test_lines_make_the_pictures_of_python(tmp_path, monkeypatch):
+@pytest.mark.parametrize('name', PREPROCESSINGS)
+def test_lines_make_the_pictures_of_python(name, tmp_path, monkeypatch):
+    view = PREPROCESSINGS[name]
+    if view.filter == 'linear':
+        pytest.importorskip('cv2', reason='OpenCV is not installed')
     (photo,) = photos(1)
     (tmp_path / 'cat.jpg').write_bytes(photo.read_bytes())
     monkeypatch.chdir(tmp_path)
-    from PIL import Image
+    found = {}
+    exec('\n'.join([*readme.picture_lines(view), *readme.colour_lines(view)]), found)
+    expected = view.cut(Image.open(photo).convert('RGB'))
+    assert np.abs(found['picture'].astype(int) - expected).max() <= (view.filter == 'linear')  # rounded otherwise
+    x = view.colours(found['picture'].transpose(2, 0, 1)[None])
+    np.testing.assert_allclose(found['x'], x, atol=1e-4)
 
-    image = Image.open(photo).convert('RGB')
-    for name, view in PREPROCESSINGS.items():
-        lines = [*readme.picture_lines(view), *readme.colour_lines(view)]
-        if view.filter == 'linear':
-            pytest.importorskip('cv2', reason='OpenCV is not installed')
-        found = {}
-        exec('\n'.join(lines), found)
-        expected = view.cut(image)
-        assert np.abs(found['picture'].astype(int) - expected).max() <= (view.filter == 'linear'), name
-        np.testing.assert_allclose(
-            found['x'], view.colours(found['picture'].transpose(2, 0, 1)[None]), atol=1e-4, err_msg=name
-        )
+
+def test_words_have_all_numbers():
+    assert readme.picture_words(PREPROCESSINGS['caffe']) == (
+        'turned upright, squashed to 256 x 256 px (bilinear, averaging where it shrinks, as Pillow does), '
+        'then cut to its central 227 x 227 px'
+    )
+    assert readme.colour_words(PREPROCESSINGS['caffe']) == 'channels in the order BGR, minus (104, 117, 123)'
+    assert readme.picture_words(PREPROCESSINGS['torchvision']).startswith(
+        'turned upright, resized until its shorter side has 256 px'
+    )
+    assert readme.colour_words(PREPROCESSINGS['torchvision']) == (
+        'channels in the order RGB, minus (123.675, 116.28, 103.53), divided by (58.395, 57.12, 57.375)'
+    )
