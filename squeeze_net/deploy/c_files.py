@@ -23,12 +23,16 @@ def write(job: Job) -> str:
     for name in FILES:
         job.put(name, (resources.files('squeeze_net.deploy') / 'c' / name).read_bytes())
     job.put(ARCHIVE, archive_of(job))
+    about = (
+        f'Opens `{ARCHIVE}` and classifies pictures of any size, which it resizes and cuts itself: `squeezenet.h` says how. '
+        'As a command, for a PPM:'
+    )
     commands = code(
         'cc -O3 -march=native -DSQZ_MAIN squeezenet.c -o squeezenet -lm',
         f'./squeezenet {ARCHIVE} cat.ppm',
         language='sh',
     )
-    return f'## C: `squeezenet.c`, `squeezenet.h`, `{ARCHIVE}`\n\n{commands}'
+    return f'## C: `squeezenet.c`, `squeezenet.h`, `{ARCHIVE}`\n\n{about}\n\n{commands}'
 
 
 def refuse_alexnet(job: Job) -> None:

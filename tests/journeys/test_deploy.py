@@ -1,15 +1,17 @@
 """From weights to a folder that classifies without the project, as typed."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
-from deployed import CIFAR, cifar_images, needs_data, python_of, random_weights
+from deployed import CIFAR, ROOT, cifar_images, lines_of, needs_data, random_weights
 
 from squeeze_net import weights
 from trainer.data import datasets
 
+SMALL = ROOT / 'results/compression/small.sqz'
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
@@ -31,11 +33,25 @@ def test_the_lines_of_the_readme_name_a_photo_as_infer_does(tmp_path):
     out = deploy(CIFAR, '-o', folder, '--only', 'onnx')
     assert f'wrote {folder / "model.onnx"}' in out
     (folder / 'cat.jpg').write_bytes(photo.read_bytes())
-    named = run('-c', python_of((folder / 'README.md').read_text()), cwd=folder)
+    named = run('-c', lines_of((folder / 'README.md').read_text()), cwd=folder)
     (answer,) = run('-m', 'squeeze_net.infer', photo, '-w', CIFAR, '--format', 'jsonl').splitlines()
     assert named.strip() == json.loads(answer)['top'][0]['name']
     message = deploy(CIFAR, '-o', folder, '--only', 'onnx', code=2)
     assert f'error: -o {folder} is not empty' in message and len(message.splitlines()) == 1
+
+
+@needs_data
+@pytest.mark.skipif(shutil.which('cc') is None, reason='no C compiler')
+def test_the_lines_for_c_name_a_photo_as_infer_does(tmp_path):
+    folder, photo = tmp_path / 'deployed', tmp_path / 'cat.ppm'
+    cifar_images(1)[0].save(photo)
+    out = deploy(SMALL, '-o', folder, '--only', 'c')
+    assert f'wrote {folder / "model.sqz"}: {SMALL.stat().st_size:,} bytes' in out
+    (folder / 'cat.ppm').write_bytes(photo.read_bytes())
+    lines = lines_of((folder / 'README.md').read_text(), 'sh')
+    named = subprocess.run(['sh', '-ec', lines], capture_output=True, text=True, cwd=folder, check=True).stdout
+    (answer,) = run('-m', 'squeeze_net.infer', photo, '-w', SMALL, '--format', 'jsonl').splitlines()
+    assert named.splitlines()[0].split('%')[1].strip() == json.loads(answer)['top'][0]['name']
 
 
 def test_int8_from_a_data_set(tmp_path):

@@ -69,6 +69,6 @@ def random_weights(network='squeezenet', size=32, n_class=7):
     return Weights(tensors, Metadata(network, n_class, view, tuple('abcdefghij'[:n_class])))
 
 
-def python_of(readme):
-    """The blocks of Python, one after the other."""
-    return '\n'.join(re.findall(r'```python\n(.*?)```', readme, re.DOTALL))
+def lines_of(readme, language='python'):
+    """The blocks of a language, one after the other."""
+    return '\n'.join(re.findall(rf'```{language}\n(.*?)```', readme, re.DOTALL))

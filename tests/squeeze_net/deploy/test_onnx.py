@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from deployed import classifier_and_pictures, needs_data, photos, probabilities_of, python_of, random_weights
+from deployed import classifier_and_pictures, lines_of, needs_data, photos, probabilities_of, random_weights
 from PIL import Image
 
 from squeeze_net import weights
@@ -123,7 +123,7 @@ def test_lines_of_the_readme_name_the_photo(kind, is_plain, batch, tmp_path, mon
     text = readme.page(job, [deploy_onnx.write(job)], [])
     (tmp_path / 'cat.jpg').write_bytes(photo.read_bytes())
     monkeypatch.chdir(tmp_path)
-    exec(python_of(text), {})
+    exec(lines_of(text), {})
     assert capsys.readouterr().out.strip() == classifier.classify(photo)[0][0]
 
 
