@@ -24,8 +24,8 @@ def write(job: Job) -> str:
         job.put(name, (resources.files('squeeze_net.deploy') / 'c' / name).read_bytes())
     job.put(ARCHIVE, archive_of(job))
     about = (
-        f'Opens `{ARCHIVE}` and classifies pictures of any size, resizing and cutting them itself (see `squeezenet.h`). '
-        'As a command, for a PPM:'
+        f'Opens `{ARCHIVE}` and classifies pictures of any size, which it resizes and cuts itself '
+        '(functions in `squeezenet.h`). As a command, for a PPM:'
     )
     commands = code(
         'cc -O3 -march=native -DSQZ_MAIN squeezenet.c -o squeezenet -lm',
