@@ -87,6 +87,10 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
         """(crop in px, last epoch) of the sizes that training begins with."""
         return read_sizes(self.progressive_size)
 
+    def size_at(self, epoch: int) -> int:
+        """The training crop, px, of the epoch that comes after `epoch` completed ones."""
+        return next((crop for crop, last in self.smaller_sizes if epoch < last), self.size)
+
     @property
     def capture_obstacle(self) -> str | None:
         """Why a GPU cannot capture training iterations, if the settings are in the way."""
