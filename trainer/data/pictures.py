@@ -56,7 +56,7 @@ class View(chainer.dataset.Converter):
         raise NotImplementedError
 
     def at(self, epoch: int) -> View:
-        """The view to test with after an epoch, given the epochs completed before it: of the size that it trained at."""
+        """The view to test with at the end of an epoch, given those before it: of the size that was trained at."""
         return self
 
     def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
