@@ -1753,18 +1753,32 @@ static void pack_pixel(const struct step *s, const float *map, const float *scal
     }
 }
 
-/* sums[p][j] = sum over k of inputs[p][k] * weights[k][j]: nearly all the time of a network is spent here. Compilers
-   keep `sums` in registers and turn the loop over j into vector instructions. */
+/* result[p][j] = sum over k of inputs[p][k] * weights[k][j]: nearly all the time of a network is spent here. Each pixel
+   has an array of sums of its own: those of one array, [TILE][BLOCK], compilers would leave in memory. The loop over j
+   becomes vector instructions. */
+#if defined(__AVX512F__)
+#define EACH_PIXEL(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+#elif defined(__AVX__) || defined(__aarch64__)
+#define EACH_PIXEL(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
+#else
+#define EACH_PIXEL(DO) DO(0) DO(1) DO(2)
+#endif
+#define COUNT_PIXEL(p) +1
+#define BEGIN_PIXEL(p) float sums##p[BLOCK] = {0};
+#define ADD_PIXEL(p) sums##p[j] += inputs[p * ROW + k] * weights[j];
+#define END_PIXEL(p) memcpy(result + p * BLOCK, sums##p, sizeof sums##p);
+typedef char tile_has_each_pixel[TILE == 0 EACH_PIXEL(COUNT_PIXEL) ? 1 : -1];
+
 WIDE static void multiply(const float *restrict inputs, const float *restrict weights, int n_k, float *restrict result) {
-    float sums[TILE][BLOCK] = {{0}};
+    EACH_PIXEL(BEGIN_PIXEL)
     for (; n_k > 0; n_k -= CHUNK, inputs += TILE * ROW) {
         int n = least(n_k, CHUNK);
         for (int k = 0; k < n; k++, weights += BLOCK)
-            for (int p = 0; p < TILE; p++)
-                for (int j = 0; j < BLOCK; j++)
-                    sums[p][j] += inputs[p * ROW + k] * weights[j];
+            for (int j = 0; j < BLOCK; j++) {
+                EACH_PIXEL(ADD_PIXEL)
+            }
     }
-    memcpy(result, sums, sizeof sums);
+    EACH_PIXEL(END_PIXEL)
 }
 
 /* Bias, ReLU and bypass of a tile's results, n pixels by m channels; to their place in the map, or, of the last
