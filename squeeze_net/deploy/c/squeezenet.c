@@ -40,12 +40,14 @@ enum {
 #define BN_EPS 2e-5
 
 /* The convolution computes TILE pixels by BLOCK channels at a time, in registers: TILE * BLOCK sums, as many as the
-   processor's vector registers hold beside one row of weights. Weights lie in memory as the loops read them. */
+   processor's vector registers hold beside the inputs of the pixels and a row of weights. Weights lie in memory as the loops read them. */
 enum { BLOCK = 16 };
 #if defined(__AVX512F__)
 enum { TILE = 12 };
-#elif defined(__AVX__) || defined(__aarch64__)
+#elif defined(__aarch64__)
 enum { TILE = 6 };
+#elif defined(__AVX__)
+enum { TILE = 4 };
 #else
 enum { TILE = 3 };
 #endif
@@ -1758,8 +1760,10 @@ static void pack_pixel(const struct step *s, const float *map, const float *scal
    becomes vector instructions. */
 #if defined(__AVX512F__)
 #define EACH_PIXEL(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
-#elif defined(__AVX__) || defined(__aarch64__)
+#elif defined(__aarch64__)
 #define EACH_PIXEL(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
+#elif defined(__AVX__)
+#define EACH_PIXEL(DO) DO(0) DO(1) DO(2) DO(3)
 #else
 #define EACH_PIXEL(DO) DO(0) DO(1) DO(2)
 #endif
