@@ -30,10 +30,12 @@ SOURCE = ROOT / 'squeeze_net' / 'deploy' / 'c' / 'squeezenet.c'
 SMALL = ROOT / 'results' / 'compression' / 'small.sqz'
 STRICT = ['-std=c99', '-O2', '-Wall', '-Wextra', '-Werror', '-pedantic']
 pytestmark = pytest.mark.skipif(shutil.which('cc') is None, reason='no C compiler `cc`')
-CODES = (
-    'OK ARGUMENT NOT_AN_ARCHIVE TOO_LARGE VERSION CHECKSUM HEADER METADATA PREPROCESSING NETWORK ALEXNET NO_MAP '
-    'TENSOR_ROW SURPLUS MISSING SHAPE CODED NOT_FINITE MEMORY PICTURE CLOSED'
-).split()
+CODES = tuple(
+    word[4:].rstrip(',')
+    for line in (SOURCE.parent / 'squeezenet.h').read_text().splitlines()
+    for word in line.split()[:1]
+    if word.startswith('SQZ_') and word not in ('SQZ_N_CODE', 'SQZ_MAX_SIDE')
+)
 
 
 def compiled(target, *flags):
@@ -71,7 +73,8 @@ class Net:
 
     def cut(self, image):
         side = self.library.sqz_crop(self.pointer)
-        assert self._picture(self.library.sqz_cut, image, out := np.zeros((side, side, 3), np.uint8)) == 'OK'
+        out = np.zeros((side, side, 3), np.uint8)
+        assert self._picture(self.library.sqz_cut, image, out) == 'OK'
         return out
 
     def classify(self, image):
@@ -130,7 +133,13 @@ def random_weights(network, n_class=3, crop=40, view=None):
 
 @pytest.mark.parametrize(
     'network',
-    ['squeezenet_v1.0_bn', 'squeezenet_v1.0_complex', 'squeezenet_v1.1_simple_bn', 'squeezenet_v1.1_complex_bn', 'vgg_bn'],
+    [
+        'squeezenet_v1.0_bn',
+        'squeezenet_v1.0_complex',
+        'squeezenet_v1.1_simple_bn',
+        'squeezenet_v1.1_complex_bn',
+        'vgg_bn',
+    ],
 )
 def test_variants(library, tmp_path, network):
     archive.save(random_weights(network), path := tmp_path / 'a.sqz')
@@ -223,7 +232,9 @@ def test_other_faults(library, base):
     assert Net(library, base[:-1] + bytes([base[-1] ^ 1])).fault == 'CHECKSUM'
     assert Net(library, base, missing=1).fault == 'MEMORY'
     assert CODES[library.sqz_memory(None, ctypes.c_size_t(0), None)] == 'ARGUMENT'
-    assert CODES[library.sqz_memory(base, ctypes.c_size_t((1 << 29) + 1), ctypes.byref(ctypes.c_size_t()))] == 'TOO_LARGE'
+    assert (
+        CODES[library.sqz_memory(base, ctypes.c_size_t((1 << 29) + 1), ctypes.byref(ctypes.c_size_t()))] == 'TOO_LARGE'
+    )
     tiny = Preprocessing('caffe', 'squash', 5, 5, mean=(1, 2, 3)).as_dict()
     small = repacked(base, lambda header: set_metadata(header, network='squeezenet_v1.1', preprocessing=tiny))
     assert Net(library, small).fault == 'NO_MAP'
