@@ -1,0 +1,1 @@
+"""The classifier in C: squeezenet.c and squeezenet.h."""
