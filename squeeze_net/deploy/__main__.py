@@ -1,4 +1,4 @@
-"""Write what runs a trained network elsewhere: ONNX files with their preprocessing inside, and a C file.
+"""Write what runs a trained network elsewhere: ONNX files with their preprocessing inside, a C file, a page.
 
 All forms are written that can be, or those of --only, with a README.md that shows how to use each. The 8-bit ONNX file
 needs --data or --dataset: it is calibrated on training images, and scored on the test images beside float32.
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import trainer
 from squeeze_net import classifier, weights
-from squeeze_net.deploy import c_files, int8, onnx, readme
+from squeeze_net.deploy import c_files, int8, onnx, page_files, readme
 from squeeze_net.deploy.images import load_images
 from squeeze_net.deploy.job import Job, LeftOut
 from trainer import cli, commands
@@ -40,12 +40,14 @@ FORMS = {
     'onnx': Form(onnx.write, (onnx.FILE,)),
     'int8': Form(int8.write, (int8.FILE,)),
     'c': Form(c_files.write, (*c_files.FILES, c_files.ARCHIVE)),
+    'page': Form(page_files.write, (page_files.FILE, page_files.PROGRAM, c_files.ARCHIVE)),
 }
 README = 'README.md'
 EXAMPLES = """\
 python -m squeeze_net.deploy weights.npz -o deployed
 python -m squeeze_net.deploy squeezenet_v1.1 -o deployed --only onnx --batch 1
 python -m squeeze_net.deploy small.sqz -o deployed --dataset cifar10 --data DIR --limit 100
+python -m squeeze_net.deploy small.sqz -o site --only page --single_file
 """
 
 
@@ -58,7 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     _, loaded = classifier.open_weights(path, args.network, args.preprocess, args.classes)
     with part_of(args.output) as folder:
         job = Job(
-            loaded, path, folder, args.batch, args.plain, partial(load_images, args) if has_images(args) else None
+            loaded,
+            path,
+            folder,
+            args.batch,
+            args.plain,
+            args.single_file,
+            partial(load_images, args) if has_images(args) else None,
         )
         left_out = write_forms(job, forms, args.only is not None)
         written = [part.replace(args.output / part.name) for part in sorted(folder.iterdir())]
@@ -66,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'wrote {place}: {place.stat().st_size:,} bytes')
     for line in left_out:
         print(line)
-    for place in (args.output / name for form in FORMS.values() for name in form.files):
+    for place in dict.fromkeys(args.output / name for form in FORMS.values() for name in form.files):
         if place not in written and place.exists():
             print(f'note: {place} is from before, maybe of other weights')
     return 0
@@ -89,6 +97,7 @@ def read_forms(args: argparse.Namespace) -> list[str]:
         ('--batch', args.batch, of_onnx),
         ('--plain', args.plain, of_onnx),
         ('--data', has_images(args), ('int8',)),
+        ('--single_file', args.single_file, ('page',)),
     )
     for flag, value, users in given:
         if value and not {*users} & {*forms}:
@@ -158,6 +167,9 @@ def make_parser() -> argparse.ArgumentParser:
     onnx_flags.add_argument('--batch', type=int, metavar='N', help='take N pictures at once (default: any number)')
     plain = 'without preprocessing and softmax: normalised float32 (N, 3, H, W) to logits'
     onnx_flags.add_argument('--plain', action='store_true', help=plain)
+    page_flags = parser.add_argument_group('the page')
+    single = f'write it as one {page_files.FILE} that opens from the disk, without a server'
+    page_flags.add_argument('--single_file', action='store_true', help=single)
     classifier.add_network_flags(parser)
     images = parser.add_argument_group('the images for int8')
     images.add_argument('--dataset', choices=list(datasets.DATASETS), help='default: cifar10, if --data is given')

@@ -7,7 +7,6 @@ from importlib import resources
 from squeeze_net.deploy.job import Job, LeftOut
 from squeeze_net.deploy.readme import code
 from squeeze_net.weights.formats.sqz import archive
-from trainer.data.sources.source import read_file
 
 FILES = 'squeezenet.c', 'squeezenet.h'
 ARCHIVE = f'model{archive.SUFFIX}'
@@ -22,7 +21,7 @@ def write(job: Job) -> str:
     refuse_alexnet(job)
     for name in FILES:
         job.put(name, (resources.files('squeeze_net.deploy') / 'c' / name).read_bytes())
-    job.put(ARCHIVE, archive_of(job))
+    job.put(ARCHIVE, job.archive)
     about = (
         f'Opens `{ARCHIVE}` and classifies pictures of any size, which it resizes and cuts itself '
         '(functions in `squeezenet.h`). As a command, for a PPM:'
@@ -39,15 +38,3 @@ def refuse_alexnet(job: Job) -> None:
     """Leave out a form that is made of the C file, where that does not know the network."""
     if job.weights.metadata.network == 'alexnet':
         raise LeftOut('the C file does not compute the local response normalisation of alexnet')
-
-
-def archive_of(job: Job) -> bytes:
-    """The weights as an archive, without loss: the file itself, if it is one that says all that the job knows."""
-    if job.source.suffix.lower() != archive.SUFFIX:
-        return archive.write(job.weights)
-    raw = read_file(job.source, archive.MAX_ARCHIVE)
-    opened = archive.Archive(raw)
-    if opened.metadata == job.weights.metadata:
-        return raw
-    half = frozenset(name for name, entry in opened.entries.items() if entry.dtype == 'float16')
-    return archive.pack(job.weights, half)[0]
