@@ -28,7 +28,9 @@ FLAGS = (
     '--remote-debugging-pipe',
 )
 # The protocol's pipes are the files 3 and 4 of the browser, which may be taken here.
-START = 'import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])'
+START = (
+    'import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])'
+)
 TIMEOUT_S = 120
 
 
@@ -120,6 +122,7 @@ class Browser:
         scheme = {'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}
         page.call('Emulation.setEmulatedMedia', features=[scheme])
         page.call('Page.navigate', url=url)
+        page.wait("document.readyState === 'complete'")
         return page
 
 
@@ -140,7 +143,9 @@ class Page:
         """The value of an expression as soon as it is true."""
         end = time.monotonic() + TIMEOUT_S
         while not (value := self.evaluate(expression)):
-            assert time.monotonic() < end, f'{expression} stays {value}; the page: {self.evaluate("document.body.innerText")}'
+            assert time.monotonic() < end, (
+                f'{expression} stays {value}; the page: {self.evaluate("document.body.innerText")}'
+            )
             time.sleep(0.05)
         return value
 

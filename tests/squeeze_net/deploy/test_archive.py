@@ -6,7 +6,7 @@ from deployed import ROOT, random_weights
 
 from squeeze_net import weights
 from squeeze_net.classifier import open_weights
-from squeeze_net.deploy import c_files
+from squeeze_net.deploy import c_files, page_files
 from squeeze_net.deploy.job import Job, LeftOut
 from squeeze_net.weights.formats.sqz.archive import Archive
 
@@ -15,14 +15,14 @@ SMALL = ROOT / 'results/compression/small.sqz'
 
 def test_an_archive_is_copied(tmp_path):
     _, loaded = open_weights(SMALL)
-    assert c_files.archive_of(Job(loaded, SMALL, tmp_path)) == SMALL.read_bytes()
+    assert Job(loaded, SMALL, tmp_path).archive == SMALL.read_bytes()
 
 
 def test_names_that_are_given_are_packed_with_the_same_tensors(tmp_path):
     names = tmp_path / 'names.txt'
     names.write_text('\n'.join(f'class {i}' for i in range(10)))
     _, loaded = open_weights(SMALL, classes=names)
-    raw = c_files.archive_of(Job(loaded, SMALL, tmp_path))
+    raw = Job(loaded, SMALL, tmp_path).archive
     own, given = Archive(SMALL.read_bytes()), Archive(raw)
     assert given.metadata.classes == tuple(f'class {i}' for i in range(10))
     assert given.entries == own.entries and given._raw == own._raw
@@ -33,12 +33,13 @@ def test_other_weights_are_packed_without_loss(tmp_path):
     path = tmp_path / 'weights.npz'
     weights.write(found, path)
     _, loaded = open_weights(path)
-    archive = Archive(c_files.archive_of(Job(loaded, path, tmp_path)))
+    archive = Archive(Job(loaded, path, tmp_path).archive)
     assert archive.metadata == found.metadata
     for name, tensor in archive:
         np.testing.assert_array_equal(tensor, found.tensors[name], err_msg=name)
 
 
-def test_alexnet_is_left_out(tmp_path):
+@pytest.mark.parametrize('form', [c_files, page_files])
+def test_alexnet_is_left_out(tmp_path, form):
     with pytest.raises(LeftOut, match='does not compute the local response normalisation of alexnet'):
-        c_files.write(Job(random_weights('alexnet', 64), tmp_path / 'weights.npz', tmp_path))
+        form.write(Job(random_weights('alexnet', 64), tmp_path / 'weights.npz', tmp_path))
