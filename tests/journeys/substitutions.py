@@ -269,6 +269,8 @@ LISTED = {
     'make gputest': 'needs a GPU',
     'pip install': 'needs a package index; test_install.py types those of trainer/README.md with pip and with uv',
     'cd trainer && python -m pytest': '.ci/run calls these tests',
+    'python -m http.server': 'serves until it is stopped; tests/squeeze_net/deploy/test_page.py serves the same files',
+    'python -m squeeze_net.deploy.page.build': 'needs the compiler of the extra `page`; test_page.py builds with it',
     'python -m pytest -k NAME': '.ci/run calls these tests',
 }
 

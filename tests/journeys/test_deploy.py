@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from browser import chromium, find_chromium
 from deployed import CIFAR, ROOT, cifar_images, lines_of, needs_data, random_weights
 
 from squeeze_net import weights
@@ -52,6 +53,21 @@ def test_the_lines_for_c_name_a_photo_as_infer_does(tmp_path):
     named = subprocess.run(['sh', '-ec', lines], capture_output=True, text=True, cwd=folder, check=True).stdout
     (answer,) = run('-m', 'squeeze_net.infer', photo, '-w', SMALL, '--format', 'jsonl').splitlines()
     assert named.splitlines()[0].split('%')[1].strip() == json.loads(answer)['top'][0]['name']
+
+
+@needs_data
+@pytest.mark.skipif(find_chromium() is None, reason='no Chromium')
+def test_the_page_names_a_photo_as_infer_does(tmp_path):
+    photo, flags = tmp_path / 'cat.jpg', ['--only', 'page', '--single_file']
+    cifar_images(1)[0].save(photo)
+    out = deploy(SMALL, '-o', tmp_path / 'site', *flags)
+    assert f'wrote {tmp_path / "site/index.html"}: ' in out and len(out.splitlines()) == 2
+    with chromium() as browser:
+        page = browser.open((tmp_path / 'site/index.html').as_uri())
+        page.choose(photo)
+        named = page.wait("document.querySelector('#best span')?.textContent")
+    (answer,) = run('-m', 'squeeze_net.infer', photo, '-w', SMALL, '--format', 'jsonl').splitlines()
+    assert named == json.loads(answer)['top'][0]['name']
 
 
 def test_int8_from_a_data_set(tmp_path):

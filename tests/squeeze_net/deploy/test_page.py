@@ -136,6 +136,24 @@ def test_logits_of_published_weights(tmp_path, published):
 
 
 @needs_node
+@needs_data
+@pytest.mark.long
+@pytest.mark.parametrize(
+    'file', ['squeezenet_v1.0.caffemodel', 'squeezenet_v1.1.caffemodel', 'compressed_SqueezeNet.net']
+)
+def test_logits_of_all_photos(tmp_path, file):
+    deploy(DATA / 'weights' / file, tmp_path / 'page', '--preprocess', 'caffe')
+    compare_in_node(tmp_path / 'page/model.sqz', [Image.open(path).convert('RGB') for path in photos(100)], tmp_path)
+
+
+@needs_node
+@needs_data
+@pytest.mark.long
+def test_logits_of_1000_cifar_images(tmp_path):
+    compare_in_node(SMALL, cifar_images(1000), tmp_path)
+
+
+@needs_node
 def test_faults_of_archives_in_node(tmp_path):
     (tmp_path / 'cut.sqz').write_bytes(SMALL.read_bytes()[:-1])
     with pytest.raises(AssertionError, match='The checksum of the archive is wrong'):
