@@ -47,9 +47,10 @@ def test_what_cannot_be_written_is_left_out_or_refused(path, folder, capsys, mon
         raise LeftOut('it is Monday')
 
     monkeypatch.setitem(FORMS, 'c', Form(write, ()))
+    monkeypatch.setitem(FORMS, 'page', Form(write, ()))
     assert deploy(path, folder) == 0
     out = capsys.readouterr().out
-    assert 'int8 is left out: it is calibrated on training images' in out and 'c is left out: it is Monday' in out
+    assert 'int8 is left out: it is calibrated on training images' in out and 'page is left out: it is Monday' in out
     assert 'c is left out: it is Monday' in (folder / 'README.md').read_text()
     assert contents(folder).keys() == {'README.md', 'model.onnx'}
     with pytest.raises(trainer.InputError, match='--only c: it is Monday'):
@@ -86,11 +87,12 @@ def test_a_folder_with_files_is_refused_or_keeps_them(path, folder, capsys, monk
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--only', 'onnx,tflite'], "--only onnx,tflite: 'tflite' is not a form; expected some of onnx,int8,c"),
+        (['--only', 'onnx,tflite'], "--only onnx,tflite: 'tflite' is not a form; expected some of onnx,int8,c,page"),
         (['--only', ''], "'' is not a form"),
         (['--only', 'int8'], '--only int8: it is calibrated on training images: give --data DIR'),
         (['--only', 'c', '--plain'], '--plain is for onnx and int8, which --only c leaves out'),
         (['--only', 'c', '--batch', '1'], '--batch is for onnx and int8, which --only c leaves out'),
+        (['--only', 'onnx', '--single_file'], '--single_file is for page, which --only onnx leaves out'),
         (['--only', 'onnx', '--dataset', 'shapes'], '--data is for int8, which --only onnx leaves out'),
         (['--batch', '0'], '--batch is 0, but must be 1 or more'),
     ],

@@ -12,7 +12,6 @@ from browser import chromium, find_chromium, served
 from deployed import DATA, PUBLISHED, ROOT, cifar_images, needs_data, photos, random_weights
 from PIL import Image, ImageCms
 
-import trainer
 from squeeze_net import infer, weights
 from squeeze_net.classifier import Classifier
 from squeeze_net.deploy.__main__ import main
@@ -89,14 +88,11 @@ def test_what_a_browser_loads_is_small(sites):
         assert '# A page' in (sites / folder / 'README.md').read_text()
 
 
-def test_forms_share_the_archive_and_other_flags_are_refused(tmp_path):
+def test_forms_share_the_archive(tmp_path):
     pytest.importorskip('onnx')
     weights.write(random_weights(), path := tmp_path / 'weights.npz')
     assert main([str(path), '-o', str(tmp_path / 'both'), '--only', 'c,page']) == 0
     assert {*FILES, 'squeezenet.c', 'squeezenet.h'} < {place.name for place in (tmp_path / 'both').iterdir()}
-    with pytest.raises(trainer.InputError, match='--single_file is for page, which --only c leaves out'):
-        main([str(path), '-o', str(tmp_path / 'new'), '--only', 'c', '--single_file'])
-    assert not (tmp_path / 'new').exists()
 
 
 # ---- the program, in node ----
@@ -341,7 +337,7 @@ def test_faults_of_archives(browser, sites, tmp_path, fault):
 @needs_chromium
 def test_other_faults_of_loading(browser, sites):
     page = browser.open((sites / 'three/index.html').as_uri())
-    assert 'serve this folder (python -m http.server), or write the page with --single_file' in page.wait(FAULT)
+    assert 'serve this folder as its README.md says, or write the page with --single_file' in page.wait(FAULT)
     single = (sites / 'one/index.html').as_uri()
     page = browser.open(single, script='WebAssembly.validate = () => false')
     assert page.wait(FAULT).startswith('This browser has no WebAssembly with SIMD: use a newer one')
