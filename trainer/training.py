@@ -88,7 +88,7 @@ def train(
             recorder.write(not stop.requested, stopped_early)
             trainer.get_extension('Checkpoint').finish(trainer)
             if ranks.is_first:
-                trainer.get_extension('Plots').draw()
+                trainer.get_extension('Plots').finish()
             trainer.updater.finish()
         return Outcome(config.run_folder, recorder.summary, stop.exit_code)
 

@@ -17,6 +17,7 @@ from trainer.run import description
 from trainer.run.checkpoint import Checkpoint
 from trainer.run.contention import ContentionNotice
 from trainer.run.hints import Hints
+from trainer.run.mistakes import Mistakes
 from trainer.run.progress import Progress
 from trainer.run.recorder import Recorder
 from trainer.run.start import Start
@@ -43,7 +44,7 @@ def extend(
     schedule = config.make_schedule(n_epoch)
     progress = Progress(len(data.train.labels), n_epoch, shown_epoch=config.start_epoch - 1)
     scoring = Scoring(data, pictures, config, progress, stop)
-    facts = description.facts(model, data, config, target)
+    facts = description.facts(model, data, config, target, pictures.preprocessing.crop)
     recorder = Recorder(
         config.run_folder,
         scoring.score_epoch,
@@ -60,6 +61,8 @@ def extend(
         trainer.extend(extension)
     if data.validation is not None:
         trainer.extend(FinalTest(recorder, config, stop))
+    if isinstance(data, Data):
+        trainer.extend(Mistakes(recorder, scoring, data, config, stop))
     # Ends the processes that decode, however the training ends. It is never called and leaves no trace in a checkpoint.
     trainer.extend(make_extension(lambda trainer: False, 'Closing', finalizer=pictures.close)(lambda trainer: None))
     if ranks.size > 1:

@@ -1,13 +1,14 @@
 """The records of a run: written by the training loop, read back with every value checked.
 
 A run is a folder: `config.yaml` (the flags), `log.jsonl` (one JSON object an epoch), `summary.json` (the
-state after the last epoch).
+state after the last epoch), `mistakes.json` (test images it is surest of and wrong about, once it has ended).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from trainer.data.sources.source import read_text
 from trainer.errors import InputError
 from trainer.files import atomic_write
 
-CONFIG, LOG, SUMMARY = 'config.yaml', 'log.jsonl', 'summary.json'
+CONFIG, LOG, SUMMARY, MISTAKES = 'config.yaml', 'log.jsonl', 'summary.json', 'mistakes.json'
 MAX_BYTES = 64 << 20
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 64 << 10, 8  # PyYAML is slow, and takes the time of bytes * depth
 
@@ -55,8 +56,17 @@ def write_log(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write `summary.json`, one line a key; a reader sees the old file or the new one."""
-    lines = ',\n'.join(f'  {strict_json(key)}: {strict_json(value)}' for key, value in summary.items())
-    with atomic_write(Path(folder) / SUMMARY, 'w') as file:
+    _write_object(Path(folder) / SUMMARY, summary)
+
+
+def write_mistakes(folder: Path, mistakes: Mapping[str, Any]) -> None:
+    """Write `mistakes.json`, as `read_mistakes` gives it back."""
+    _write_object(Path(folder) / MISTAKES, mistakes)
+
+
+def _write_object(path: Path, content: Mapping[str, Any]) -> None:
+    lines = ',\n'.join(f'  {strict_json(key)}: {strict_json(value)}' for key, value in content.items())
+    with atomic_write(path, 'w') as file:
         file.write(f'{{\n{lines}\n}}\n')
 
 
@@ -134,6 +144,7 @@ def _is_fraction(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= 1
 
 
+PICTURE = re.compile('data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}')
 IS_KIND: dict[str, Callable[[Any], bool]] = {
     'a text': lambda value: isinstance(value, str),
     'true or false': lambda value: isinstance(value, bool),
@@ -144,6 +155,10 @@ IS_KIND: dict[str, Callable[[Any], bool]] = {
     'a list of fractions 0..1': lambda value: (
         isinstance(value, list) and all(v is None or _is_fraction(v) for v in value)
     ),
+    'a list of objects': lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value),
+    'a list of counts': lambda value: isinstance(value, list) and all(map(_is_count, value)),
+    'an object of texts': lambda value: isinstance(value, dict) and all(isinstance(v, str) for v in value.values()),
+    'a picture': lambda value: isinstance(value, str) and PICTURE.fullmatch(value) is not None,
     'a square matrix of counts': lambda value: (
         isinstance(value, list)
         and all(isinstance(row, list) and len(row) == len(value) and all(map(_is_count, row)) for row in value)
@@ -185,6 +200,14 @@ SUMMARY_FIELDS = {
     'finished': 'true or false',
     'stopped_early': 'a count',
     'hints': 'a list of texts',
+    'versions': 'an object of texts',
+    'layers': 'a list of objects',
+}
+LAYER_FIELDS = {
+    'name': 'a text',
+    'output': 'a list of counts',
+    'parameters': 'a count',
+    'multiplications': 'a count',
 }
 DATASET_FIELDS = {
     'name': 'a text',
@@ -203,6 +226,14 @@ TEST_FIELDS = {
     'top5': 'a fraction 0..1',
     'per_class_accuracy': 'a list of fractions 0..1',
     'confusion': 'a square matrix of counts',
+}
+
+MISTAKE_FIELDS = {
+    'index': 'a count',
+    'true': 'a count',
+    'predicted': 'a count',
+    'probability': 'a fraction 0..1',
+    'picture': 'a picture',
 }
 
 
@@ -322,11 +353,37 @@ def _read_summary(path: Path) -> dict[str, Any]:
     for key, fields in kinds.items():
         if summary.get(key) is not None:
             _check(summary[key], fields, f'{path}, {key}')
+    for layer in summary.get('layers') or []:
+        _check(layer, LAYER_FIELDS, f'{path}, layers')
     n_class = len(summary.get('classes') or [])
     for matrix in summary.get('confusion'), (summary.get('test') or {}).get('confusion'):
         if matrix and len(matrix) != n_class:
             raise InputError(f'{path}: confusion has {len(matrix)} rows, expected one for each of {n_class} classes')
     return summary
+
+
+def read_mistakes(run: Run) -> dict[str, Any]:
+    """What a run's `mistakes.json` says.
+
+    Returns:
+        `n_wrong`, of all test images; and `mistakes`, the surest first, each with `index`, `true`, `predicted` (below
+        the number of classes), `probability` and `picture`, a data: address. {} if there is no such file.
+    Raises:
+        InputError: a file that cannot be read, or is malformed.
+    """
+    path = run.path / MISTAKES
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    _check(content, {'n_wrong': 'a count', 'mistakes': 'a list of objects'}, str(path))
+    n_class = len((run.summary or {}).get('classes') or [])
+    for mistake in content.get('mistakes') or []:
+        _check(mistake, MISTAKE_FIELDS, str(path))
+        if missing := [key for key in MISTAKE_FIELDS if mistake.get(key) is None]:
+            raise InputError(f'{path}: a mistake lacks {", ".join(missing)}')
+        if max(mistake['true'], mistake['predicted']) >= n_class:
+            raise InputError(f'{path}: a mistake names class {max(mistake["true"], mistake["predicted"])} of {n_class}')
+    return content
 
 
 def peers(run_folder: Path) -> list[Run]:

@@ -89,6 +89,56 @@ def evaluate(
     return Evaluation(loss / n_scored, confusion, n_top5 / n_scored if n_class > N_TOP else None)
 
 
+class Mistake(NamedTuple):
+    """An image that a network takes for something else."""
+
+    index: int  # of the image, in its split
+    true: int  # its class
+    predicted: int
+    probability: float  # of the prediction, 0..1
+
+
+def surest_mistakes(
+    model: chainer.Chain,
+    view: Callable[[np.ndarray, Device], tuple[Array, Array]],
+    n: int,
+    n_kept: int,
+    batch: int,
+    device: Device,
+    progress: Callable[[int], Any] = lambda n_done: None,
+    ranks: Ranks = ONE_PROCESS,
+) -> tuple[list[Mistake], int]:
+    """The wrong answers of the highest probability, the surest first, and how many wrong answers there are.
+
+    Args:
+        n_kept: how many to return at most.
+        model, view, n, batch, device, progress, ranks: as for `evaluate`; the view leaves nothing out.
+    """
+    host = chainer.get_device('@numpy')
+    predict = Predictor(model)
+    mistakes: list[Mistake] = []
+    n_wrong = 0
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        own = np.array(ranks.share(n))
+        for start in range(0, len(own), batch):
+            index = own[start : start + batch]
+            x, t = view(index, device)
+            y, t = host.send(predict(x)).astype(np.float64), host.send(t)
+            predicted = y.argmax(axis=1)
+            probability = 1 / np.exp(y - y.max(axis=1, keepdims=True)).sum(axis=1)
+            wrong = np.flatnonzero(predicted != t)
+            n_wrong += len(wrong)
+            columns = index[wrong], t[wrong], predicted[wrong], probability[wrong]
+            mistakes = _surest([*mistakes, *map(Mistake, *(column.tolist() for column in columns))], n_kept)
+            progress(len(index) * ranks.size)
+    gathered = [mistake for part in ranks.gather(mistakes) for mistake in part]
+    return _surest(gathered, n_kept), int(ranks.total(np.array([n_wrong]))[0])
+
+
+def _surest(mistakes: list[Mistake], n: int) -> list[Mistake]:
+    return sorted(mistakes, key=lambda mistake: (-mistake.probability, mistake.index))[:n]
+
+
 def true_ranks(y: np.ndarray, t: np.ndarray) -> np.ndarray:
     """How many logits come before that of the true class: larger ones, and equal ones of lower classes.
 
