@@ -67,7 +67,7 @@ def is_picture_of(path: Path, software: str) -> bool:
 
 
 def free_path(path: Path, software: str = SOFTWARE, taken: Collection[Path] = ()) -> Path:
-    """Where a picture or a page goes in a folder that may hold other files: `path`, or numbered `<stem>_2.png`, `_3`, ...
+    """Where a picture or a page goes in a folder that may hold other files: `path`, or numbered `<stem>_2`, `_3`, ...
 
     Args:
         path: the name wanted.

@@ -31,6 +31,7 @@ from trainer.run.recorder import Recorder
 from trainer.run.records import WATCHED
 from trainer.run.start import LoadModel, Start, find_checkpoint, saved_settings
 from trainer.run.stop import StopRequest, has_ended, is_complete
+from trainer.run.tensorboard import check_tensorboard
 from trainer.step.average import WeightAverage
 from trainer.step.captured import choose_updater
 from trainer.step.hooks import GradientHook, MeanGradient
@@ -99,6 +100,7 @@ def check(config: Config, ranks: Ranks = ONE_PROCESS) -> None:
     Raises:
         InputError: a device or precision that is not available, an earlier run that would be lost.
     """
+    check_tensorboard(config)
     _on_device(config, ranks)
     ranks.from_first(lambda: find_checkpoint(config))
 
@@ -121,6 +123,7 @@ def build(
     """
     # Device
     check_call(model)
+    check_tensorboard(config)
     target = device.open_device(config.gpu)
     ranks.set_threads(config.threads)
     print(f'computing on {ranks.describe(device.describe(target))}')

@@ -129,7 +129,7 @@ def _values(run: Run, key: str) -> list[float]:
 
 
 def loss_limits(runs: Sequence[Run]) -> tuple[float, float, str]:
-    """Of the axis: 0 and the highest value, unless that flattens the rest; and its label, which says where it is cut."""
+    """Of the axis: 0 and the highest value, unless that flattens the rest; and its label, which says if it is cut."""
     lines = [_values(run, key) for run in runs for key in ('train_loss', f'{run.watched}_loss')]
     values = [value for line in lines for value in line] or [0.0, 1.0]
     lowest, highest = min(values), max(values)

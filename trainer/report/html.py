@@ -20,7 +20,7 @@ def escape(value: object) -> str:
     return html.escape(shown)
 
 
-def tag(name: str, *children: object, **attributes: object) -> Html:
+def tag(name: str, /, *children: object, **attributes: object) -> Html:
     """An element.
 
     Args:
@@ -157,7 +157,8 @@ svg text { fill: var(--pale); font-size: 13px; }
 .key.dashed { border-top-style: dashed; }
 .key.thin { border-top-width: 1.5px; }
 .matrix th, .matrix td { padding: 0; border: 1px solid var(--paper); text-align: center; font-size: 0.75rem; }
-.matrix td { min-width: 26px; width: 34px; height: 26px; vertical-align: middle; background: rgb(var(--red) / var(--s)); }
+.matrix td { min-width: 26px; width: 34px; height: 26px; vertical-align: middle;
+  background: rgb(var(--red) / var(--s)); }
 .matrix td.right { background: rgb(var(--blue) / var(--s)); }
 .matrix td.empty { background: var(--panel); }
 .matrix td.deep { color: var(--deep); }

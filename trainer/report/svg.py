@@ -55,8 +55,10 @@ def draw_chart(
     for y in _ticks(low, high):
         parts.append(tag('line', class_='axis', x1=LEFT, x2=WIDTH - RIGHT, y1=place_y(y), y2=place_y(y)))
         parts.append(tag('text', f'{y:g}', x=LEFT - 6, y=place_y(y) + 4.5, text_anchor='end'))
-    for x in _ticks(first, last, is_whole=True):
-        parts.append(tag('text', f'{x:g}', x=place_x(x), y=HEIGHT - BOTTOM + 17, text_anchor='middle'))
+    parts += [
+        tag('text', f'{x:g}', x=place_x(x), y=HEIGHT - BOTTOM + 17, text_anchor='middle')
+        for x in _ticks(first, last, is_whole=True)
+    ]
     parts.append(tag('text', 'epoch', x=WIDTH - RIGHT, y=HEIGHT - 3, text_anchor='end'))
     labelled_until = -math.inf
     for x, label in marks:

@@ -23,6 +23,7 @@ from trainer.run.recorder import Recorder
 from trainer.run.start import Start
 from trainer.run.stop import StopRequest, has_ended
 from trainer.run.testing import Scoring
+from trainer.run.tensorboard import TensorBoard
 from trainer.step.schedule import SetLearningRate
 
 
@@ -69,6 +70,8 @@ def extend(
         trainer.extend(Agreement(ranks, stop, saving))
     if ranks.is_first:
         trainer.extend(progress)
+        if config.tensorboard:
+            trainer.extend(TensorBoard(recorder))
         trainer.extend(Hints(recorder, config, data.train.labels, (data.validation or data.test).labels))
         if target.xp is np and ranks.local_size == 1:  # other ranks of the machine would count as other processes
             trainer.extend(ContentionNotice())

@@ -23,6 +23,7 @@ from trainer.errors import InputError
 from trainer.files import atomic_write
 
 CONFIG, LOG, SUMMARY, MISTAKES = 'config.yaml', 'log.jsonl', 'summary.json', 'mistakes.json'
+EVENTS = 'tensorboard/events.out.tfevents.*'  # of --tensorboard
 MAX_BYTES = 64 << 20
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 64 << 10, 8  # PyYAML is slow, and takes the time of bytes * depth
 

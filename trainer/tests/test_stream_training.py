@@ -99,7 +99,12 @@ def test_a_list_trains(unbroken):
         'n_test': 12,
     }
     assert np.sum(outcome.summary['confusion']) == 12
-    pictures = {'loss.png', 'accuracy.png', f'confusion_{outcome.folder.name}.png'}
+    pictures = {
+        'loss.png',
+        'accuracy.png',
+        f'confusion_{outcome.folder.name}.png',
+        f'report_{outcome.folder.name}.html',
+    }
     assert {path.name for path in (save_path / 'img').iterdir()} == pictures
 
 

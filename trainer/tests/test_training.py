@@ -119,12 +119,18 @@ def test_leaves_records_weights_checkpoints_and_plots(tmp_path):
         'config.yaml',
         'log.jsonl',
         'summary.json',
+        'mistakes.json',
         'checkpoint_last.npz',
         'checkpoint_best.npz',
         'weights_last.npz',
         'weights_best.npz',
     }
-    pictures = {'loss.png', 'accuracy.png', f'confusion_{outcome.folder.name}.png'}
+    pictures = {
+        'loss.png',
+        'accuracy.png',
+        f'confusion_{outcome.folder.name}.png',
+        f'report_{outcome.folder.name}.html',
+    }
     assert {path.name for path in (tmp_path / 'img').iterdir()} == pictures
     log = read_log(tmp_path)
     assert [entry['epoch'] for entry in log] == [1, 2, 3]
