@@ -22,8 +22,8 @@ from trainer.run.progress import Progress
 from trainer.run.recorder import Recorder
 from trainer.run.start import Start
 from trainer.run.stop import StopRequest, has_ended
-from trainer.run.testing import Scoring
 from trainer.run.tensorboard import TensorBoard
+from trainer.run.testing import Scoring
 from trainer.step.schedule import SetLearningRate
 
 
