@@ -126,7 +126,7 @@ p { margin: 0 0 10px; max-width: 75ch; overflow-wrap: anywhere; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 10px 0 0; font-size: 0.9rem; }
 a { color: var(--c0); }
 ul { margin: 0 0 10px; padding-left: 20px; max-width: 75ch; }
-.grid { display: grid; gap: 24px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
+.grid { display: grid; gap: 24px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); }
 .grid > * { min-width: 0; }
 .scroll { overflow: auto; max-width: 100%; }
 .scroll.low { max-height: 420px; }
@@ -141,10 +141,12 @@ td { overflow-wrap: anywhere; min-width: 4em; }
 .differs { background: var(--mark); }
 .bar { min-width: 130px; white-space: nowrap; padding: 3px 0 3px 6px;
   background: linear-gradient(to right, rgb(var(--blue) / 0.28) var(--w), transparent 0); }
+.bar.n { padding-right: 0; border-left: 14px solid transparent; background-clip: padding-box; }
 details { margin: 10px 0; }
 summary { cursor: pointer; color: var(--pale); margin-bottom: 6px; }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--pale); font-size: 13px; }
+@media (max-width: 600px) { svg text { font-size: 17px; } }
 .axis { stroke: var(--rule); stroke-width: 1; }
 .drop { stroke: var(--pale); stroke-width: 1; stroke-dasharray: 2 4; }
 .curve { fill: none; stroke-width: 2.4; stroke-linejoin: round; }
@@ -165,7 +167,8 @@ svg text { fill: var(--pale); font-size: 13px; }
 .matrix tbody th { text-align: right; padding-right: 6px; white-space: nowrap; max-width: 9em; overflow: hidden;
   text-overflow: ellipsis; vertical-align: middle; }
 .matrix thead th { vertical-align: bottom; }
-.matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 9em; overflow: hidden; }
+.matrix thead span { display: inline-block; writing-mode: vertical-rl; transform: rotate(180deg);
+  max-height: 9em; overflow: hidden; }
 .pixels { width: min(100%, 440px); image-rendering: pixelated; background: var(--panel); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 12px; }
 figure { margin: 0; font-size: 0.8rem; line-height: 1.35; overflow-wrap: anywhere; }

@@ -17,6 +17,7 @@ from trainer.report.curves import COLOURS, accuracy_limits, loss_limits, lr_drop
 from trainer.report.html import Html, join, number, page, section, table, tag
 from trainer.report.svg import Curve, draw_chart
 from trainer.report.tables import UNKNOWN, duration, percent
+from trainer.run.progress import N_CLASS_WITHOUT_TOP5
 from trainer.run.records import MISTAKES, WATCHED, Run, read_mistakes
 
 PNG_MATRIX_CLASSES = 2000  # up to which a matrix is shown as a picture, a pixel a cell
@@ -108,7 +109,7 @@ def _figures(runs: Sequence[Run], is_running: bool) -> Html:
         'validation accuracy, last epoch': lambda run: _score(run.last, 'val_accuracy'),
         'validation accuracy, best epoch': lambda run: _best(run, 'val_accuracy'),
         'test accuracy with the weights of the best epoch': lambda run: _score(run.test, 'accuracy'),
-        'top-5 accuracy': lambda run: _score(run.last, f'{run.watched}_top5'),
+        'top-5 accuracy': _top5,
         'training accuracy': lambda run: _score(run.last, 'train_accuracy'),
         'test loss': lambda run: _loss(run.test.get('loss') if run.test else run.last.get('test_loss')),
         'validation loss': lambda run: _loss(run.last.get('val_loss')),
@@ -156,6 +157,12 @@ def _score(entry: dict[str, Any], key: str) -> Html:
 def _best(run: Run, key: str) -> Html:
     value = run.best.get(key)
     return number(None, '') if value is None else join(_score(run.best, key), f' (epoch {run.best["epoch"]})')
+
+
+def _top5(run: Run) -> Html:
+    """Of few classes it says little."""
+    is_telling = len(_summary(run).get('classes') or []) > N_CLASS_WITHOUT_TOP5
+    return _score(run.last if is_telling else {}, f'{run.watched}_top5')
 
 
 def _loss(value: float | None) -> Html:
@@ -453,7 +460,7 @@ def _files(run: Run) -> Html:
         except OSError:  # replaced or removed meanwhile
             continue
     rows = [[name, _size(n_bytes)] for name, n_bytes in [*sizes, ('total', sum(n for _, n in sizes))]]
-    return table(['file', 'bytes'], rows, f'In {run.path}')
+    return table(['file', 'bytes'], rows, f'In the folder {run.name}')
 
 
 def _size(n_bytes: int) -> Html:

@@ -17,7 +17,7 @@ def list_layers(model: chainer.Chain, size: int) -> list[Row]:
         model: on its device; it takes images of this size.
         size: of the image, px.
     Returns:
-        A row a child, in the order in which they are registered: its name; `output`, the shape (C, H, W) or (C,) of
+        A row a child, in the order in which they are first called: its name; `output`, the shape (C, H, W) or (C,) of
         what it returned last, None if it was not called as a link; `parameters`; and `multiplications` of its
         convolutions and fully connected layers. What belongs to no child is in a row named 'other'.
     """
@@ -27,17 +27,18 @@ def list_layers(model: chainer.Chain, size: int) -> list[Row]:
     }
     n_own = model.count_params() - sum(row['parameters'] for row in rows.values())
     other: Row = {'name': 'other', 'output': None, 'parameters': n_own, 'multiplications': 0}
-    open_rows = [other]
+    open_rows, called = [other], list[int]()
     image = model.xp.zeros((1, 3, size, size), chainer.config.dtype)
     with (
         chainer.using_config('train', False),
         chainer.using_config('engine', 'plain'),  # a function for each operation
         chainer.no_backprop_mode(),
-        _Links(rows, open_rows),
+        _Links(rows, open_rows, called),
         _Functions(open_rows),
     ):
         model(image)
-    return [*rows.values(), *([other] if other['parameters'] or other['multiplications'] else [])]
+    in_order = sorted(rows, key=lambda child: called.index(child) if child in called else len(called))
+    return [*(rows[child] for child in in_order), *([other] if other['parameters'] or other['multiplications'] else [])]
 
 
 def count_multiplications(function: Any, in_data: Any) -> int:
@@ -58,16 +59,17 @@ def count_multiplications(function: Any, in_data: Any) -> int:
 
 
 class _Links(chainer.LinkHook):
-    """Keeps the row of the child that is being called as the last of `open`, and notes down what it returned."""
+    """Keeps the row of the child that is being called as the last of `open`, and what was called and returned."""
 
     name = 'LayersOfLinks'
 
-    def __init__(self, rows: dict[int, Row], open_rows: list[Row]) -> None:
-        self.rows, self.open = rows, open_rows
+    def __init__(self, rows: dict[int, Row], open_rows: list[Row], called: list[int]) -> None:
+        self.rows, self.open, self.called = rows, open_rows, called
 
     def forward_preprocess(self, args: Any) -> None:
         if id(args.link) in self.rows:
             self.open.append(self.rows[id(args.link)])
+            self.called.append(id(args.link))
 
     def forward_postprocess(self, args: Any) -> None:
         if id(args.link) in self.rows:

@@ -99,12 +99,8 @@ def test_a_list_trains(unbroken):
         'n_test': 12,
     }
     assert np.sum(outcome.summary['confusion']) == 12
-    pictures = {
-        'loss.png',
-        'accuracy.png',
-        f'confusion_{outcome.folder.name}.png',
-        f'report_{outcome.folder.name}.html',
-    }
+    name = outcome.folder.name
+    pictures = {'loss.png', 'accuracy.png', f'confusion_{name}.png', f'report_{name}.html'}
     assert {path.name for path in (save_path / 'img').iterdir()} == pictures
 
 

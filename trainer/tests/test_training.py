@@ -125,12 +125,8 @@ def test_leaves_records_weights_checkpoints_and_plots(tmp_path):
         'weights_last.npz',
         'weights_best.npz',
     }
-    pictures = {
-        'loss.png',
-        'accuracy.png',
-        f'confusion_{outcome.folder.name}.png',
-        f'report_{outcome.folder.name}.html',
-    }
+    name = outcome.folder.name
+    pictures = {'loss.png', 'accuracy.png', f'confusion_{name}.png', f'report_{name}.html'}
     assert {path.name for path in (tmp_path / 'img').iterdir()} == pictures
     log = read_log(tmp_path)
     assert [entry['epoch'] for entry in log] == [1, 2, 3]

@@ -1,0 +1,41 @@
+"""The report's parts: escaping, charts, a run that goes on, and data of many classes."""
+
+import numpy as np
+import pytest
+from test_curves import fake_log, fake_run
+
+from trainer.report.html import Html, escape, tag
+from trainer.report.page import make_report
+from trainer.report.svg import Curve, draw_chart
+
+
+def test_texts_are_escaped_and_html_is_not():
+    assert tag('p', '<b>', Html('<i>x</i>'), None, ['&', 3]) == '<p>&lt;b&gt;<i>x</i>&amp;3</p>'
+    assert tag('img', alt='"', class_=None, hidden=True) == '<img alt="&quot;" hidden>'
+    assert escape('a\nb\x00\u202e\ud800') == 'a b\N{REPLACEMENT CHARACTER}' + 2 * '\N{REPLACEMENT CHARACTER}'
+
+
+def test_a_run_that_goes_on_is_read_again(tmp_path):
+    run = fake_run(tmp_path, 'net', fake_log(3))
+    run.path.mkdir()
+    assert '<meta http-equiv="refresh" content="10">' in make_report([run], refresh_s=10)
+    assert 'running, epoch 3' in make_report([run], refresh_s=10)
+    assert 'http-equiv="refresh"' not in make_report([run])
+
+
+@pytest.mark.parametrize('n_class', [2, 21, 300])
+def test_any_number_of_classes(tmp_path, n_class):
+    run = fake_run(tmp_path, 'net', fake_log(3), n_class=n_class)
+    run.path.mkdir()
+    text = make_report([run])
+    assert ('class="matrix"' in text) == (n_class <= 20) and ('class="pixels"' in text) == (n_class > 20)
+    assert len(text) < 200_000
+
+
+def test_charts_have_gaps_where_nothing_was_measured():
+    chart = draw_chart('loss', [Curve([1, 2, 3, 4, 5], [1.0, 2.0, None, 3.0, 4.0], 'red', 'x')], (0, 5))
+    assert chart.count('<path') == 1 and chart.split(' d="')[1].split('"')[0].count('M') == 2
+    assert chart.count('<circle') == 4
+    many = [float(y) for y in np.arange(300)]
+    assert '<circle' not in draw_chart('loss', [Curve(many, many, 'red', 'x')], (0, 300))
+    assert draw_chart('loss', [Curve([1], [2.0], 'red', 'x')], (0, 3)).count('<circle') == 1
