@@ -16,21 +16,6 @@ ROOT = Path(__file__).parents[2]
 VOID = {'br', 'img', 'meta'}
 HOSTILE = '</td><script>alert(1)</script> & "q"'
 FLAGS = ['--dataset', 'shapes', '--size', '32', '--limit', '4', '-b', '8', '-lr', '0.01', '--schedule', 'constant']
-    '--dataset',
-    'shapes',
-    '--size',
-    '32',
-    '--limit',
-    '4',
-    '-b',
-    '8',
-    '-lr',
-    '0.01',
-    '--schedule',
-    'constant',
-    '--engine',
-    'plain',
-]
 
 
 class Page(HTMLParser):

@@ -146,7 +146,6 @@ details { margin: 10px 0; }
 summary { cursor: pointer; color: var(--pale); margin-bottom: 6px; }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--pale); font-size: 13px; }
-@media (max-width: 600px) { svg text { font-size: 17px; } }
 .axis { stroke: var(--rule); stroke-width: 1; }
 .drop { stroke: var(--pale); stroke-width: 1; stroke-dasharray: 2 4; }
 .curve { fill: none; stroke-width: 2.4; stroke-linejoin: round; }
@@ -176,4 +175,8 @@ figure { margin: 0; font-size: 0.8rem; line-height: 1.35; overflow-wrap: anywher
   margin-bottom: 4px; }
 .pictures img.small { image-rendering: pixelated; }
 b { font-weight: 600; }
+@media (max-width: 600px) {
+  svg text { font-size: 17px; }
+  thead th { white-space: normal; overflow-wrap: anywhere; }
+}
 """

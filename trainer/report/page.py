@@ -358,7 +358,7 @@ def _mistakes(run: Run) -> Html:
     pictures = []
     for mistake in content['mistakes']:
         true, predicted = classes[mistake['true']], classes[mistake['predicted']]
-        said = f'test image {mistake["index"]}: {true}, taken for {predicted}'
+        said = f'test image {mistake["image"]}: {true}, taken for {predicted}'
         is_small = mistake['picture'].startswith('data:image/png')
         picture = tag('img', src=mistake['picture'], alt=said, class_='small' if is_small else None, loading='lazy')
         sure = number(mistake['probability'], f'{100 * mistake["probability"]:.1f} %')

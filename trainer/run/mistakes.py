@@ -52,7 +52,7 @@ class Mistakes(Extension):
             return
         if self.recorder.ranks.is_first:
             images = self.data.test.images
-            kept = [m._asdict() | {'picture': picture_address(images[m.index])} for m in mistakes]
+            kept = [m._asdict() | {'picture': picture_address(images[m.image])} for m in mistakes]
             write_mistakes(self.recorder.folder, {'n_wrong': n_wrong, 'mistakes': kept})
 
 
@@ -65,10 +65,10 @@ def picture_address(image: np.ndarray) -> str:
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-    kind, options = 'png', {'optimize': True}
+    kind, options = 'png', dict[str, Any](optimize=True)
     if max(picture.size) > PNG_PX:
         picture.thumbnail((JPEG_PX, JPEG_PX))
-        kind, options = 'jpeg', {'quality': 85}
+        kind, options = 'jpeg', dict(quality=85)
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return f'data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}'

@@ -230,7 +230,7 @@ TEST_FIELDS = {
 }
 
 MISTAKE_FIELDS = {
-    'index': 'a count',
+    'image': 'a count',
     'true': 'a count',
     'predicted': 'a count',
     'probability': 'a fraction 0..1',
@@ -367,7 +367,7 @@ def read_mistakes(run: Run) -> dict[str, Any]:
     """What a run's `mistakes.json` says.
 
     Returns:
-        `n_wrong`, of all test images; and `mistakes`, the surest first, each with `index`, `true`, `predicted` (below
+        `n_wrong`, of all test images; and `mistakes`, the surest first, each with `image`, its place, `true`, `predicted` (below
         the number of classes), `probability` and `picture`, a data: address. {} if there is no such file.
     Raises:
         InputError: a file that cannot be read, or is malformed.

@@ -92,7 +92,7 @@ def evaluate(
 class Mistake(NamedTuple):
     """An image that a network takes for something else."""
 
-    index: int  # of the image, in its split
+    image: int  # its place in its split
     true: int  # its class
     predicted: int
     probability: float  # of the prediction, 0..1
@@ -136,7 +136,7 @@ def surest_mistakes(
 
 
 def _surest(mistakes: list[Mistake], n: int) -> list[Mistake]:
-    return sorted(mistakes, key=lambda mistake: (-mistake.probability, mistake.index))[:n]
+    return sorted(mistakes, key=lambda mistake: (-mistake.probability, mistake.image))[:n]
 
 
 def true_ranks(y: np.ndarray, t: np.ndarray) -> np.ndarray:

@@ -2,11 +2,20 @@
 
 import numpy as np
 import pytest
-from test_curves import fake_log, fake_run
 
 from trainer.report.html import Html, escape, tag
 from trainer.report.page import make_report
 from trainer.report.svg import Curve, draw_chart
+from trainer.run.records import Run
+
+
+def fake_run(path, n_class=10):
+    losses = {'train_loss': 2.0, 'test_loss': 2.5, 'train_accuracy': 0.5, 'test_accuracy': 0.25}
+    log = [{'epoch': epoch, 'lr': 0.1, **losses} for epoch in (1, 2, 3)]
+    matrix = np.random.default_rng(0).integers(0, 9, (n_class, n_class)) + 50 * np.eye(n_class, dtype=int)
+    summary = {'classes': [f'class {i}' for i in range(n_class)], 'confusion': matrix.tolist()}
+    path.mkdir()
+    return Run(path, path.name, {'model': 'net'}, log, summary)
 
 
 def test_texts_are_escaped_and_html_is_not():
@@ -16,8 +25,7 @@ def test_texts_are_escaped_and_html_is_not():
 
 
 def test_a_run_that_goes_on_is_read_again(tmp_path):
-    run = fake_run(tmp_path, 'net', fake_log(3))
-    run.path.mkdir()
+    run = fake_run(tmp_path / 'r')
     assert '<meta http-equiv="refresh" content="10">' in make_report([run], refresh_s=10)
     assert 'running, epoch 3' in make_report([run], refresh_s=10)
     assert 'http-equiv="refresh"' not in make_report([run])
@@ -25,9 +33,7 @@ def test_a_run_that_goes_on_is_read_again(tmp_path):
 
 @pytest.mark.parametrize('n_class', [2, 21, 300])
 def test_any_number_of_classes(tmp_path, n_class):
-    run = fake_run(tmp_path, 'net', fake_log(3), n_class=n_class)
-    run.path.mkdir()
-    text = make_report([run])
+    text = make_report([fake_run(tmp_path / 'r', n_class)])
     assert ('class="matrix"' in text) == (n_class <= 20) and ('class="pixels"' in text) == (n_class > 20)
     assert len(text) < 200_000
 
