@@ -364,11 +364,10 @@ def _mistakes(run: Run) -> Html:
         sure = number(mistake['probability'], f'{100 * mistake["probability"]:.1f} %')
         caption = tag('figcaption', tag('b', predicted), ' ', sure, tag('br'), f'is {true}')
         pictures.append(tag('figure', picture, caption))
-    n = content.get('n_wrong') or len(pictures)
-    note = f'The {len(pictures)} of {n:,} wrongly classified test images whose wrong answer was the most probable.'
-    return (
-        join(tag('p', note, class_='pale'), tag('div', pictures, class_='pictures')) if pictures else tag('p', 'None.')
-    )
+    n_wrong, epoch = content['n_wrong'], content['epoch']
+    note = f'{n_wrong:,} test images are taken for something else after epoch {epoch}'
+    note += f'; the {len(pictures)} of the highest probability.' if n_wrong > len(pictures) else '.'
+    return join(tag('p', note, class_='pale'), tag('div', pictures, class_='pictures') if pictures else None)
 
 
 # ---- what it was made with ----

@@ -53,7 +53,8 @@ class Mistakes(Extension):
         if self.recorder.ranks.is_first:
             images = self.data.test.images
             kept = [m._asdict() | {'picture': picture_address(images[m.image])} for m in mistakes]
-            write_mistakes(self.recorder.folder, {'n_wrong': n_wrong, 'mistakes': kept})
+            epoch = (self.recorder.test or self.recorder.entries[-1])['epoch']
+            write_mistakes(self.recorder.folder, {'epoch': epoch, 'n_wrong': n_wrong, 'mistakes': kept})
 
 
 def picture_address(image: np.ndarray) -> str:
@@ -68,7 +69,7 @@ def picture_address(image: np.ndarray) -> str:
     kind, options = 'png', dict[str, Any](optimize=True)
     if max(picture.size) > PNG_PX:
         picture.thumbnail((JPEG_PX, JPEG_PX))
-        kind, options = 'jpeg', dict(quality=85)
+        kind, options = 'jpeg', {'quality': 85}
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return f'data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}'

@@ -248,6 +248,13 @@ def _check(record: Any, fields: dict[str, str], where: str) -> None:
             raise InputError(f'{where}: {key} is {reprlib.repr(value)}, expected {kind}')
 
 
+def _check_all(record: Any, fields: dict[str, str], where: str) -> None:
+    """As `_check`, of fields that must be there."""
+    _check(record, fields, where)
+    if missing := [key for key in fields if record.get(key) is None]:
+        raise InputError(f'{where} lacks {", ".join(missing)}')
+
+
 def read_run(path: Path) -> Run:
     """Read a run's folder.
 
@@ -367,8 +374,9 @@ def read_mistakes(run: Run) -> dict[str, Any]:
     """What a run's `mistakes.json` says.
 
     Returns:
-        `n_wrong`, of all test images; and `mistakes`, the surest first, each with `image`, its place, `true`, `predicted` (below
-        the number of classes), `probability` and `picture`, a data: address. {} if there is no such file.
+        `epoch`, whose weights made them; `n_wrong`, of all test images; and `mistakes`, the surest first, each with
+        `image`, its place in the split, the classes `true` and `predicted`, `probability` and `picture`, a data:
+        address. {} if there is no such file.
     Raises:
         InputError: a file that cannot be read, or is malformed.
     """
@@ -376,14 +384,12 @@ def read_mistakes(run: Run) -> dict[str, Any]:
     if not path.exists():
         return {}
     content = read_json(path)
-    _check(content, {'n_wrong': 'a count', 'mistakes': 'a list of objects'}, str(path))
+    _check_all(content, {'epoch': 'a count', 'n_wrong': 'a count', 'mistakes': 'a list of objects'}, str(path))
     n_class = len((run.summary or {}).get('classes') or [])
-    for mistake in content.get('mistakes') or []:
-        _check(mistake, MISTAKE_FIELDS, str(path))
-        if missing := [key for key in MISTAKE_FIELDS if mistake.get(key) is None]:
-            raise InputError(f'{path}: a mistake lacks {", ".join(missing)}')
-        if max(mistake['true'], mistake['predicted']) >= n_class:
-            raise InputError(f'{path}: a mistake names class {max(mistake["true"], mistake["predicted"])} of {n_class}')
+    for mistake in content['mistakes']:
+        _check_all(mistake, MISTAKE_FIELDS, str(path))
+        if (highest := max(mistake['true'], mistake['predicted'])) >= n_class:
+            raise InputError(f'{path}: a mistake names class {highest}, expected less than {n_class}')
     return content
 
 

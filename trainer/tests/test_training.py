@@ -1,6 +1,8 @@
 """Runs of a small network on a few images: what a run leaves behind, and what it survives."""
 
+import base64
 import errno
+import io
 import json
 import signal
 from itertools import count
@@ -11,12 +13,14 @@ import chainer.functions as F
 import chainer.links as L
 import numpy as np
 import pytest
+from PIL import Image
 
 import trainer
 from trainer import Config, InputError, TrainingError
 from trainer.data.datasets import Data, Split
 from trainer.functions import dropout
 from trainer.parallel import ranks
+from trainer.report import plots
 from trainer.run import checkpoint, recorder
 
 pytestmark = pytest.mark.usefixtures('no_rendering')
@@ -160,6 +164,36 @@ def test_leaves_records_weights_checkpoints_and_plots(tmp_path):
     loaded = Net(seed=1)
     chainer.serializers.load_npz(outcome.folder / 'weights_last.npz', loaded)
     assert_same_state(loaded, model)
+
+
+def test_the_report_follows_the_run(tmp_path, monkeypatch):
+    written = []
+
+    def write(runs, path, refresh_s):
+        path.write_text('<meta name="generator" content="chainer-image-trainer">')
+        written.append((path.name, runs[0].last['epoch'], runs[0].summary['finished'], refresh_s is None))
+
+    monkeypatch.setattr(plots, 'write_report', write)
+    run(tmp_path, epoch=3)
+    epochs = [(1, False, False), (2, False, False), (3, False, False), (3, True, True)]
+    assert written == [('report_r.html', *epoch) for epoch in epochs]
+
+
+def test_mistakes_are_found_when_a_stopped_run_has_been_resumed(tmp_path):
+    place = tmp_path / 'results/r/mistakes.json'
+    run(tmp_path, Net(on_forward=stop_at(5)), epoch=3)
+    assert not place.exists() and (tmp_path / 'img/report_r.html').exists()
+    outcome, _ = run(tmp_path, epoch=3, resume='auto')
+    mistakes = json.loads(place.read_text())
+    confusion = np.array(outcome.summary['confusion'])
+    assert (mistakes['epoch'], mistakes['n_wrong']) == (3, confusion.sum() - np.trace(confusion))
+    for mistake in mistakes['mistakes']:
+        assert mistake['true'] == DATA.test.labels[mistake['image']] != mistake['predicted']
+        raw = base64.b64decode(mistake['picture'].partition(',')[2])
+        pixels = np.asarray(Image.open(io.BytesIO(raw))).transpose(2, 0, 1)
+        np.testing.assert_array_equal(pixels, DATA.test.images[mistake['image']])
+    run(tmp_path, epoch=1, overwrite=True, schedule='constant')
+    assert json.loads(place.read_text()) != mistakes
 
 
 def test_learns(tmp_path):
