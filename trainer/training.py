@@ -137,7 +137,7 @@ def build(
 
     # Network and optimizer
     model.to_device(target)
-    check_network(model, data.n_class, config.size, pictures.preprocessing.crop)
+    layers = check_network(model, data.n_class, config.size, pictures.preprocessing.crop)
     optimizer = _set_up_optimizer(model, config, hooks, ranks)
     start.load(optimizer, load_model)
     if isinstance(optimizer, Muon):
@@ -153,7 +153,7 @@ def build(
     # Extensions
     out = str(config.run_folder) if ranks.is_first else os.curdir  # which Chainer makes
     trainer = Trainer(updater, lambda trainer: stop.requested or has_ended(trainer, config), out)
-    extend(trainer, data, pictures, config, stop, start)
+    extend(trainer, data, pictures, config, stop, start, layers)
     if ranks.is_first:
         trainer.extend(Plots(trainer.get_extension('Recorder'), config, baselines))
         checkpoint.prepare_folder(config.run_folder, checkpoint.bytes_needed(model, config))

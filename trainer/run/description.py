@@ -12,13 +12,15 @@ from chainer.backend import Device
 from trainer import device
 from trainer.config import Config
 from trainer.data.datasets import Data, Stream
-from trainer.step.layers import list_layers
+from trainer.step.layers import Row
 
 OWN_FLAGS = ('gpu', 'data', 'log_file')  # which may differ from rank to rank
 
 
-def facts(model: chainer.Chain, data: Data | Stream, config: Config, target: Device, size: int) -> dict[str, Any]:
-    """What `summary.json` holds besides the entries of epochs; layers are counted for test images of `size` px."""
+def facts(
+    model: chainer.Chain, data: Data | Stream, config: Config, target: Device, layers: list[Row]
+) -> dict[str, Any]:
+    """What `summary.json` holds besides the entries of epochs."""
     validation: dict[str, Any] = {}
     if data.validation is not None:
         validation['n_validation'] = len(data.validation.labels)
@@ -28,7 +30,7 @@ def facts(model: chainer.Chain, data: Data | Stream, config: Config, target: Dev
         'run': config.run_name,
         'model': config.model,
         'n_parameters': model.count_params(),
-        'layers': list_layers(model, size),
+        'layers': layers,
         'classes': list(data.classes),
         'dataset': {
             'name': data.name,

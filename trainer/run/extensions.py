@@ -24,11 +24,18 @@ from trainer.run.start import Start
 from trainer.run.stop import StopRequest, has_ended
 from trainer.run.tensorboard import TensorBoard
 from trainer.run.testing import Scoring
+from trainer.step.layers import Row
 from trainer.step.schedule import SetLearningRate
 
 
 def extend(
-    trainer: Trainer, data: Data | Stream, pictures: Pictures, config: Config, stop: StopRequest, start: Start
+    trainer: Trainer,
+    data: Data | Stream,
+    pictures: Pictures,
+    config: Config,
+    stop: StopRequest,
+    start: Start,
+    layers: list[Row],
 ) -> None:
     """Give a trainer the extensions of its run, all but the plots.
 
@@ -38,6 +45,7 @@ def extend(
         config: the settings.
         stop: a request to stop, which ends a test and is followed by a checkpoint.
         start: says which entries the log begins with.
+        layers: what those of the network cost, for the records.
     """
     updater, ranks, target = trainer.updater, trainer.updater.ranks, trainer.updater.device
     model, computed_on = updater.model, device.describe(target)
@@ -45,7 +53,7 @@ def extend(
     schedule = config.make_schedule(n_epoch)
     progress = Progress(len(data.train.labels), n_epoch, shown_epoch=config.start_epoch - 1)
     scoring = Scoring(data, pictures, config, progress, stop)
-    facts = description.facts(model, data, config, target, pictures.preprocessing.crop)
+    facts = description.facts(model, data, config, target, layers)
     recorder = Recorder(
         config.run_folder,
         scoring.score_epoch,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import chainer
@@ -10,35 +12,31 @@ from chainer.utils.conv import get_conv_outsize
 Row = dict[str, Any]  # of the table: name, output, parameters, multiplications
 
 
-def list_layers(model: chainer.Chain, size: int) -> list[Row]:
-    """Compute a black image in test mode, and count what each child of the network does; statistics stay as they are.
+@contextmanager
+def counting_layers(model: chainer.Link) -> Iterator[list[Row]]:
+    """Count what each child of a network does with the one image that it computes within, by functions of Chainer.
 
-    Args:
-        model: on its device; it takes images of this size.
-        size: of the image, px.
-    Returns:
-        A row a child, in the order in which they are first called: its name; `output`, the shape (C, H, W) or (C,) of
-        what it returned last, None if it was not called as a link; `parameters`; and `multiplications` of its
-        convolutions and fully connected layers. What belongs to no child is in a row named 'other'.
+    Yields:
+        A list that is filled at the end, a row a child in the order in which they are first called: its name; `output`,
+        the shape (C, H, W) or (C,) of what it returned last, None if it was not called as a link; `parameters`; and
+        `multiplications` of its convolutions and fully connected layers. What belongs to no child is in a row named
+        'other'.
     """
+    children = {id(child): child for child in model.children()}
     rows: dict[int, Row] = {
-        id(child): {'name': child.name, 'output': None, 'parameters': child.count_params(), 'multiplications': 0}
-        for child in model.children()
+        identity: {'name': child.name, 'output': None, 'parameters': 0, 'multiplications': 0}
+        for identity, child in children.items()
     }
-    n_own = model.count_params() - sum(row['parameters'] for row in rows.values())
-    other: Row = {'name': 'other', 'output': None, 'parameters': n_own, 'multiplications': 0}
+    other: Row = {'name': 'other', 'output': None, 'parameters': 0, 'multiplications': 0}
     open_rows, called = [other], list[int]()
-    image = model.xp.zeros((1, 3, size, size), chainer.config.dtype)
-    with (
-        chainer.using_config('train', False),
-        chainer.using_config('engine', 'plain'),  # a function for each operation
-        chainer.no_backprop_mode(),
-        _Links(rows, open_rows, called),
-        _Functions(open_rows),
-    ):
-        model(image)
-    in_order = sorted(rows, key=lambda child: called.index(child) if child in called else len(called))
-    return [*(rows[child] for child in in_order), *([other] if other['parameters'] or other['multiplications'] else [])]
+    layers: list[Row] = []
+    with _Links(rows, open_rows, called), _Functions(open_rows):
+        yield layers
+    for identity, child in children.items():  # only now, as the image may have decided the shapes
+        rows[identity]['parameters'] = child.count_params()
+    other['parameters'] = model.count_params() - sum(row['parameters'] for row in rows.values())
+    layers += [rows[identity] for identity in dict.fromkeys([*called, *rows])]
+    layers += [other] if other['parameters'] or other['multiplications'] else []
 
 
 def count_multiplications(function: Any, in_data: Any) -> int:

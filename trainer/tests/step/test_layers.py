@@ -3,7 +3,7 @@ import chainer.functions as F
 import chainer.links as L
 import numpy as np
 
-from trainer.step.layers import list_layers
+from trainer.step.network import check_network
 
 
 class Net(chainer.Chain):
@@ -24,7 +24,7 @@ class Net(chainer.Chain):
 def test_layers_in_the_order_of_their_calls():
     model = Net()
     mean = model.bn.avg_mean.copy()
-    layers = list_layers(model, 32)
+    layers = check_network(model, 5, 24, 32)
     assert [tuple(layer.values()) for layer in layers] == [
         ('conv', [6, 16, 16], 3 * 6 * 9 + 6, 3 * 6 * 9 * 16 * 16),
         ('bn', [6, 16, 16], 12, 0),
