@@ -32,7 +32,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
     words = [name]
     for key, value in attributes.items():
         if value is not None and value is not False:
-            key = key.rstrip('_').replace('_', '-').replace('viewbox', 'viewBox')
+            key = key.rstrip('_').replace('_', '-')
             words.append(key if value is True else f'{key}="{escape(value)}"')
     opening = f'<{" ".join(words)}>'
     return Html(opening if name in VOID else f'{opening}{join(*children)}</{name}>')

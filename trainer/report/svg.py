@@ -70,7 +70,7 @@ def draw_chart(
         parts += _draw_curve(
             curve, [None if y is None else (place_x(x), place_y(y)) for x, y in zip(curve.x, curve.y, strict=True)]
         )
-    return tag('svg', parts, viewbox=f'0 0 {WIDTH} {HEIGHT}', role='img', aria_label=f'{name}, by epoch')
+    return tag('svg', parts, viewBox=f'0 0 {WIDTH} {HEIGHT}', role='img', aria_label=f'{name}, by epoch')
 
 
 def _draw_curve(curve: Curve, points: Sequence[tuple[float, float] | None]) -> list[Html]:

@@ -12,7 +12,7 @@ from chainer.training import Extension, Trainer
 from trainer.config import Config
 from trainer.data.datasets import Data
 from trainer.run.recorder import Recorder
-from trainer.run.records import write_mistakes
+from trainer.run.records import MISTAKES, write_mistakes
 from trainer.run.stop import Stopped, StopRequest, has_ended
 from trainer.run.testing import Scoring
 
@@ -41,6 +41,8 @@ class Mistakes(Extension):
 
     def initialize(self, trainer: Trainer) -> None:
         """A resumed run may have ended before its mistakes were found."""
+        if self.recorder.ranks.from_first((self.recorder.folder / MISTAKES).exists):
+            return
         self(trainer)
 
     def __call__(self, trainer: Trainer) -> None:
