@@ -173,7 +173,8 @@ def test_what_cannot_be_reported(trained, tmp_path):
     done = execute('-m', 'trainer.report', tmp_path / 'nothing', *html, '--overwrite')
     assert done.returncode == 2 and 'is not a folder' in done.stderr
     shutil.copytree(run, tmp_path / 'torn')
-    (tmp_path / 'torn/mistakes.json').write_text('{"mistakes": [{"picture": "javascript:alert(1)"}]}')
+    torn = {'epoch': 1, 'n_wrong': 1, 'mistakes': [{'picture': 'javascript:alert(1)'}]}
+    (tmp_path / 'torn/mistakes.json').write_text(json.dumps(torn))
     done = execute('-m', 'trainer.report', tmp_path / 'torn', *html, '--overwrite')
     assert done.returncode == 2 and "picture is 'javascript:alert(1)', expected a picture" in done.stderr
     assert 'Traceback' not in done.stderr

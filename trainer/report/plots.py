@@ -30,7 +30,7 @@ class Plots(Extension):
 
     def __init__(self, recorder: Recorder, config: Config, baselines: Collection[str]) -> None:
         self.recorder, self.config, self.baselines = recorder, config, baselines
-        self._drawn_epochs = self._reported_epochs = len(recorder.entries)
+        self._drawn_epochs = self._reported_epochs = 0
         self._drawn_at = time.monotonic()
         self._told: set[Path] = set()  # pictures that have a number in their names
 
@@ -40,6 +40,10 @@ class Plots(Extension):
         is_due = time.monotonic() - self._drawn_at > SECONDS_BETWEEN_PLOTS
         if is_due and len(self.recorder.entries) > self._drawn_epochs:
             self._draw(records.read_run(self.config.run_folder))
+
+    def initialize(self, trainer: Trainer) -> None:
+        """What a resumed run has loaded is not news, and not in its folder yet if that is another one."""
+        self._drawn_epochs = self._reported_epochs = len(self.recorder.entries)
 
     def finish(self) -> None:
         """Draw and report now, as the run ends; nothing before the first epoch has ended."""

@@ -33,10 +33,15 @@ def counting_layers(model: chainer.Link) -> Iterator[list[Row]]:
     with _Links(rows, open_rows, called), _Functions(open_rows):
         yield layers
     for identity, child in children.items():  # only now, as the image may have decided the shapes
-        rows[identity]['parameters'] = child.count_params()
-    other['parameters'] = model.count_params() - sum(row['parameters'] for row in rows.values())
+        rows[identity]['parameters'] = _count(child)
+    other['parameters'] = _count(model) - sum(row['parameters'] for row in rows.values())
     layers += [rows[identity] for identity in dict.fromkeys([*called, *rows])]
     layers += [other] if other['parameters'] or other['multiplications'] else []
+
+
+def _count(link: chainer.Link) -> int:
+    """Its parameters, without those that have no shape."""
+    return sum(parameter.size for parameter in link.params() if parameter.array is not None)
 
 
 def count_multiplications(function: Any, in_data: Any) -> int:

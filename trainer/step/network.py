@@ -38,16 +38,16 @@ def check_network(model: chainer.Link, n_class: int, size: int, test_size: int |
     if outside:
         print(f'note: what is assigned outside of init_scope() is neither trained nor saved: {_listed(outside)}')
     _check_registered_once(model)
-    y, layers = _compute(model, size, 'give the --size that it was made for')
+    y, counted = _compute(model, size, 'give the --size that it was made for')
     check_logits(y, 1, n_class)
     if unused := [path.strip('/') for path, parameter in model.namedparams() if parameter.array is None]:
         raise InputError(f'the network does not use {_listed(unused)}, which has no shape therefore: remove the layer')
     if test_size not in (None, size):
         remedy = f'set `fixed_size = True` on the network, which tests it at {size} px, too'
-        _, layers = _compute(model, test_size, remedy)
+        _, counted = _compute(model, test_size, remedy)
     if _are_probabilities(y):
         print('note: the outputs look like probabilities; logits are expected: leave out softmax, the loss computes it')
-    return layers
+    return counted
 
 
 def check_logits(y: Any, n: int, n_class: int | None = None) -> None:
