@@ -175,6 +175,7 @@ figure { margin: 0; font-size: 0.8rem; line-height: 1.35; overflow-wrap: anywher
   margin-bottom: 4px; }
 .pictures img.small { image-rendering: pixelated; }
 b { font-weight: 600; }
+data { white-space: nowrap; }
 @media (max-width: 600px) {
   svg text { font-size: 17px; }
   thead th { white-space: normal; overflow-wrap: anywhere; }
