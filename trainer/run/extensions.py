@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from trainer.run import description
 from trainer.run.checkpoint import Checkpoint
 from trainer.run.contention import ContentionNotice
 from trainer.run.hints import Hints
-from trainer.run.mistakes import Mistakes
+from trainer.run.mistakes import record_mistakes
 from trainer.run.progress import Progress
 from trainer.run.recorder import Recorder
 from trainer.run.start import Start
@@ -58,6 +59,7 @@ def extend(
         config.run_folder,
         scoring.score_epoch,
         None if data.validation is None else scoring.score_test,
+        partial(record_mistakes, config.run_folder, data),
         schedule,
         facts,
         start.entries,
@@ -71,8 +73,6 @@ def extend(
         trainer.extend(extension)
     if data.validation is not None:
         trainer.extend(FinalTest(recorder, config, stop))
-    if isinstance(data, Data):
-        trainer.extend(Mistakes(recorder, scoring, data, config, stop))
     # Ends the processes that decode, however the training ends. It is never called and leaves no trace in a checkpoint.
     trainer.extend(make_extension(lambda trainer: False, 'Closing', finalizer=pictures.close)(lambda trainer: None))
     if ranks.size > 1:

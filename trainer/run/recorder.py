@@ -40,6 +40,7 @@ class Recorder(Extension):
         score_epoch: (updater) -> Evaluation, after each epoch; may raise `Stopped`.
         score_test: the same of the test images, with the weights of the best epoch, if `score_epoch` is of validation
             images; else None.
+        keep_mistakes: (watched images, epoch, Evaluation), told of each score, on the first rank.
         schedule: gives the learning rate that an epoch began with.
         facts: what `summary.json` holds besides the entries.
         earlier: entries of an earlier run, to begin the log with.
@@ -56,6 +57,7 @@ class Recorder(Extension):
         folder: Path,
         score_epoch: Callable[[Updater], Evaluation],
         score_test: Callable[[Updater], Evaluation] | None,
+        keep_mistakes: Callable[[str, int, Evaluation], None],
         schedule: Schedule,
         facts: Entry,
         earlier: Iterable[Entry],
@@ -64,7 +66,7 @@ class Recorder(Extension):
         size_at: Callable[[int], int] | None = None,
     ) -> None:
         self.folder, self.schedule, self.facts = folder, schedule, facts
-        self._score_epoch, self._score_test = score_epoch, score_test
+        self._score_epoch, self._score_test, self._keep_mistakes = score_epoch, score_test, keep_mistakes
         self.watched = 'test' if score_test is None else 'val'
         self.ranks, self.patience, self.size_at = ranks, patience, size_at
         self.entries: list[Entry] = list(earlier)
@@ -148,6 +150,8 @@ class Recorder(Extension):
         self.sums = dict.fromkeys(SUMS, 0.0)
         self.elapsed_s, self._resumed_at = 0.0, time.monotonic()
         self.write(finished=False)
+        if self.ranks.is_first:
+            self._keep_mistakes(self.watched, epoch, evaluation)
 
     def _epoch_seconds(self) -> float:
         return self.elapsed_s + time.monotonic() - self._resumed_at
@@ -169,6 +173,8 @@ class Recorder(Extension):
             'per_class_accuracy': evaluation.per_class_accuracy,
             'confusion': evaluation.confusion.tolist(),
         }
+        if self.ranks.is_first:
+            self._keep_mistakes('test', self.test['epoch'], evaluation)
 
     def write(self, finished: bool, stopped_early: bool = False) -> None:
         """Write `log.jsonl` and `summary.json`; nothing before the first epoch has ended.

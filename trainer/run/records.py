@@ -1,7 +1,7 @@
 """The records of a run: written by the training loop, read back with every value checked.
 
 A run is a folder: `config.yaml` (the flags), `log.jsonl` (one JSON object an epoch), `summary.json` (the
-state after the last epoch), `mistakes.json` (test images it is surest of and wrong about, once it has ended).
+state after the last epoch), `mistakes.json` (images it was surest of and wrong about when they were last scored).
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ TEST_FIELDS = {
     'per_class_accuracy': 'a list of fractions 0..1',
     'confusion': 'a square matrix of counts',
 }
-
+MISTAKES_FIELDS = {'epoch': 'a count', 'images': 'a text', 'n_wrong': 'a count', 'mistakes': 'a list of objects'}
 MISTAKE_FIELDS = {
     'image': 'a count',
     'true': 'a count',
@@ -377,9 +377,9 @@ def read_mistakes(run: Run) -> dict[str, Any]:
     """What a run's `mistakes.json` says.
 
     Returns:
-        `epoch`, whose weights made them; `n_wrong`, of all test images; and `mistakes`, the surest first, each with
-        `image`, its place in the split, the classes `true` and `predicted`, `probability` and `picture`, a data:
-        address. {} if there is no such file.
+        `epoch`, whose weights made them; `images`, 'test' or 'validation'; `n_wrong`, of all of these; and `mistakes`,
+        the surest first, each with `image`, its place in the split, the classes `true` and `predicted`, `probability`
+        and `picture`, a data: address. {} if there is no such file.
     Raises:
         InputError: a file that cannot be read, or is malformed.
     """
@@ -387,7 +387,7 @@ def read_mistakes(run: Run) -> dict[str, Any]:
     if not path.exists():
         return {}
     content = read_json(path)
-    _check_all(content, {'epoch': 'a count', 'n_wrong': 'a count', 'mistakes': 'a list of objects'}, str(path))
+    _check_all(content, MISTAKES_FIELDS, str(path))
     n_class = len((run.summary or {}).get('classes') or [])
     for mistake in content['mistakes']:
         _check_all(mistake, MISTAKE_FIELDS, str(path))

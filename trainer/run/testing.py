@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 from tqdm import tqdm
 
 from trainer.config import Config
 from trainer.data.datasets import Data, Stream
 from trainer.data.pictures import Pictures, View
-from trainer.parallel import Ranks
 from trainer.run.checkpoint import BEST_WEIGHTS, weights_in_place
 from trainer.run.progress import Progress
 from trainer.run.stop import StopRequest
-from trainer.step.evaluate import Evaluation, Mistake, evaluate, surest_mistakes
+from trainer.step.evaluate import Evaluation, evaluate
 from trainer.step.updater import Updater
 
 
@@ -53,34 +52,11 @@ class Scoring:
         with weights_in_place(self.best_weights, updater.model, updater.ranks):
             return self._score(updater, self.pictures.test, len(self.data.test.labels), 'testing')
 
-    def find_mistakes(self, updater: Updater, n_kept: int) -> tuple[list[Mistake], int]:
-        """The surest mistakes on the test images, and how many there are, with the weights they were last scored with.
-
-        Those are the weights of the best epoch, if validation images have chosen it; else the last ones.
-        """
-        self.stop.check()
-        updater.average_statistics()
-        average = updater.average
-        if self.data.validation is not None:
-            weights: AbstractContextManager[None] = weights_in_place(self.best_weights, updater.model, updater.ranks)
-        else:
-            weights = average.in_place() if average is not None else nullcontext()
-        n = len(self.data.test.labels)
-        self.progress.begin_scoring(n, 'looking for mistakes')
-        with weights:
-            batch = self._batch(updater.ranks)
-            view, device = self.pictures.test, updater.device
-            return surest_mistakes(updater.model, view, n, n_kept, batch, device, self._advance, updater.ranks)
-
-    def _batch(self, ranks: Ranks) -> int:
-        """Images that a rank computes at once."""
-        return -(-self.batch // (self.divide * ranks.size))
-
     def _score(self, updater: Updater, view: View, n: int, doing: str) -> Evaluation:
         ranks = updater.ranks
         self.progress.begin_scoring(n, doing)
-        n_class, batch, device = self.data.n_class, self._batch(ranks), updater.device
-        evaluation = evaluate(updater.model, view, n, n_class, batch, device, self._advance, ranks)
+        batch = -(-self.batch // (self.divide * ranks.size))
+        evaluation = evaluate(updater.model, view, n, self.data.n_class, batch, updater.device, self._advance, ranks)
         for line in self.pictures.new_faults(ranks.gather):
             tqdm.write(line)
         return evaluation

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.step.evaluate import Evaluation, evaluate, surest_mistakes, true_ranks
+from trainer.step.evaluate import Evaluation, evaluate, true_ranks
 
 
 def test_scores_each_image_once_whatever_the_batch():
@@ -55,19 +55,3 @@ def test_class_without_images_has_no_accuracy():
     assert result.per_class_accuracy[:2] == [0.75, 1.0]
     assert np.isnan(result.per_class_accuracy[2])
     assert result.accuracy == 5 / 6
-
-
-@pytest.mark.parametrize('batch', [1, 4, 11])
-def test_surest_mistakes_are_the_wrong_answers_of_the_highest_probability(batch):
-    rng = np.random.default_rng(1)
-    y, t = rng.standard_normal((11, 3)).astype(np.float32), rng.integers(0, 3, 11).astype(np.int32)
-    probability = chainer.functions.softmax(y.astype(np.float64)).array
-    wrong = [i for i in range(11) if y[i].argmax() != t[i]]
-    order = sorted(wrong, key=lambda i: -probability[i].max())
-    device = chainer.get_device('@numpy')
-    kept, n_wrong = surest_mistakes(chainer.as_variable, lambda i, device: (y[i], t[i]), 11, 2, batch, device)
-    assert len(wrong) > 2 and n_wrong == len(wrong)
-    assert [mistake.image for mistake in kept] == order[:2]
-    for mistake in kept:
-        assert (mistake.true, mistake.predicted) == (t[mistake.image], y[mistake.image].argmax())
-        assert mistake.probability == pytest.approx(probability[mistake.image].max())
