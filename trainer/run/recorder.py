@@ -73,6 +73,7 @@ class Recorder(Extension):
         self.n_earlier = len(self.entries)
         self.confusion: list[list[int]] = []  # of the last epoch
         self.test: Entry | None = None  # the score of the test images, once a run with validation images has ended
+        self.parts: list[Entry] = []  # of a run that was resumed: where each began, and what it was computed on
         self.pending = False
         self.sums = dict.fromkeys(SUMS, 0.0)
         self.elapsed_s = 0.0  # of the epoch under way, before a resume
@@ -102,6 +103,9 @@ class Recorder(Extension):
 
     def initialize(self, trainer: Trainer) -> None:
         self._resumed_at = time.monotonic()
+        begun = trainer.updater.iteration
+        self.parts = [part for part in self.parts if part['after_iteration'] < begun]  # others computed nothing
+        self.parts.append({'after_iteration': begun, **{key: self.facts[key] for key in ('device', 'versions')}})
         if self.pending:
             self._close_epoch(trainer)
 
@@ -186,6 +190,7 @@ class Recorder(Extension):
         if not self.own_entries or not self.ranks.is_first:
             return
         write_log(self.folder, self.entries)
+        parts = [part for part in self.parts if part['after_iteration'] < self.entries[-1]['iteration']]
         write_summary(
             self.folder,
             self.facts
@@ -197,6 +202,7 @@ class Recorder(Extension):
                 'finished': finished,
             }
             | ({'test': self.test} if self.test is not None else {})
+            | ({'parts': parts} if len(parts) > 1 else {})
             | ({'stopped_early': self.entries[-1]['epoch']} if finished and stopped_early else {}),
         )
 
@@ -209,8 +215,9 @@ class Recorder(Extension):
 
     def serialize(self, serializer: AbstractSerializer) -> None:
         state = [self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self._epoch_seconds()]
-        state += [] if self.test is None else [self.test]
+        state += [self.parts] if self.test is None else [self.parts, self.test]
         state = json.loads(serializer('state', strict_json(state)))
-        self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self.elapsed_s, *test = state
-        self.test = test[0] if test else None
+        self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self.elapsed_s, *rest = state
+        self.parts = next((value for value in rest if isinstance(value, list)), [])  # earlier versions kept none
+        self.test = next((value for value in rest if isinstance(value, dict)), None)
         self._resumed_at = time.monotonic()  # also on saving: what was so far is in `elapsed_s`
