@@ -16,7 +16,9 @@ class Html(str):
 
 def escape(value: object) -> str:
     """The text of a value with nothing in it that HTML would interpret; what cannot be shown is a replacement mark."""
-    shown = ''.join(c if c.isprintable() else ' ' if c.isspace() else '\N{REPLACEMENT CHARACTER}' for c in str(value))
+    shown = str(value)
+    if not shown.isprintable():
+        shown = ''.join(c if c.isprintable() else ' ' if c.isspace() else '\N{REPLACEMENT CHARACTER}' for c in shown)
     return html.escape(shown)
 
 
@@ -51,12 +53,9 @@ def join(*children: object) -> Html:
     return Html(''.join(parts))
 
 
-def number(value: float | None, shown: str) -> Html:
-    """A number as it is shown, with its exact value for programs."""
-    return Html('–') if value is None else tag('data', shown, value=repr(value))
-
-
-def table(heads: Sequence[object], rows: Sequence[Sequence[object]], name: str, n_left: int = 1) -> Html:
+def table(
+    heads: Sequence[object], rows: Sequence[Sequence[object]], name: str, n_left: int = 1, is_low: bool = False
+) -> Html:
     """A table that scrolls in itself where the page is too narrow.
 
     Args:
@@ -64,6 +63,7 @@ def table(heads: Sequence[object], rows: Sequence[Sequence[object]], name: str, 
         rows: of as many cells each; the first one is the head of its row.
         name: what the table is called, for those who hear the page.
         n_left: how many columns are aligned to the left; the others hold numbers.
+        is_low: a long table scrolls downwards, too.
     """
 
     def cell(kind: str, i: int, value: object, **attributes: object) -> Html:
@@ -77,7 +77,7 @@ def table(heads: Sequence[object], rows: Sequence[Sequence[object]], name: str, 
         cells = [cell('th', 0, first, scope='row'), *(cell('td', i, value) for i, value in enumerate(rest, 1))]
         lines.append(tag('tr', cells))
     inner = tag('table', tag('caption', name), tag('thead', head), tag('tbody', lines))
-    return tag('div', inner, class_='scroll', tabindex=0, role='region', aria_label=name)
+    return tag('div', inner, class_='scroll low' if is_low else 'scroll', tabindex=0, role='region', aria_label=name)
 
 
 def section(identity: str, title: str, *children: object) -> Html:
@@ -128,7 +128,7 @@ a { color: var(--c0); }
 ul { margin: 0 0 10px; padding-left: 20px; max-width: 75ch; }
 .grid { display: grid; gap: 24px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); }
 .grid > * { min-width: 0; }
-.scroll { overflow: auto; max-width: 100%; }
+.scroll { overflow: auto; max-width: 100%; margin-bottom: 8px; }
 .scroll.low { max-height: 420px; }
 table { border-collapse: collapse; font-size: 0.87rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: 4px; }
@@ -136,12 +136,12 @@ th, td { text-align: left; font-weight: normal; padding: 3px 14px 3px 0; border-
   vertical-align: top; }
 th { color: var(--pale); }
 thead th { white-space: nowrap; vertical-align: bottom; }
-td { overflow-wrap: anywhere; min-width: 4em; }
-.n { text-align: right; white-space: nowrap; }
-.differs { background: var(--mark); }
+td { min-width: 4em; }
+.n { text-align: right; }
+.n, .whole { white-space: nowrap; }
+.differs { background: var(--mark); box-shadow: -6px 0 0 var(--mark); }
 .bar { min-width: 130px; white-space: nowrap; padding: 3px 0 3px 6px;
   background: linear-gradient(to right, rgb(var(--blue) / 0.28) var(--w), transparent 0); }
-.bar.n { padding-right: 0; border-left: 14px solid transparent; background-clip: padding-box; }
 details { margin: 10px 0; }
 summary { cursor: pointer; color: var(--pale); margin-bottom: 6px; }
 svg { display: block; width: 100%; height: auto; }
@@ -168,16 +168,17 @@ svg text { fill: var(--pale); font-size: 13px; }
 .matrix thead th { vertical-align: bottom; }
 .matrix thead span { display: inline-block; writing-mode: vertical-rl; transform: rotate(180deg);
   max-height: 9em; overflow: hidden; }
-.pixels { width: min(100%, 440px); image-rendering: pixelated; background: var(--panel); }
+.map { width: 100%; background: var(--panel); }
+.pixelated { image-rendering: pixelated; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 12px; }
 figure { margin: 0; font-size: 0.8rem; line-height: 1.35; overflow-wrap: anywhere; }
 .pictures img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--panel);
   margin-bottom: 4px; }
-.pictures img.small { image-rendering: pixelated; }
 b { font-weight: 600; }
 data { white-space: nowrap; }
 @media (max-width: 600px) {
   svg text { font-size: 17px; }
-  thead th { white-space: normal; overflow-wrap: anywhere; }
+  thead th { white-space: normal; }
+  .bar { min-width: 90px; }
 }
 """

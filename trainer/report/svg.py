@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from trainer.report.html import Html, tag
 
 WIDTH, HEIGHT = 520, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 22, 36  # px around the curves
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 22, 36  # px around the curves
 MAX_POINTS = 60  # up to which each point has a mark and says its value
 N_TICKS = 6
 LABEL_PX = 62  # between the labels of two vertical lines

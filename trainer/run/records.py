@@ -123,13 +123,16 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any]:
-        """This run's entry of the (first) highest accuracy of the watched images, {} if none was measured."""
+        """This run's entry of the (first) highest accuracy of the watched images, {} if none was measured.
+
+        Of growing pictures, the largest alone count.
+        """
         start = self.config.get('start_epoch')
         first = start if isinstance(start, int) else 1  # the epochs before are of the run that --load_log names
         key = f'{self.watched}_accuracy'
         scored = [entry for entry in self.log if entry.get(key) is not None and entry['epoch'] >= first]
         if scored:
-            return max(scored, key=lambda entry: entry[key])
+            return max(scored, key=lambda entry: (entry.get('size') or 0, entry[key]))
         return {} if self.log else (self.summary or {}).get('best') or {}
 
 

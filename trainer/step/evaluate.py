@@ -117,7 +117,7 @@ def _surest(predicted: np.ndarray, wrong: np.ndarray) -> list[Mistake]:
     """The images of the highest `wrong`: of all images the probability of the prediction, 0 where it is right."""
     images = np.flatnonzero(wrong > 0)  # leaves out what is not a number
     images = images[np.argsort(-wrong[images], kind='stable')[:N_MISTAKE]]
-    return [Mistake(*row) for row in zip(images.tolist(), predicted[images].tolist(), wrong[images].tolist(), strict=True)]
+    return [Mistake(int(i), int(predicted[i]), float(wrong[i])) for i in images]
 
 
 def true_ranks(y: np.ndarray, t: np.ndarray) -> np.ndarray:

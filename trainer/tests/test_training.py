@@ -166,34 +166,59 @@ def test_leaves_records_weights_checkpoints_and_plots(tmp_path):
     assert_same_state(loaded, model)
 
 
-def test_the_report_follows_the_run(tmp_path, monkeypatch):
+@pytest.fixture
+def reports(monkeypatch):
+    """What is written as reports: the last epoch, whether the run has finished, whether it is read again."""
     written = []
 
     def write(runs, path, refresh_s):
         path.write_text('<meta name="generator" content="chainer-image-trainer">')
-        written.append((path.name, runs[0].last['epoch'], runs[0].summary['finished'], refresh_s is None))
+        written.append((path.name, runs[0].last['epoch'], runs[0].summary['finished'], refresh_s is not None))
 
     monkeypatch.setattr(plots, 'write_report', write)
+    return written
+
+
+def test_the_report_follows_the_run(tmp_path, reports):
     run(tmp_path, epoch=3)
-    epochs = [(1, False, False), (2, False, False), (3, False, False), (3, True, True)]
-    assert written == [('report_r.html', *epoch) for epoch in epochs]
+    epochs = [(1, False, True), (2, False, True), (3, False, True), (3, False, False), (3, True, False)]
+    assert reports == [('report_r.html', *epoch) for epoch in epochs]
 
 
-def test_mistakes_are_found_when_a_stopped_run_has_been_resumed(tmp_path):
+def test_the_report_of_a_run_that_fails_is_not_read_again(tmp_path, reports):
+    count = iter(range(5))  # training passes, of which four are those of the first epoch
+    with pytest.raises(StopIteration):
+        run(tmp_path, Net(on_forward=lambda is_training: is_training and next(count)), epoch=3)
+    assert reports == [('report_r.html', 1, False, True), ('report_r.html', 1, False, False)]
+
+
+def test_a_fault_in_the_report_ends_no_run(tmp_path, monkeypatch, capsys):
+    def write(runs, path, refresh_s):
+        raise ValueError('a fault')
+
+    monkeypatch.setattr(plots, 'write_report', write)
+    outcome, _ = run(tmp_path, epoch=2)
+    assert outcome.summary['finished']
+    assert capsys.readouterr().out.count('report_r.html is not written: a fault') == 1
+
+
+def test_mistakes_are_those_of_the_last_score(tmp_path):
     place = tmp_path / 'results/r/mistakes.json'
     run(tmp_path, Net(on_forward=stop_at(5)), epoch=3)
-    assert not place.exists() and (tmp_path / 'img/report_r.html').exists()
+    assert json.loads(place.read_text())['epoch'] == 1
     outcome, _ = run(tmp_path, epoch=3, resume='auto')
     mistakes = json.loads(place.read_text())
     confusion = np.array(outcome.summary['confusion'])
-    assert (mistakes['epoch'], mistakes['n_wrong']) == (3, confusion.sum() - np.trace(confusion))
+    n_wrong = confusion.sum() - np.trace(confusion)
+    assert (mistakes['epoch'], mistakes['images'], mistakes['n_wrong']) == (3, 'test', n_wrong)
+    assert len(mistakes['mistakes']) == n_wrong > 0
     for mistake in mistakes['mistakes']:
         assert mistake['true'] == DATA.test.labels[mistake['image']] != mistake['predicted']
         raw = base64.b64decode(mistake['picture'].partition(',')[2])
         pixels = np.asarray(Image.open(io.BytesIO(raw))).transpose(2, 0, 1)
         np.testing.assert_array_equal(pixels, DATA.test.images[mistake['image']])
     run(tmp_path, epoch=1, overwrite=True, schedule='constant')
-    assert json.loads(place.read_text()) != mistakes
+    assert json.loads(place.read_text())['epoch'] == 1
 
 
 def test_learns(tmp_path):

@@ -1,8 +1,14 @@
 """The report's parts: escaping, charts, a run that goes on, and data of many classes."""
 
+import base64
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from trainer.report.answers import _map_address
 from trainer.report.html import Html, escape, tag
 from trainer.report.page import make_report
 from trainer.report.svg import Curve, draw_chart
@@ -31,11 +37,40 @@ def test_a_run_that_goes_on_is_read_again(tmp_path):
     assert 'http-equiv="refresh"' not in make_report([run])
 
 
-@pytest.mark.parametrize('n_class', [2, 21, 300])
+@pytest.mark.parametrize('n_class', [2, 21, 1000])
 def test_any_number_of_classes(tmp_path, n_class):
     text = make_report([fake_run(tmp_path / 'r', n_class)])
-    assert ('class="matrix"' in text) == (n_class <= 20) and ('class="pixels"' in text) == (n_class > 20)
-    assert len(text) < 200_000
+    assert ('class="matrix"' in text) == (n_class <= 20) and ('class="map ' in text) == (n_class > 20)
+    assert len(text) < 300_000
+
+
+def test_a_map_shows_the_strongest_of_many_cells():
+    counts = np.diag(np.full(1000, 4))
+    counts[999, 0] = 12
+    raw = base64.b64decode(_map_address(counts).partition(',')[2])
+    pixels = np.asarray(Image.open(io.BytesIO(raw)))
+    assert pixels.shape == (334, 334, 4)  # three classes a pixel
+    assert pixels[333, 0].tolist() == [213, 94, 0, 221] and pixels[5, 5].tolist() == [0, 114, 178, 255]
+    assert np.count_nonzero(pixels[..., 3]) == 335
+
+
+def test_growing_pictures_are_marked(tmp_path):
+    run = fake_run(tmp_path / 'r')
+    sizes = dict(zip((1, 2, 3), (None, 64, 96), strict=True))
+    log = [entry | {'size': sizes[entry['epoch']], 'test_accuracy': 1 / entry['epoch']} for entry in run.log]
+    text = make_report([replace(run, log=log)])
+    assert text.count('>96 px</text>') == 2 and '64 px' not in text and 'other sizes of pictures' in text
+    assert 'size, px' in text and '<data value="96">96</data>' in text
+    assert '</data> (epoch 3)' in text  # the best of the largest
+
+
+def test_what_was_not_measured_is_a_dash(tmp_path):
+    """Losses that are not numbers are null in the records."""
+    run = fake_run(tmp_path / 'r')
+    nothing = dict.fromkeys(run.log[0].keys() - {'epoch'})
+    text = make_report([replace(run, log=[entry | nothing for entry in run.log], summary=None)])
+    assert 'NaN' not in text and 'nan' not in text and 'None' not in text
+    assert '<td class="n">\N{EN DASH}</td>' in text
 
 
 def test_charts_have_gaps_where_nothing_was_measured():
