@@ -1,4 +1,4 @@
-"""What layers get to see: second moments of their inputs, how much the loss depends on their outputs, statistics of maps.
+"""What layers see: second moments of their inputs, how much the loss depends on their outputs, statistics of maps.
 
 All are measured on some training images, batch by batch, so that no more than the maps of one batch and the moments of
 one layer are in memory.
@@ -32,8 +32,8 @@ class Moments:
     """Of the inputs of a layer: K for each output, in G groups.
 
     Attributes:
-        products: (G, K, K) float64, x x^T summed over the places of an image, averaged over images; less what a bias can
-            make up for, if the layer has one. (G, K), its diagonal, where K is above `MAX_INPUTS`.
+        products: (G, K, K) float64, x x^T summed over the places of an image, averaged over images; less what a bias
+            can make up for, if the layer has one. (G, K), its diagonal, where K is above `MAX_INPUTS`.
         means: (G, K) float64, over all places of all images.
     """
 
@@ -60,7 +60,7 @@ class Survey:
 
     Attributes:
         order: paths of weights and of batch normalisations, in the order in which they are computed.
-        sensitivities: path of the weights -> (outputs,) float64; how much the loss depends on each output, see `survey`.
+        sensitivities: path of the weights -> (outputs,) float64, how much the loss depends on each: see `survey`.
         statistics: path of the batch normalisation -> of its inputs.
     """
 

@@ -176,7 +176,8 @@ class Compression:
         path = self.folder / 'results' / 'rate' / 'weights_last.npz'
         if path.exists():
             model.to_device('@numpy')
-            return checkpoint.load_model(path, model)
+            checkpoint.load_model(path, model)
+            return
         layers = weights_of(model)
         for name in (name for name, p in layers.items() if not is_in_full(p.array)):
             print(f'{name} has too many inputs to keep what they have in common: each counts for itself', flush=True)

@@ -2,17 +2,17 @@
 
     minimise over q   s/2 (q - w)^T A (q - w) + rate * sum over i of bits(q_i)
 
-for each row w of a layer's weights, where A are the second moments of its inputs, s is what an error of its output costs
-(both of `squeeze_net.compression.calibrate`), and bits are what the archive's coder takes for a value, which depends on how
-often it occurs in the layer.
+for each row w of a layer's weights. A are the second moments of its inputs and s is what an error of its output costs,
+both of `squeeze_net.compression.calibrate`. The bits of a value are those that the archive's coder takes for it, which
+depend on how often it occurs in the layer.
 
 Columns are decided one after the other. The bits of those yet to come are taken as quadratic, curvature/2 q^2, so that
 the best of them are known in closed form whatever has been decided.
 
 Source: Conzelmann and Bamler, "Reducing storage of pretrained neural networks by rate-constrained quantization and
-entropy coding" (2025), section 3. Unlike there, errors are weighed by what they cost in loss, so that one rate serves all
-layers; biases and batch normalisation make up for what they can; and the code does not adapt within a layer: its counts
-are those of the previous pass over it.
+entropy coding" (2025), section 3. Unlike there, errors are weighed by what they cost in loss, so that one rate serves
+all layers; biases and batch normalisation make up for what they can; and the code does not adapt within a layer: its
+counts are those of the previous pass over it.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class Layer:
     def grid(self, step: float = 1.0) -> np.ndarray:
         """Multiples of one number, as far as the largest weight: (n,) float32, rising, 0 among them.
 
-        With steps d, the error is s d^2 / 24 times the curvature and the bits are a constant - log2 d: their sum has its
-        minimum at d^2 = 12 rate / (ln 2 s curvature), the curvature being the geometric mean over the columns.
+        With steps d, the error is s d^2 / 24 times the curvature and the bits are a constant - log2 d: their sum has
+        its minimum at d^2 = 12 rate / (ln 2 s curvature), the curvature being the geometric mean over the columns.
 
         Args:
             step: times that one; never below 1/127 of the largest weight.
