@@ -84,7 +84,7 @@ def survey(model: chainer.Chain, batches: Batches, seed: int) -> Survey:
     sums = {path: _MapSums() for path in _normalisations(model)}
     for x in batches():
         hook = _Watch(model, sums)
-        with chainer.using_config('train', False), hook:
+        with chainer.using_config('train', False), chainer.force_backprop_mode(), hook:
             y = model(x)
         logits = _on_host(y.array).astype(np.float64)
         labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1).astype(np.int32)  # drawn by their softmax
