@@ -84,11 +84,12 @@ def survey(model: chainer.Chain, batches: Batches, seed: int) -> Survey:
     sums = {path: _MapSums() for path in _normalisations(model)}
     for x in batches():
         hook = _Watch(model, sums)
-        with chainer.using_config('train', False), chainer.force_backprop_mode(), hook:
-            y = model(x)
-        logits = _on_host(y.array).astype(np.float64)
-        labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1).astype(np.int32)  # drawn by their softmax
-        (F.softmax_cross_entropy(y, y.device.send(labels)) * len(x)).backward(retain_grad=True)
+        with chainer.using_config('train', False), chainer.force_backprop_mode():
+            with hook:
+                y = model(x)
+            logits = _on_host(y.array).astype(np.float64)
+            labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1).astype(np.int32)  # drawn by their softmax
+            (F.softmax_cross_entropy(y, y.device.send(labels)) * len(x)).backward(retain_grad=True)
         for name, output in hook.outputs.items():
             g = _on_host(output.grad)
             squares = np.square(g, dtype=np.float64).sum((0, *range(2, g.ndim))) / g[0, 0].size
