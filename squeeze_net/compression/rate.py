@@ -43,7 +43,7 @@ def quantise_by_rate(
     step: float = 1.0,
     codebooks: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
-    done: Callable[[str], None] = lambda name: None,
+    done: Callable[[str], object] = lambda name: None,
 ) -> None:
     """Quantise all weights in place, layer by layer, each for the inputs that the quantised ones before it give.
 
@@ -73,7 +73,7 @@ def quantise_by_rate(
         bias = dict(model.namedparams()).get(f'/{name[:-1]}b')
         if bias is not None:
             missing = ((weights - quantised) @ moments.means[..., None]).reshape(-1)
-            bias.array += bias.device.send(missing.astype(np.float32))
+            bias.array[...] += bias.device.send(missing.astype(np.float32))
         done(name)
 
 
