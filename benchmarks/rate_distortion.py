@@ -32,8 +32,8 @@ from trainer.data.augmentation import Sizes
 from trainer.data.datasets import Data, Stream
 from trainer.report.curves import COLOURS
 
-SPARSITIES, BITS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7), (3, 4, 5)
-RATES, STEPS = (0.02, 0.04, 0.08, 0.16, 0.32, 0.64), (0.7, 1.0)
+SPARSITIES, BITS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7), (4, 5, 6)
+RATES, STEPS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12), (1.4, 2.0)
 LOSSES = 0.005, 0.01, 0.02  # of accuracy
 
 

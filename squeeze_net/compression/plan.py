@@ -46,8 +46,8 @@ class Plan:
         'retraining; or by rate and distortion in those codebooks',
         choices=QUANTISATIONS,
     )
-    rate: float = setting(0.1, 'loss that 1 MB less is worth, in nats, to --quantise rate', at_least=0)
-    step: float = setting(1.0, 'of its grids, times the step that suits --rate', at_least=0.01)
+    rate: float = setting(0.04, 'loss that 1 MB less is worth, in nats, to --quantise rate', at_least=0)
+    step: float = setting(2.0, 'of its grids, times the one that high rates ask for in theory', at_least=0.01)
     calibration: int = setting(256, 'training images that it looks at', at_least=1)
     bits: str = setting('5', 'of the codes of each layer, 1 to 8', metavar='N|PATTERN=N,...', is_list=True)
     initialisation: str = setting('linear', 'of the centroids', choices=INITIALISATIONS)

@@ -40,7 +40,7 @@ def quantise_by_rate(
     model: chainer.Chain,
     batches: Batches,
     rate: float,
-    step: float = 1.0,
+    step: float = 2.0,
     codebooks: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
     done: Callable[[str], object] = lambda name: None,
@@ -101,6 +101,7 @@ class Layer:
 
         With steps d, the error is s d^2 / 24 times the curvature and the bits are a constant - log2 d: their sum has
         its minimum at d^2 = 12 rate / (ln 2 s curvature), the curvature being the geometric mean over the columns.
+        That holds where most weights are not 0; at fewer bits, wider steps with a lower rate are better.
 
         Args:
             step: times that one; never below 1/127 of the largest weight.
