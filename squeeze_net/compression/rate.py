@@ -18,6 +18,7 @@ counts are those of the previous pass over it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import chainer
 import numpy as np
@@ -57,6 +58,7 @@ def quantise_by_rate(
         done: is told what has been done, layer by layer.
     """
     parameters = weights_of(model)
+    biases: dict[str, Any] = {path[1:]: p for path, p in model.namedparams()}
     whole = survey(model, batches, seed)
     host = chainer.get_device('@numpy')
     for name in whole.order:
@@ -70,7 +72,7 @@ def quantise_by_rate(
         values = layer.grid(step) if codebooks is None else codebooks[name]
         quantised = values[layer.codes(values)]
         parameter.array[...] = parameter.device.send(quantised.reshape(parameter.shape).astype(np.float32))
-        bias = dict(model.namedparams()).get(f'/{name[:-1]}b')
+        bias = biases.get(f'{name[:-1]}b')
         if bias is not None:
             missing = ((weights - quantised) @ moments.means[..., None]).reshape(-1)
             bias.array[...] += bias.device.send(missing.astype(np.float32))
