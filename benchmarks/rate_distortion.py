@@ -33,6 +33,7 @@ from trainer.report.curves import COLOURS
 
 SPARSITIES, BITS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7), (4, 5, 6)
 RATES, STEPS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12), (1.4, 2.0)
+TITLE = 'Accuracy against bytes,', 'pruned and clustered, or by rate and distortion'
 LOSSES = 0.005, 0.01, 0.02  # of accuracy
 
 
@@ -77,13 +78,21 @@ def bytes_at(rows: list[dict[str, Any]], accuracy: float) -> int | None:
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
     labels = 'archive, kB', 'test accuracy, %, not retrained'
-    with chart(path, 8, labels, ['Accuracy against bytes: pruned and clustered, or by rate and distortion'], 2) as axes:
+    with chart(path, 8, labels, TITLE, 1) as axes:
         for record, mark in zip(records, 'os^Dv' * len(records), strict=False):
             ways = record['ways'].items()
             for (name, rows), colour in zip(ways, COLOURS * len(ways), strict=False):
                 x, y = [row['n_byte'] / 1e3 for row in rows], [100 * row['accuracy'] for row in rows]
                 style = '-' if name.startswith('by rate') else '--'
-                axes.plot(x, y, style, marker=mark, color=colour, linewidth=2, label=f'{record["weights"]}: {name}')
+                axes.plot(
+                    x,
+                    y,
+                    style,
+                    marker=mark,
+                    color=colour,
+                    linewidth=2,
+                    label=f'{Path(record["weights"]).parent.name}: {name}',
+                )
             axes.axhline(100 * record['whole'], color='0.4', linestyle=':', linewidth=1.5)
         axes.set_xlim(0)
 
