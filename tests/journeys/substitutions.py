@@ -4,9 +4,11 @@ Data and weights have the names that the documents give them and are put in thei
 images, and the device, are flags (FLAGS, ADDED). A name or a program that no table knows makes the test fail.
 """
 
+import io
 import os
 import pickle
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,8 @@ ADDED = {
         ('--quantise_epoch', '--lossless'): '1',
     },
 }
+# A recipe of many epochs that a lower `-e` alone does not fit -> flags that do the same in a few.
+SHORTENED = {'configs/fast.yaml': ['-e', '2', '--progressive_size', '64=1']}
 WORDS = {'MODEL': 'alexnet', 'PYTHON': sys.executable, 'squeezenet_v1.1_torchvision': 'squeezenet1_1.pth'}
 
 
@@ -91,6 +95,21 @@ def photos(folder, n_train=32):
 def class_folders(folder):
     photos(folder.parent / 'photos')
     folder.symlink_to(folder.parent / 'photos/train')
+
+
+def packed_folders(path):
+    """An archive of class folders, `train` and `test`, of small JPEGs."""
+    rng = np.random.default_rng(0)
+    with tarfile.open(path, 'w:xz') as archive:
+        for split, n in (('train', 10), ('test', 5)):
+            for name in CLASSES:
+                for i in range(n):
+                    file = io.BytesIO()
+                    Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(file, 'JPEG')
+                    entry = tarfile.TarInfo(f'{split}/{name}/{i}.jpg')
+                    entry.size = file.tell()
+                    file.seek(0)
+                    archive.addfile(entry, file)
 
 
 def drawn_photo(path, rng):
@@ -168,6 +187,7 @@ def onnx_file(path):
 # What a command names -> how it comes about. A name that ends in / is a folder.
 GIVEN = {
     'cifar10-jpeg': cifar,
+    'cifar10-jpeg.tar.xz': packed_folders,
     'DIR': folder_of_anything,
     'imagenet': lambda folder: photos(folder, n_train=256),  # a batch of 512
     'photos': photos,

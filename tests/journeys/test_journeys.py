@@ -129,6 +129,8 @@ def substituted(words):
             limit, value = table.FLAGS[flag], words[i + 1]
             words[i + 1] = str(limit if isinstance(limit, str) else min(limit, float(value)))
             words[i + 1] = words[i + 1].removesuffix('.0')
+    for config, flags in table.SHORTENED.items():
+        words += flags if config in words else []
     for names, value in table.ADDED.get(program_of(words), {}).items():
         if not any(name in words for name in names):
             words += [names[0], value]

@@ -15,7 +15,7 @@ from ml_dtypes import bfloat16
 
 from trainer.config.setting import check_settings, settings_of
 from trainer.config.table import GROUPS, ComputeSettings, DataSettings, RecipeSettings, RunSettings
-from trainer.data.augmentation.sizes import read_sizes
+from trainer.data.augmentation.sizes import Sizes, read_sizes
 from trainer.data.holdout import count_held
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.errors import InputError
@@ -86,6 +86,10 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
     def smaller_sizes(self) -> tuple[tuple[int, int], ...]:
         """(crop in px, last epoch) of the sizes that training begins with."""
         return read_sizes(self.progressive_size)
+
+    def size_at(self, epoch: int) -> int:
+        """The training crop, px, of the epoch that comes after `epoch` completed ones."""
+        return Sizes.of(self.size, smaller=self.smaller_sizes).at(epoch).crop
 
     @property
     def capture_obstacle(self) -> str | None:

@@ -88,7 +88,7 @@ class DataSettings:
     )
     progressive_size: str | None = setting(
         None,
-        'train at PX up to the end of EPOCH, with the last PX before --size: 64=12,96=20; tests are at --size',
+        'train at PX up to the end of EPOCH, with the last PX before --size: 64=12,96=20; each is tested at its own',
         metavar='PX=EPOCH,...',
         is_list=True,
     )

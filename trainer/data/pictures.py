@@ -55,6 +55,10 @@ class View(chainer.dataset.Converter):
         """Pixels (M, 3, crop, crop), 0..255, and labels (M,), on the device: image `index[b]` as in `epoch[b]`."""
         raise NotImplementedError
 
+    def at(self, epoch: int) -> View:
+        """The view to test with at the end of an epoch, given those before it: of the size that was trained at."""
+        return self
+
     def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
         """Prepare what this process will be asked for, where images are decoded."""
 

@@ -53,6 +53,7 @@ def extend(
         start.entries,
         ranks,
         config.patience,
+        config.size_at if config.smaller_sizes else None,
     )
     metadata = Metadata(config.model, data.n_class, pictures.preprocessing, tuple(data.classes))
     saving = Checkpoint(config, recorder, stop, metadata, ranks, computed_on)

@@ -45,6 +45,7 @@ class Recorder(Extension):
         earlier: entries of an earlier run, to begin the log with.
         ranks: the first of them writes.
         patience: epochs without a higher accuracy after which a run ends, or None.
+        size_at: epochs completed before -> the crop of the next one, px, where that changes; else None.
     """
 
     priority = extension.PRIORITY_READER
@@ -60,11 +61,12 @@ class Recorder(Extension):
         earlier: Iterable[Entry],
         ranks: Ranks = ONE_PROCESS,
         patience: int | None = None,
+        size_at: Callable[[int], int] | None = None,
     ) -> None:
         self.folder, self.schedule, self.facts = folder, schedule, facts
         self._score_epoch, self._score_test = score_epoch, score_test
         self.watched = 'test' if score_test is None else 'val'
-        self.ranks, self.patience = ranks, patience
+        self.ranks, self.patience, self.size_at = ranks, patience, size_at
         self.entries: list[Entry] = list(earlier)
         self.n_earlier = len(self.entries)
         self.confusion: list[list[int]] = []  # of the last epoch
@@ -81,8 +83,13 @@ class Recorder(Extension):
 
     @property
     def best(self) -> Entry:
-        """This run's entry of the highest accuracy of the watched images, the first of equal ones."""
-        return max(self.own_entries, key=lambda entry: entry[f'{self.watched}_accuracy'] or 0.0)
+        """This run's entry of the highest accuracy of the watched images, the first of equal ones.
+
+        Of growing pictures (`--progressive_size`), which are tested at the size trained at, the largest alone count.
+        """
+        return max(
+            self.own_entries, key=lambda entry: (entry.get('size') or 0, entry[f'{self.watched}_accuracy'] or 0.0)
+        )
 
     @property
     def is_out_of_patience(self) -> bool:
@@ -110,7 +117,7 @@ class Recorder(Extension):
     def _close_epoch(self, trainer: Trainer) -> None:
         self.pending = True
         updater = trainer.updater
-        epoch = updater.epoch if updater.is_new_epoch else updater.epoch + 1  # the run may end within one
+        epoch = updater.n_epoch_before + 1
         try:
             evaluation = self._score_epoch(updater)
         except Stopped:
@@ -127,6 +134,7 @@ class Recorder(Extension):
                 'epoch': epoch,
                 'iteration': updater.iteration,
                 'lr': self.schedule(epoch - 1),
+                **({} if self.size_at is None else {'size': self.size_at(epoch - 1)}),
                 'train_loss': self.sums['loss'] / self.sums['images'],
                 'train_accuracy': self.sums['accuracy'] / self.sums['images'],
                 f'{self.watched}_loss': evaluation.loss,

@@ -172,7 +172,10 @@ def entry_fields(watched: str) -> dict[str, str]:
     }
 
 
-OPTIONAL_FIELDS = {f'{watched}_top5': 'a fraction 0..1' for watched in WATCHED} | {'iteration': 'a count'}
+OPTIONAL_FIELDS = {f'{watched}_top5': 'a fraction 0..1' for watched in WATCHED} | {
+    'iteration': 'a count',
+    'size': 'a count',
+}
 ALL_FIELDS = entry_fields('val') | entry_fields('test') | OPTIONAL_FIELDS  # logs of earlier versions lack the optional
 SUMMARY_FIELDS = {
     'run': 'a text',

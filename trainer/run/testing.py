@@ -41,8 +41,10 @@ class Scoring:
         average = updater.average
         with average.in_place() if average is not None else nullcontext():
             if self.data.validation is None or self.pictures.validation is None:
-                return self._score(updater, self.pictures.test, len(self.data.test.labels), 'testing')
-            return self._score(updater, self.pictures.validation, len(self.data.validation.labels), 'validating')
+                view, labels, doing = self.pictures.test, self.data.test.labels, 'testing'
+            else:
+                view, labels, doing = self.pictures.validation, self.data.validation.labels, 'validating'
+            return self._score(updater, view.at(updater.n_epoch_before), len(labels), doing)
 
     def score_test(self, updater: Updater) -> Evaluation:
         """The test images, with the weights of the best epoch; the network keeps its own."""

@@ -17,6 +17,7 @@ from trainer.step.schedule import multiplier_of, scale_rate
 CHUNK = 32768  # elements; all that an update touches of them fits the second-level cache
 PARALLEL_FROM = 2**22  # elements; two threads from there on, as more do not make memory faster
 COLOURS = 3  # the columns of a weight that sees pixels
+LARGEST = 1024  # rows or columns that Muon orthogonalises; the layers of 4096 units of AlexNet would take seconds
 
 
 def make_optimizer(name: str, lr: float, momentum: float = 0.9, muon_lr: float = 0.02) -> chainer.Optimizer:
@@ -300,7 +301,7 @@ class Muon(NesterovAG):
         self._ratio = muon_lr / lr if lr else 1.0  # at --lr 0 both stand still
 
     def choose(self, n_class: int) -> list[str]:
-        """Have the weights inside the network orthogonalised, all but those that see pixels or give logits.
+        """Have the weights inside the network orthogonalised, but those that see pixels, give logits or are large.
 
         Args:
             n_class: the rows of the last weight.
@@ -311,7 +312,9 @@ class Muon(NesterovAG):
         chosen = []
         parameter: Any
         for path, parameter in self.target.namedparams():
-            if parameter.ndim >= 2 and parameter.shape[1] != COLOURS and parameter.shape[0] != n_class:
+            if parameter.ndim < 2 or parameter.shape[1] == COLOURS or parameter.shape[0] == n_class:
+                continue
+            if min(parameter.shape[0], parameter.size // parameter.shape[0]) <= LARGEST:
                 parameter.update_rule = MuonRule(parent_hyperparam=self.hyperparam)
                 parameter.update_rule.lr_multiplier = self._ratio
                 chosen.append(path)

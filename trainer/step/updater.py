@@ -182,6 +182,11 @@ class Updater(StandardUpdater):
         """Whether an epoch or the run has ended with the last iteration."""
         return self.is_new_epoch or self.iteration == self.last_iteration
 
+    @property
+    def n_epoch_before(self) -> int:
+        """Epochs completed before the one that is under way, or has just ended."""
+        return self.epoch - 1 if self.is_new_epoch else self.epoch  # the run may end within one
+
     def serialize(self, serializer: AbstractSerializer) -> None:
         super().serialize(serializer)
         if self.average is not None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from itertools import groupby
 
 import chainer
 import chainer.functions as F
@@ -115,6 +116,22 @@ def test_a_run_of_iterations_ends_with_the_last_and_its_schedule_too(tmp_path):
         assert arrays['updater/iteration'] == 8
     again, _ = run(tmp_path, iterations=8, lr=0.1, resume='auto')
     assert without_times(tmp_path) == log and again.summary['finished']
+
+
+def test_growing_pictures_are_tested_as_they_are_trained_and_the_largest_choose_the_best_epoch(tmp_path):
+    sizes = []
+
+    class Watching(Net):
+        def forward(self, x):
+            if not chainer.config.train:
+                sizes.append(x.shape[-1])
+            return super().forward(x)
+
+    outcome, _ = run(tmp_path, Watching(0), epoch=4, size=40, progressive_size='24=1,32=3', engine='plain')
+    assert [size for size, _ in groupby(sizes)][-3:] == [30, 32, 46]  # 32 px is the small set, tested as it is
+    log = without_times(tmp_path)
+    assert [entry['size'] for entry in log] == [24, 32, 32, 40]
+    assert outcome.summary['best']['epoch'] == 4
 
 
 def test_another_number_of_iterations_is_another_run(tmp_path):

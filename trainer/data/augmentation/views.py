@@ -133,7 +133,7 @@ class TestView(_View):
 
     Args:
         split: images (N, 3, H, W) uint8 and labels (N,) int32.
-        sizes: of the experiment.
+        sizes: of the experiment; of growing ones the last, and `at` an epoch that epoch's.
         colours: how pixels become numbers; what it says of sizes does not count.
     """
 
@@ -143,6 +143,15 @@ class TestView(_View):
         self, split: tuple[Array, Array], sizes: Sizes, colours: Preprocessing = PREPROCESSINGS['experiment']
     ) -> None:
         super().__init__(split, sizes._replace(smaller=()), colours)
+        self._at = sizes.at
+        self._others: dict[Sizes, TestView] = {}  # of the sizes that training begins with
+
+    def at(self, epoch: int) -> TestView:
+        if (sizes := self._at(epoch)._replace(smaller=())) == self._sizes:
+            return self
+        if sizes not in self._others:
+            self._others[sizes] = TestView((self._images, self._labels), sizes, self._preprocessing)
+        return self._others[sizes]
 
     def draws(self, epoch: int = 0, sizes: Sizes | None = None) -> Draws:
         """The one view of each image of the split, on the CPU."""

@@ -78,3 +78,9 @@ def test_the_engine_multiplies_matrices_and_their_transposes(m, k, n):
     for left in x, np.ascontiguousarray(x.T).T:
         for right in y, np.ascontiguousarray(y.T).T:
             np.testing.assert_allclose(_product(left, right), x @ y, rtol=1e-4, atol=1e-5)
+
+
+def test_matrices_too_large_to_orthogonalise_are_nesterovs():
+    model = chainer.Sequential(L.Linear(20, 1100), L.Linear(1100, 1100), L.Linear(1100, 4))
+    optimizer = Muon(lr=0.1, momentum=0.9, muon_lr=0.02).setup(model)
+    assert optimizer.choose(n_class=4) == ['/0/W']

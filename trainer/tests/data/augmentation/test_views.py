@@ -176,8 +176,11 @@ def test_padding_keeps_to_the_sizes_that_training_begins_with(split):
     view = TrainView(split, sizes, seed=0)
     device = chainer.get_device('@numpy')
     assert [view(of_epoch(epoch, [0]), device)[0].shape[-1] for epoch in (0, 1)] == [24, 40]
-    test = TestView(split, sizes)(of_epoch(0, [0]), device)[0]
-    assert np.array_equal(test, TestView(split, Sizes.of(40))(of_epoch(0, [0]), device)[0])
+    test = TestView(split, sizes)
+    for view, crop in ((test, 40), (test.at(1), 40), (test.at(0), 24)):
+        expected = TestView(split, Sizes.of(crop))(of_epoch(0, [0]), device)[0]
+        assert np.array_equal(view(of_epoch(0, [0]), device)[0], expected)
+    assert test.at(0) is test.at(0) and test.at(1) is test
 
 
 def test_padding_needs_images_that_are_larger(split):
