@@ -91,7 +91,7 @@ def _figures(runs: Sequence[Run], is_running: bool) -> Html:
         'training images/s, median': lambda run: number(_median(run, 'images_per_s')),
         'seconds per epoch, median': lambda run: number(_median(run, 'seconds'), ONE),
         'time': lambda run: number(summary_of(run).get('seconds'), duration),
-        'computed on': lambda run: summary_of(run).get('device') or UNKNOWN,
+        'computed on': _devices,
     }
     lines = [[name, *(show(run) for run in runs)] for name, show in rows.items()]
     known = [line for line in lines if any(cell != UNKNOWN for cell in line[1:])]
@@ -138,6 +138,12 @@ def _top5(run: Run, images: str) -> Html:
 def _multiplications(run: Run) -> Html:
     layers = summary_of(run).get('layers')
     return number(sum(layer.get('multiplications') or 0 for layer in layers) if layers else None)
+
+
+def _devices(run: Run) -> str:
+    """Those of its parts, if it was resumed."""
+    parts = [*(summary_of(run).get('parts') or []), summary_of(run)]
+    return ', then '.join(dict.fromkeys(part['device'] for part in parts if part.get('device'))) or UNKNOWN
 
 
 def _median(run: Run, key: str) -> float | None:

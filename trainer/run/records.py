@@ -209,6 +209,7 @@ SUMMARY_FIELDS = {
     'hints': 'a list of texts',
     'versions': 'an object of texts',
     'layers': 'a list of objects',
+    'parts': 'a list of objects',
 }
 LAYER_FIELDS = {
     'name': 'a text',
@@ -216,6 +217,7 @@ LAYER_FIELDS = {
     'parameters': 'a count',
     'multiplications': 'a count',
 }
+PART_FIELDS = {'after_iteration': 'a count', 'device': 'a text', 'versions': 'an object of texts'}
 DATASET_FIELDS = {
     'name': 'a text',
     'source': 'a text',
@@ -367,8 +369,9 @@ def _read_summary(path: Path) -> dict[str, Any]:
     for key, fields in kinds.items():
         if summary.get(key) is not None:
             _check(summary[key], fields, f'{path}, {key}')
-    for layer in summary.get('layers') or []:
-        _check(layer, LAYER_FIELDS, f'{path}, layers')
+    for key, fields in {'layers': LAYER_FIELDS, 'parts': PART_FIELDS}.items():
+        for record in summary.get(key) or []:
+            _check(record, fields, f'{path}, {key}')
     n_class = len(summary.get('classes') or [])
     for matrix in summary.get('confusion'), (summary.get('test') or {}).get('confusion'):
         if matrix and len(matrix) != n_class:
