@@ -178,6 +178,7 @@ b { font-weight: 600; }
 data { white-space: nowrap; }
 @media (max-width: 600px) {
   svg text { font-size: 17px; }
+  th, td { padding-right: 10px; }
   thead th { white-space: normal; }
   .bar { min-width: 90px; }
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.data.datasets import Data, Split, Stream
-from trainer.data.images import decode_named
+from trainer.data.images import decode
 from trainer.data.sources import Source
 from trainer.errors import InputError
 from trainer.run.records import WATCHED, write_mistakes
@@ -49,7 +49,7 @@ def _picture(split: Split | Source, i: int) -> Image:
 
     if isinstance(split, Split):
         return Image.fromarray(np.ascontiguousarray(split.images[i].transpose(1, 2, 0)))
-    return decode_named(split.read(i), split.name(i))
+    return decode(split.read(i), lambda width, height: (JPEG_PX, JPEG_PX))
 
 
 def _address(picture: Image) -> str:
