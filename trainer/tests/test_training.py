@@ -204,9 +204,9 @@ def test_a_fault_in_the_report_ends_no_run(tmp_path, monkeypatch, capsys):
 
 def test_mistakes_are_those_of_the_last_score(tmp_path):
     place = tmp_path / 'results/r/mistakes.json'
-    run(tmp_path, Net(on_forward=stop_at(5)), epoch=3)
+    run(tmp_path, Net(on_forward=stop_at(5)), epoch=3, lr=1e-6)  # learns nothing
     assert json.loads(place.read_text())['epoch'] == 1
-    outcome, _ = run(tmp_path, epoch=3, resume='auto')
+    outcome, _ = run(tmp_path, epoch=3, lr=1e-6, resume='auto')
     mistakes = json.loads(place.read_text())
     confusion = np.array(outcome.summary['confusion'])
     n_wrong = confusion.sum() - np.trace(confusion)
@@ -217,7 +217,7 @@ def test_mistakes_are_those_of_the_last_score(tmp_path):
         raw = base64.b64decode(mistake['picture'].partition(',')[2])
         pixels = np.asarray(Image.open(io.BytesIO(raw))).transpose(2, 0, 1)
         np.testing.assert_array_equal(pixels, DATA.test.images[mistake['image']])
-    run(tmp_path, epoch=1, overwrite=True, schedule='constant')
+    run(tmp_path, epoch=1, lr=1e-6, overwrite=True, schedule='constant')
     assert json.loads(place.read_text())['epoch'] == 1
 
 
