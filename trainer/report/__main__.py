@@ -77,7 +77,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_parser('python -m trainer.report', __doc__, EXAMPLES)
     add = parser.add_argument
     add('runs', type=Path, nargs='+', metavar='RUN', help='folder of a run, or folder that holds runs')
-    pictures = 'where the pictures go (default: img; with --html, none are drawn)'
+    pictures = 'where the pictures go (default: img; with --html, nowhere)'
     add('-o', '--output', type=Path, metavar='DIR', help=pictures)
     add('--html', type=Path, metavar='FILE', help='write a report of all runs, one page that holds everything')
     baseline = 'draw the runs of these models dashed, and name them last'
