@@ -21,6 +21,7 @@ from squeeze_net.weights.network import build
 from trainer.commands import add_overwrite, command_parser
 from trainer.files import atomic_write, refuse_to_replace
 from trainer.report.tables import text_table
+from trainer.step.layers import count_multiplications
 
 EXAMPLES = """\
 python -m squeeze_net.summary squeezenet_v1.0
@@ -137,16 +138,11 @@ class _Functions(chainer.FunctionHook):
 
     def forward_postprocess(self, function: Any, in_data: Any) -> None:
         layer = self.layers[-1]
-        if function.label == 'LinearFunction':
-            layer.macs += in_data[1].size
-        elif function.label == 'Convolution2DFunction':
-            x, W = in_data[:2]
-            height = get_conv_outsize(x.shape[2], W.shape[2], function.sy, function.ph, d=function.dy)
-            width = get_conv_outsize(x.shape[3], W.shape[3], function.sx, function.pw, d=function.dx)
-            layer.macs += W.size * height * width
-            if layer.s1x1 is None:
-                layer.window = f'{W.shape[2]}x{W.shape[3]}/{function.sy} (x{W.shape[0]})'
-        elif function.label.startswith('MaxPooling'):
+        layer.macs += count_multiplications(function, in_data)
+        if function.label == 'Convolution2DFunction' and layer.s1x1 is None:
+            n_out, _, height, width = in_data[1].shape
+            layer.window = f'{height}x{width}/{function.sy} (x{n_out})'
+        if function.label.startswith('MaxPooling'):
             C, H = in_data[0].shape[1:3]
             ksize, stride, pad = function.ksize[0], function.stride[0], function.pad[0]
             side = get_conv_outsize(H, ksize, stride, pad, function.cover_all)

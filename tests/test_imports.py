@@ -43,6 +43,7 @@ LAZY = (
     'chainermn',
     'mpi4py',
     'pyarrow',
+    'tensorboardX',
 )  # imported where used: `import trainer` works without them
 
 

@@ -69,7 +69,8 @@ def test_runs_end_to_end(finished):
     assert [entry['epoch'] for entry in read_log(folder)] == [1, 2]
     summary = json.loads((folder / 'results/r/summary.json').read_text())
     assert summary['finished'] and np.sum(summary['confusion']) == 100
-    assert {path.name for path in (folder / 'img').iterdir()} == {'loss.png', 'accuracy.png', 'confusion_r.png'}
+    pictures = {'loss.png', 'accuracy.png', 'confusion_r.png', 'report_r.html'}
+    assert {path.name for path in (folder / 'img').iterdir()} == pictures
 
 
 def test_repeats_to_the_bit_from_its_config(finished, tmp_path):

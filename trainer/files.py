@@ -12,7 +12,7 @@ from typing import IO
 
 from trainer.errors import InputError
 
-SOFTWARE = 'chainer-image-trainer'  # in the pictures of training and reports
+SOFTWARE = 'chainer-image-trainer'  # in the pictures and pages of training and reports
 
 
 @contextmanager
@@ -56,16 +56,18 @@ def make_place(path: Path) -> None:
 
 
 def is_picture_of(path: Path, software: str) -> bool:
-    """Whether a file is a PNG that names `software` as what has drawn it, so that it may be drawn again."""
+    """Whether a PNG or an HTML page names `software` as what has made it, so that it may be made again."""
+    marks = f'tEXtSoftware\0{software}', f'<meta name="generator" content="{software}">'
     try:
         with path.open('rb') as file:
-            return f'tEXtSoftware\0{software}'.encode() in file.read(1024)  # stands before the pixels
+            head = file.read(1024)  # the marks stand before the pixels, and before the text
     except OSError:
         return False
+    return any(mark.encode() in head for mark in marks)
 
 
 def free_path(path: Path, software: str = SOFTWARE, taken: Collection[Path] = ()) -> Path:
-    """Where a picture goes in a folder that may hold other files: `path`, or numbered `<stem>_2.png`, `_3`, ...
+    """Where a picture or a page goes in a folder that may hold other files: `path`, or numbered `<stem>_2`, `_3`, ...
 
     Args:
         path: the name wanted.

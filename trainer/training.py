@@ -31,6 +31,7 @@ from trainer.run.recorder import Recorder
 from trainer.run.records import WATCHED
 from trainer.run.start import LoadModel, Start, find_checkpoint, saved_settings
 from trainer.run.stop import StopRequest, has_ended, is_complete
+from trainer.run.tensorboard import check_tensorboard
 from trainer.step.average import WeightAverage
 from trainer.step.captured import choose_updater
 from trainer.step.hooks import GradientHook, MeanGradient
@@ -88,7 +89,7 @@ def train(
             recorder.write(not stop.requested, stopped_early)
             trainer.get_extension('Checkpoint').finish(trainer)
             if ranks.is_first:
-                trainer.get_extension('Plots').draw()
+                trainer.get_extension('Plots').finish()
             trainer.updater.finish()
         return Outcome(config.run_folder, recorder.summary, stop.exit_code)
 
@@ -99,6 +100,7 @@ def check(config: Config, ranks: Ranks = ONE_PROCESS) -> None:
     Raises:
         InputError: a device or precision that is not available, an earlier run that would be lost.
     """
+    check_tensorboard(config)
     _on_device(config, ranks)
     ranks.from_first(lambda: find_checkpoint(config))
 
@@ -121,6 +123,7 @@ def build(
     """
     # Device
     check_call(model)
+    check_tensorboard(config)
     target = device.open_device(config.gpu)
     ranks.set_threads(config.threads)
     print(f'computing on {ranks.describe(device.describe(target))}')
@@ -134,7 +137,7 @@ def build(
 
     # Network and optimizer
     model.to_device(target)
-    check_network(model, data.n_class, config.size, pictures.preprocessing.crop)
+    layers = check_network(model, data.n_class, config.size, pictures.preprocessing.crop)
     optimizer = _set_up_optimizer(model, config, hooks, ranks)
     start.load(optimizer, load_model)
     if isinstance(optimizer, Muon):
@@ -150,7 +153,7 @@ def build(
     # Extensions
     out = str(config.run_folder) if ranks.is_first else os.curdir  # which Chainer makes
     trainer = Trainer(updater, lambda trainer: stop.requested or has_ended(trainer, config), out)
-    extend(trainer, data, pictures, config, stop, start)
+    extend(trainer, data, pictures, config, stop, start, layers)
     if ranks.is_first:
         trainer.extend(Plots(trainer.get_extension('Recorder'), config, baselines))
         checkpoint.prepare_folder(config.run_folder, checkpoint.bytes_needed(model, config))

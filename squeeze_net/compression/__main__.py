@@ -12,7 +12,7 @@ import trainer
 from squeeze_net import NETWORKS, weights
 from squeeze_net.compression import plots, report
 from squeeze_net.compression.pipeline import Compression, Interrupted
-from squeeze_net.compression.plan import Plan, read_plan
+from squeeze_net.compression.plan import Plan, make_plan, read_plan
 from squeeze_net.weights.formats.sqz import archive
 from squeeze_net.weights.network import identify
 from squeeze_net.weights.record import MAX_FILE_BYTES, Weights
@@ -33,6 +33,7 @@ N_STAGE = 4  # in a report
 EXAMPLES = """\
 python -m squeeze_net.compression compress weights.npz -o small.sqz --data DIR --sparsity 0.8 --bits 5
 python -m squeeze_net.compression compress weights.npz -o small.sqz --data DIR --config configs/compression/small.yaml
+python -m squeeze_net.compression compress weights.npz -o small.sqz --data DIR --config configs/compression/rate.yaml
 python -m squeeze_net.compression compress compressed_SqueezeNet.net -o squeezenet.sqz --lossless
 python -m squeeze_net.compression inspect small.sqz
 python -m squeeze_net.compression decompress small.sqz weights.npz
@@ -66,7 +67,7 @@ def compress(args: argparse.Namespace) -> int:
         print(report.layer_table([report.layer_row(name, one) for name, one in coded.items()]))
         print(f'{args.output}: {args.output.stat().st_size:,} bytes, of which {archive.payload(coded):,} are tensors')
         return 0
-    plan = Plan(**((read_plan(args.config) if args.config is not None else {}) | given))
+    plan = make_plan((read_plan(args.config) if args.config is not None else {}) | given)
     return compress_by_plan(source, plan, args)
 
 

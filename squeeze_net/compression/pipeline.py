@@ -5,7 +5,7 @@ Source: Han et al., "Deep Compression" (2016), figure 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,10 +18,12 @@ from tqdm import tqdm
 import trainer
 from squeeze_net import NETWORKS, make_network
 from squeeze_net.compression import plots, report
+from squeeze_net.compression.calibrate import is_in_full
 from squeeze_net.compression.fold import fold_model
-from squeeze_net.compression.plan import Plan
+from squeeze_net.compression.plan import KMEANS, RATE, Plan
 from squeeze_net.compression.prune import Pruning, by_sensitivity, prune, scan_sensitivity, weights_of
-from squeeze_net.compression.quantise import TiedWeights, quantise_model
+from squeeze_net.compression.quantise import TiedWeights, codebook_of, quantise_model
+from squeeze_net.compression.rate import quantise_by_rate
 from squeeze_net.weights.formats.sqz import archive
 from squeeze_net.weights.network import fill, fill_network, misfit, tensors_of
 from squeeze_net.weights.record import Weights
@@ -38,7 +40,8 @@ from trainer.step.optimizer import GradientHook
 SCAN = 'scan'  # as --sparsity
 LARGEST_HALF = float(np.finfo(np.float16).max)
 PRUNING = ('sparsity', 'prune_epoch', 'prune_lr', 'drop')  # flags of that stage; the last one for SCAN only
-QUANTISING = ('bits', 'initialisation', 'quantise_epoch', 'quantise_lr')  # flags of that stage
+CODING = ('quantise', 'rate', 'step', 'calibration', 'bits', 'initialisation')  # flags of what comes before retraining
+QUANTISING = (*CODING, 'quantise_epoch', 'quantise_lr')  # flags of that stage
 SHAPING = ('dataset', 'limit', 'size', 'preprocess', 'batch', 'precision', 'seed')  # those of all stages
 
 
@@ -91,6 +94,8 @@ class Compression:
         pruning = PRUNING if self.plan.sparsity == SCAN else PRUNING[:-1]
         self._check_stage('pruned', pruning)
         self._check_stage('quantised', pruning + QUANTISING)
+        if self.plan.quantise != KMEANS:
+            self._check_stage('rate', pruning + CODING)
         self._add_stage('trained', model, 4 * self.source.n_parameters)
         model = self._prune(model)
         model = self._quantise(model)
@@ -111,7 +116,7 @@ class Compression:
         path, kept = self.folder / f'{stage}.json', self.folder / 'results' / stage
         earlier = read_json(path) if kept.exists() and path.exists() else wanted
         for name, value in wanted.items():
-            if earlier.get(name) != value:
+            if earlier.get(name, getattr(Plan, name, None)) != value:  # a new flag is what it was before there was one
                 what = name if name.startswith('the ') else f'--{name}, {earlier.get(name)}'
                 raise InputError(
                     f'{kept} was made with another {what}: remove it to make it again, or choose another -o'
@@ -150,7 +155,12 @@ class Compression:
         bits = plan.bits_of(model)
         host = chainer.get_device('@numpy')
         self.pruned = {name: np.array(host.send(p.array)) for name, p in weights_of(model).items()}
-        quantise_model(model, bits, plan.initialisation, self.config.seed)
+        if plan.quantise == KMEANS:
+            quantise_model(model, bits, plan.initialisation, self.config.seed)
+        else:
+            self._quantise_by_rate(model, bits)
+            n_value = {name: np.unique(host.send(p.array)).size for name, p in weights_of(model).items()}
+            bits = {name: max((n - 1).bit_length(), 1) for name, n in n_value.items()}
         if plan.quantise_epoch:
             print(f'quantised, before retraining: {self.accuracy(model):.2%}', flush=True)
             model = self._retrain('quantised', model, plan.quantise_epoch, plan.quantise_lr, TiedWeights())
@@ -159,6 +169,42 @@ class Compression:
         n_codebook = sum(4 << n for n in bits.values())
         self._add_stage('quantised', model, n_bit // 8 + n_codebook + 4 * n_other)
         return model
+
+    def _quantise_by_rate(self, model: chainer.Chain, bits: Mapping[str, int]) -> None:
+        """In place; or as an earlier call has left it."""
+        plan, config = self.plan, replace(self.config, precision='float32')
+        path = self.folder / 'results' / 'rate' / 'weights_last.npz'
+        if path.exists():
+            model.to_device('@numpy')
+            checkpoint.load_model(path, model)
+            return
+        layers = weights_of(model)
+        for name in (name for name, p in layers.items() if not is_in_full(p.array)):
+            print(f'{name} has too many inputs to keep what they have in common: each counts for itself', flush=True)
+        codebooks = None
+        if plan.quantise != RATE:
+            codebooks = {
+                name: codebook_of(weights, bits[name], plan.initialisation, config.seed)
+                for name, weights in self.pruned.items()
+            }
+        with config.using_precision(), tqdm(total=len(layers), desc='layers', disable=None, leave=False) as bar:
+            images = self._calibration_images(model, config)
+            quantise_by_rate(
+                *(model, lambda: images, plan.rate, plan.step, codebooks, config.seed), done=lambda name: bar.update()
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save_weights(path, model)
+
+    def _calibration_images(self, model: chainer.Chain, config: Config) -> list[Any]:
+        """Training images in batches, on the device, where the model is brought, too."""
+        target = device.open_device(config.gpu)
+        model.to_device(target)
+        sizes = Sizes.of(config.size, getattr(model, 'fixed_size', False))
+        view = self.data.pictures(sizes, config.preprocess, config.seed).train
+        n_image = len(self.data.train.labels)
+        chosen = np.random.default_rng(config.seed).permutation(n_image)[: self.plan.calibration]
+        parts = (chosen[i : i + config.batch] for i in range(0, len(chosen), config.batch))
+        return [view(np.sort(part), target)[0] for part in parts]
 
     def _archive(self, model: chainer.Chain) -> None:
         model.to_device('@numpy')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from trainer.config.setting import check_settings, setting
 from trainer.errors import InputError
 
 MAX_BITS = 8
+KMEANS, RATE, RATE_KMEANS = QUANTISATIONS = 'kmeans', 'rate', 'rate_kmeans'  # as --quantise
+BY_RATE = ('rate', 'step', 'calibration')  # flags of the last two
+CODEBOOKS = ('bits', 'initialisation')  # flags of all but RATE
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,15 @@ class Plan:
     )
     prune_epoch: int = setting(4, 'epochs of retraining; pruned in the first half', at_least=0)
     prune_lr: float = setting(0.01, 'learning rate at its start', at_least=0)
+    quantise: str = setting(
+        KMEANS,
+        'to the nearest values of codebooks found by k-means; by rate and distortion on uniform grids, which needs no '
+        'retraining; or by rate and distortion in those codebooks',
+        choices=QUANTISATIONS,
+    )
+    rate: float = setting(0.04, 'loss that 1 MB less is worth, in nats, to --quantise rate', at_least=0)
+    step: float = setting(2.0, 'of its grids, times the one that high rates ask for in theory', at_least=0.01)
+    calibration: int = setting(256, 'training images that it looks at', at_least=1)
     bits: str = setting('5', 'of the codes of each layer, 1 to 8', metavar='N|PATTERN=N,...', is_list=True)
     initialisation: str = setting('linear', 'of the centroids', choices=INITIALISATIONS)
     quantise_epoch: int = setting(2, 'epochs of retraining the centroids', at_least=0)
@@ -71,6 +84,23 @@ class Plan:
             if bits not in range(1, MAX_BITS + 1):
                 raise InputError(f'--bits {self.bits} gives {name} {bits:g} bits, expected 1 .. {MAX_BITS}')
         return {name: int(bits) for name, bits in bits_of.items()}
+
+
+def make_plan(given: Mapping[str, Any]) -> Plan:
+    """The plan of some settings.
+
+    Raises:
+        InputError: as `Plan`; or a setting that has no meaning for its --quantise.
+    """
+    plan = Plan(**given)
+    useless = {KMEANS: BY_RATE, RATE: CODEBOOKS, RATE_KMEANS: ('step',)}[plan.quantise]
+    for name in useless:
+        if name in given:
+            other = RATE if name in BY_RATE else RATE_KMEANS
+            raise InputError(
+                f'--{name} has no meaning for --quantise {plan.quantise}: leave it out, or give --quantise {other}'
+            )
+    return plan
 
 
 def _read_table(text: str, flag: str) -> dict[str, float]:

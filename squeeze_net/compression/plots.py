@@ -129,6 +129,12 @@ def _layer(name: str) -> str:
     return name.removesuffix('/W')
 
 
+def _quantised(plan: Mapping[str, Any]) -> str:
+    kind = plan.get('quantise', 'kmeans')  # reports of earlier versions do not say it
+    bits = '' if kind == 'rate' else f'{plan["bits"]} bits'
+    return ', '.join(filter(None, [bits, '' if kind == 'kmeans' else f'rate {plan["rate"]:g}']))
+
+
 def draw_tradeoff(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Test accuracy against size, from the pruned network to its archive, of each compression.
 
@@ -140,7 +146,7 @@ def draw_tradeoff(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         x, y = [stage['n_byte'] / 1e3 for stage in stages], [100 * stage['accuracy'] for stage in stages]
         rows = [row for row in record['layers'] if row['name'].endswith('/W')]
         kept = sum(row['n_nonzero'] for row in rows) / sum(row['n_value'] for row in rows)
-        label = f'{kept:.0%} of the weights kept, {record["plan"]["bits"]} bits: {x[-1]:,.0f} kB, {y[-1]:.2f} %'
+        label = f'{kept:.0%} of the weights kept, {_quantised(record["plan"])}: {x[-1]:,.0f} kB, {y[-1]:.2f} %'
         axes.plot(x, y, '-o', color=colour, linewidth=2, markersize=6, label=label)
         axes.plot(x[-1:], y[-1:], 'o', color=colour, markersize=12)
         if record is records[0]:

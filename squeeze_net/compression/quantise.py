@@ -79,6 +79,11 @@ def quantise(weights: np.ndarray, bits: int, initialisation: str = 'linear', see
     return quantised
 
 
+def codebook_of(weights: np.ndarray, bits: int, initialisation: str = 'linear', seed: int = 0) -> np.ndarray:
+    """The values of `quantise`, with 0 among them whether or not there are zeros: at most 2**bits, rising."""
+    return np.union1d(cluster(weights[weights != 0], 2**bits - 1, initialisation, seed), np.zeros(1, np.float32))
+
+
 def quantise_model(
     model: chainer.Chain, bits: Mapping[str, int], initialisation: str = 'linear', seed: int = 0
 ) -> None:

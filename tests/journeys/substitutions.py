@@ -279,6 +279,7 @@ MEASUREMENTS = {
     'benchmarks/train_step.py': 'times the networks beside PyTorch and ONNX Runtime, for minutes',
     'benchmarks/validation.py': 'needs PyTorch',
     'benchmarks/busy.py': 'needs PyTorch',
+    'benchmarks/rate_distortion.py': 'compresses a network in 32 ways, for minutes',
     'benchmarks/bits.py': 'clusters every layer in 21 ways, for a minute, however few the images are',
     'benchmarks/models.py --data': 'times eleven networks in both engines, for minutes',
 }

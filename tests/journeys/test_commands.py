@@ -50,7 +50,8 @@ def test_a_run_in_a_clone_changes_nothing_that_is_tracked(tmp_path):
     assert git('status', '--porcelain') == ''
     pictures = {path.name for path in (home / 'img').iterdir()}
     matrices = {f'confusion_{model}_shapes_32px.png' for model in ('squeezenet', 'alexnet')}
-    assert pictures == {'accuracy.png', 'loss.png'} | matrices
+    reports = {f'report_{model}_shapes_32px.html' for model in ('squeezenet', 'alexnet')}
+    assert pictures == {'accuracy.png', 'loss.png'} | matrices | reports
 
 
 FOREIGN = b'somebody else has written this'

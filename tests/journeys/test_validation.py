@@ -34,7 +34,7 @@ def records(folder):
     log = [json.loads(line) for line in (folder / 'results/r/log.jsonl').read_text().splitlines()]
     summary = json.loads((folder / 'results/r/summary.json').read_text())
     log = [{key: value for key, value in entry.items() if key not in ('seconds', 'images_per_s')} for entry in log]
-    return log, {key: value for key, value in summary.items() if key not in ('seconds', 'last', 'best')}
+    return log, {key: value for key, value in summary.items() if key not in ('seconds', 'last', 'best', 'parts')}
 
 
 @pytest.mark.journeys

@@ -303,6 +303,11 @@ class RunSettings:
         metavar='FILE',
         may_change=True,
     )
+    tensorboard: bool = setting(
+        False,
+        'also write event files for TensorBoard to results/<run>/tensorboard/; needs tensorboardX',
+        may_change=True,
+    )
     log_file: str | None = setting(
         None, 'also write what is printed to FILE (appended, with timestamps)', metavar='FILE', may_change=True
     )

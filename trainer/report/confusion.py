@@ -48,7 +48,7 @@ def _confusion_figure(run: Run, classes: Sequence[str], confusion: np.ndarray) -
     from matplotlib.colors import PowerNorm
 
     n_class = len(classes)
-    percent = _row_percent(confusion)
+    percent = row_percent(confusion)
     figure, axes = new_figure(*((9.4, 9.2) if n_class <= 10 else (13, 12)))
     blues = colormaps['Blues'].with_extremes(bad='0.9')
     norm = PowerNorm(0.5, 0, 100)  # by the square root, so that confusions of a few per cent can be seen
@@ -78,7 +78,7 @@ def _confusion_figure(run: Run, classes: Sequence[str], confusion: np.ndarray) -
     return figure
 
 
-def _row_percent(confusion: np.ndarray) -> np.ndarray:
+def row_percent(confusion: np.ndarray) -> np.ndarray:
     """Per cent of the row's sum; rows without images are NaN."""
     confusion = np.asarray(confusion, float)
     n_images = confusion.sum(1, keepdims=True)
@@ -100,10 +100,10 @@ def format_confusion(classes: Sequence[str], confusion: Any) -> str:
     if counts.shape != (n_class, n_class):
         raise ValueError(f'confusion has shape {counts.shape}, expected {(n_class, n_class)}')
     names = [''.join(c if c.isprintable() else '?' for c in name) for name in classes]
-    percent = _row_percent(counts)
+    percent = row_percent(counts)
     if n_class <= MAX_CELL_TEXTS:
         return '\n'.join(_matrix_lines(names, percent))
-    return '\n'.join([*_accuracy_lines(names, percent), '', *_confused_lines(names, counts, percent)])
+    return '\n'.join([*_accuracy_lines(names, percent), '', *_confused_lines(names, counts)])
 
 
 def _matrix_lines(names: Sequence[str], percent: np.ndarray) -> list[str]:
@@ -124,15 +124,21 @@ def _accuracy_lines(names: Sequence[str], percent: np.ndarray) -> list[str]:
     return ['accuracy by class', *('   '.join(cells[i::n_rows]) for i in range(n_rows))]
 
 
-def _confused_lines(names: Sequence[str], counts: np.ndarray, percent: np.ndarray) -> list[str]:
+def _confused_lines(names: Sequence[str], counts: np.ndarray) -> list[str]:
+    lines = [
+        f'{true[:30]} taken for {other[:30]}: {n} of {n_images}, {share:.1f} %'
+        for true, other, n, n_images, share in confused_pairs(names, counts)
+    ]
+    return ['most confused', *(lines or ['none'])]
+
+
+def confused_pairs(names: Sequence[str], counts: np.ndarray) -> list[tuple[str, str, int, int, float]]:
+    """The ten most frequent confusions: true class, prediction, images, images of the true class, their share in %."""
     wrong = np.where(np.eye(len(names), dtype=bool), 0, counts)
     order = np.argsort(-wrong, axis=None, kind='stable')[:10]
     pairs = [divmod(int(k), len(names)) for k in order if wrong.flat[k] > 0]
-    lines = [
-        f'{names[i][:30]} taken for {names[j][:30]}: {counts[i, j]} of {counts[i].sum()}, {percent[i, j]:.1f} %'
-        for i, j in pairs
-    ]
-    return ['most confused', *(lines or ['none'])]
+    percent = row_percent(counts)
+    return [(names[i], names[j], int(counts[i, j]), int(counts[i].sum()), float(percent[i, j])) for i, j in pairs]
 
 
 def _accuracy(percent: float) -> str:

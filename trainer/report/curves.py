@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -74,7 +75,9 @@ def _curve_figure(runs: Sequence[Run], quantity: str, dashed: Collection[str]) -
     axes.set_xlim(max(first - margin, 0.5), last + margin)  # there is no epoch 0
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # type: ignore[call-arg]
     axes.set_xlabel('epoch', fontsize=LABEL)
-    (_scale_loss if quantity == 'loss' else _scale_accuracy)(axes, runs)
+    low, high, label = (loss_limits if quantity == 'loss' else accuracy_limits)(runs)
+    axes.set_ylim(low, high)
+    axes.set_ylabel(label, fontsize=LABEL)
     _mark_lr_drops(axes, runs[0], colours[0], last - first + 2 * margin)
 
     data = runs[0].dataset
@@ -125,8 +128,8 @@ def _values(run: Run, key: str) -> list[float]:
     return [entry[key] for entry in run.log if entry.get(key) is not None]
 
 
-def _scale_loss(axes: Axes, runs: Sequence[Run]) -> None:
-    """From 0 to the highest value, unless that flattens the rest; then the label says where it is cut."""
+def loss_limits(runs: Sequence[Run]) -> tuple[float, float, str]:
+    """Of the axis: 0 and the highest value, unless that flattens the rest; and its label, which says if it is cut."""
     lines = [_values(run, key) for run in runs for key in ('train_loss', f'{run.watched}_loss')]
     values = [value for line in lines for value in line] or [0.0, 1.0]
     lowest, highest = min(values), max(values)
@@ -135,8 +138,7 @@ def _scale_loss(axes: Axes, runs: Sequence[Run]) -> None:
     if highest > 2.5 * usual > 0:
         top = float(f'{1.5 * usual:.2g}')
         label = f'{label} (cut at {top:g}, highest {highest:.3g})'
-    axes.set_ylim(min(0, 1.05 * lowest), top if top < highest else 1.05 * top or 1)
-    axes.set_ylabel(label, fontsize=LABEL)
+    return min(0, 1.05 * lowest), top if top < highest else 1.05 * top or 1, label
 
 
 def _usual_peak(line: Sequence[float]) -> float:
@@ -146,12 +148,12 @@ def _usual_peak(line: Sequence[float]) -> float:
     return rest[n_spikes] if rest else 0.0
 
 
-def _scale_accuracy(axes: Axes, runs: Sequence[Run]) -> None:
+def accuracy_limits(runs: Sequence[Run]) -> tuple[float, float, str]:
+    """Of the axis, in %, and its label."""
     lines = [_values(run, key) for run in runs for key in ('train_accuracy', f'{run.watched}_accuracy')]
     values = [value for line in lines for value in line] or [0, 1]
-    low, high = min(90, 10 * np.floor(10 * min(values))), 10 * np.ceil(10 * max(values))
-    axes.set_ylim(low - 0.5, max(high, low + 10) + 0.5)  # half a point more, so that lines at the limits are whole
-    axes.set_ylabel('accuracy, %', fontsize=LABEL)
+    low, high = min(90, 10 * math.floor(10 * min(values))), 10 * math.ceil(10 * max(values))
+    return low - 0.5, max(high, low + 10) + 0.5, 'accuracy, %'  # half a point more: lines at the limits are whole
 
 
 def lr_drops(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:

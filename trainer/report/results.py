@@ -33,7 +33,9 @@ def format_results(folder: Path, config: Config, baselines: Collection[str] = ()
     if run.test:
         top5 = format_top5(run.test.get('top5'), len(summary['classes']))
         lines[-1] += f'; with its weights, test accuracy {run.test["accuracy"]:.2%}{top5}'
-    lines.append(f'records: {folder}   plots: {Path(config.save_path) / "img"}')
+    images = Path(config.save_path) / 'img'
+    lines.append(f'records: {folder}   plots: {images}')
+    lines.append(f'report: {images / f"report_{run.name}.html"}')
     if baselines and config.load_model is None and not any(other.model in baselines for other in [run, *peers(folder)]):
         lines.append(f'a baseline to plot beside it: the same command with --model {next(iter(baselines))}')
     return '\n'.join(lines)

@@ -59,9 +59,9 @@ def _row(run: Run, notes: list[str]) -> tuple[str, ...]:
     if run.watched == 'val':  # the test images are scored once, with the weights of the best epoch
         n = f'{run.dataset["n_validation"]:,} ' if run.dataset.get('n_validation') else ''
         chosen = mark(f'The epoch is picked on {n}validation images, the test images are scored once')
-        best = _percent(run.test.get('accuracy')) + f' ({run.best["epoch"]}){chosen}'
+        best = percent(run.test.get('accuracy')) + f' ({run.best["epoch"]}){chosen}'
     else:
-        best = _percent(run.best.get('test_accuracy')) + (f' ({run.best["epoch"]})' if run.best else '')
+        best = percent(run.best.get('test_accuracy')) + (f' ({run.best["epoch"]})' if run.best else '')
     stopped = mark('Stopped early: no better epoch came') if summary.get('stopped_early') else ''
     n_train, n_parameters = run.dataset.get('n_train'), summary.get('n_parameters')
     speeds = [entry['images_per_s'] for entry in run.log if entry.get('images_per_s') is not None]
@@ -74,10 +74,10 @@ def _row(run: Run, notes: list[str]) -> tuple[str, ...]:
         _markdown(run.config.get('size') or UNKNOWN),
         _epochs(run) + stopped + ('' if summary.get('finished') else mark('Broken off, or still running')),
         f'{n_parameters:,}' if n_parameters else UNKNOWN,
-        _percent(run.last.get('test_accuracy')),
+        percent(run.last.get('test_accuracy')),
         best,
         speed + device,
-        _duration(summary.get('seconds')),
+        duration(summary.get('seconds')),
     )
 
 
@@ -89,11 +89,13 @@ def _epochs(run: Run) -> str:
     return f'{done} of {_markdown(target)}' if target not in (None, last) else done
 
 
-def _percent(accuracy: float | None) -> str:
+def percent(accuracy: float | None) -> str:
+    """0.8261 -> '82.61 %'; a dash for None."""
     return UNKNOWN if accuracy is None else f'{100 * accuracy:.2f} %'
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """In hours and minutes, minutes and seconds, or seconds; a dash for None."""
     if seconds is None:
         return UNKNOWN
     minutes, s = divmod(round(seconds), 60)

@@ -12,11 +12,14 @@ from chainer.backend import Device
 from trainer import device
 from trainer.config import Config
 from trainer.data.datasets import Data, Stream
+from trainer.step.layers import Row
 
 OWN_FLAGS = ('gpu', 'data', 'log_file')  # which may differ from rank to rank
 
 
-def facts(model: chainer.Chain, data: Data | Stream, config: Config, target: Device) -> dict[str, Any]:
+def facts(
+    model: chainer.Chain, data: Data | Stream, config: Config, target: Device, layers: list[Row]
+) -> dict[str, Any]:
     """What `summary.json` holds besides the entries of epochs."""
     validation: dict[str, Any] = {}
     if data.validation is not None:
@@ -27,6 +30,7 @@ def facts(model: chainer.Chain, data: Data | Stream, config: Config, target: Dev
         'run': config.run_name,
         'model': config.model,
         'n_parameters': model.count_params(),
+        'layers': layers,
         'classes': list(data.classes),
         'dataset': {
             'name': data.name,

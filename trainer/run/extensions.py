@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,25 @@ from trainer.run import description
 from trainer.run.checkpoint import Checkpoint
 from trainer.run.contention import ContentionNotice
 from trainer.run.hints import Hints
+from trainer.run.mistakes import record_mistakes
 from trainer.run.progress import Progress
 from trainer.run.recorder import Recorder
 from trainer.run.start import Start
 from trainer.run.stop import StopRequest, has_ended
+from trainer.run.tensorboard import TensorBoard
 from trainer.run.testing import Scoring
+from trainer.step.layers import Row
 from trainer.step.schedule import SetLearningRate
 
 
 def extend(
-    trainer: Trainer, data: Data | Stream, pictures: Pictures, config: Config, stop: StopRequest, start: Start
+    trainer: Trainer,
+    data: Data | Stream,
+    pictures: Pictures,
+    config: Config,
+    stop: StopRequest,
+    start: Start,
+    layers: list[Row],
 ) -> None:
     """Give a trainer the extensions of its run, all but the plots.
 
@@ -36,6 +46,7 @@ def extend(
         config: the settings.
         stop: a request to stop, which ends a test and is followed by a checkpoint.
         start: says which entries the log begins with.
+        layers: what those of the network cost, for the records.
     """
     updater, ranks, target = trainer.updater, trainer.updater.ranks, trainer.updater.device
     model, computed_on = updater.model, device.describe(target)
@@ -43,11 +54,12 @@ def extend(
     schedule = config.make_schedule(n_epoch)
     progress = Progress(len(data.train.labels), n_epoch, shown_epoch=config.start_epoch - 1)
     scoring = Scoring(data, pictures, config, progress, stop)
-    facts = description.facts(model, data, config, target)
+    facts = description.facts(model, data, config, target, layers)
     recorder = Recorder(
         config.run_folder,
         scoring.score_epoch,
         None if data.validation is None else scoring.score_test,
+        partial(record_mistakes, config.run_folder, data),
         schedule,
         facts,
         start.entries,
@@ -67,6 +79,8 @@ def extend(
         trainer.extend(Agreement(ranks, stop, saving))
     if ranks.is_first:
         trainer.extend(progress)
+        if config.tensorboard:
+            trainer.extend(TensorBoard(recorder))
         trainer.extend(Hints(recorder, config, data.train.labels, (data.validation or data.test).labels))
         if target.xp is np and ranks.local_size == 1:  # other ranks of the machine would count as other processes
             trainer.extend(ContentionNotice())

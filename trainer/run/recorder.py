@@ -40,6 +40,7 @@ class Recorder(Extension):
         score_epoch: (updater) -> Evaluation, after each epoch; may raise `Stopped`.
         score_test: the same of the test images, with the weights of the best epoch, if `score_epoch` is of validation
             images; else None.
+        keep_mistakes: (watched images, epoch, Evaluation), told of each score, on the first rank.
         schedule: gives the learning rate that an epoch began with.
         facts: what `summary.json` holds besides the entries.
         earlier: entries of an earlier run, to begin the log with.
@@ -56,6 +57,7 @@ class Recorder(Extension):
         folder: Path,
         score_epoch: Callable[[Updater], Evaluation],
         score_test: Callable[[Updater], Evaluation] | None,
+        keep_mistakes: Callable[[str, int, Evaluation], None],
         schedule: Schedule,
         facts: Entry,
         earlier: Iterable[Entry],
@@ -64,13 +66,14 @@ class Recorder(Extension):
         size_at: Callable[[int], int] | None = None,
     ) -> None:
         self.folder, self.schedule, self.facts = folder, schedule, facts
-        self._score_epoch, self._score_test = score_epoch, score_test
+        self._score_epoch, self._score_test, self._keep_mistakes = score_epoch, score_test, keep_mistakes
         self.watched = 'test' if score_test is None else 'val'
         self.ranks, self.patience, self.size_at = ranks, patience, size_at
         self.entries: list[Entry] = list(earlier)
         self.n_earlier = len(self.entries)
         self.confusion: list[list[int]] = []  # of the last epoch
         self.test: Entry | None = None  # the score of the test images, once a run with validation images has ended
+        self.parts: list[Entry] = []  # of a run that was resumed: where each began, and what it was computed on
         self.pending = False
         self.sums = dict.fromkeys(SUMS, 0.0)
         self.elapsed_s = 0.0  # of the epoch under way, before a resume
@@ -100,6 +103,9 @@ class Recorder(Extension):
 
     def initialize(self, trainer: Trainer) -> None:
         self._resumed_at = time.monotonic()
+        begun = trainer.updater.iteration
+        self.parts = [part for part in self.parts if part['after_iteration'] < begun]  # others computed nothing
+        self.parts.append({'after_iteration': begun, **{key: self.facts[key] for key in ('device', 'versions')}})
         if self.pending:
             self._close_epoch(trainer)
 
@@ -148,6 +154,8 @@ class Recorder(Extension):
         self.sums = dict.fromkeys(SUMS, 0.0)
         self.elapsed_s, self._resumed_at = 0.0, time.monotonic()
         self.write(finished=False)
+        if self.ranks.is_first:
+            self._keep_mistakes(self.watched, epoch, evaluation)
 
     def _epoch_seconds(self) -> float:
         return self.elapsed_s + time.monotonic() - self._resumed_at
@@ -169,6 +177,8 @@ class Recorder(Extension):
             'per_class_accuracy': evaluation.per_class_accuracy,
             'confusion': evaluation.confusion.tolist(),
         }
+        if self.ranks.is_first:
+            self._keep_mistakes('test', self.test['epoch'], evaluation)
 
     def write(self, finished: bool, stopped_early: bool = False) -> None:
         """Write `log.jsonl` and `summary.json`; nothing before the first epoch has ended.
@@ -180,6 +190,7 @@ class Recorder(Extension):
         if not self.own_entries or not self.ranks.is_first:
             return
         write_log(self.folder, self.entries)
+        parts = [part for part in self.parts if part['after_iteration'] < self.entries[-1]['iteration']]
         write_summary(
             self.folder,
             self.facts
@@ -191,6 +202,7 @@ class Recorder(Extension):
                 'finished': finished,
             }
             | ({'test': self.test} if self.test is not None else {})
+            | ({'parts': parts} if len(parts) > 1 else {})
             | ({'stopped_early': self.entries[-1]['epoch']} if finished and stopped_early else {}),
         )
 
@@ -203,8 +215,9 @@ class Recorder(Extension):
 
     def serialize(self, serializer: AbstractSerializer) -> None:
         state = [self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self._epoch_seconds()]
-        state += [] if self.test is None else [self.test]
+        state += [self.parts] if self.test is None else [self.parts, self.test]
         state = json.loads(serializer('state', strict_json(state)))
-        self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self.elapsed_s, *test = state
-        self.test = test[0] if test else None
+        self.entries, self.n_earlier, self.confusion, self.sums, self.pending, self.elapsed_s, *rest = state
+        self.parts = next((value for value in rest if isinstance(value, list)), [])  # earlier versions kept none
+        self.test = next((value for value in rest if isinstance(value, dict)), None)
         self._resumed_at = time.monotonic()  # also on saving: what was so far is in `elapsed_s`

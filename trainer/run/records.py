@@ -1,13 +1,14 @@
 """The records of a run: written by the training loop, read back with every value checked.
 
 A run is a folder: `config.yaml` (the flags), `log.jsonl` (one JSON object an epoch), `summary.json` (the
-state after the last epoch).
+state after the last epoch), `mistakes.json` (images it was surest of and wrong about when they were last scored).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from trainer.data.sources.source import read_text
 from trainer.errors import InputError
 from trainer.files import atomic_write
 
-CONFIG, LOG, SUMMARY = 'config.yaml', 'log.jsonl', 'summary.json'
+CONFIG, LOG, SUMMARY, MISTAKES = 'config.yaml', 'log.jsonl', 'summary.json', 'mistakes.json'
+EVENTS = 'tensorboard/events.out.tfevents.*'  # of --tensorboard
 MAX_BYTES = 64 << 20
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 64 << 10, 8  # PyYAML is slow, and takes the time of bytes * depth
 
@@ -55,8 +57,17 @@ def write_log(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write `summary.json`, one line a key; a reader sees the old file or the new one."""
-    lines = ',\n'.join(f'  {strict_json(key)}: {strict_json(value)}' for key, value in summary.items())
-    with atomic_write(Path(folder) / SUMMARY, 'w') as file:
+    _write_object(Path(folder) / SUMMARY, summary)
+
+
+def write_mistakes(folder: Path, mistakes: Mapping[str, Any]) -> None:
+    """Write `mistakes.json`, as `read_mistakes` gives it back."""
+    _write_object(Path(folder) / MISTAKES, mistakes)
+
+
+def _write_object(path: Path, content: Mapping[str, Any]) -> None:
+    lines = ',\n'.join(f'  {strict_json(key)}: {strict_json(value)}' for key, value in content.items())
+    with atomic_write(path, 'w') as file:
         file.write(f'{{\n{lines}\n}}\n')
 
 
@@ -112,13 +123,16 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any]:
-        """This run's entry of the (first) highest accuracy of the watched images, {} if none was measured."""
+        """This run's entry of the (first) highest accuracy of the watched images, {} if none was measured.
+
+        Of growing pictures, the largest alone count.
+        """
         start = self.config.get('start_epoch')
         first = start if isinstance(start, int) else 1  # the epochs before are of the run that --load_log names
         key = f'{self.watched}_accuracy'
         scored = [entry for entry in self.log if entry.get(key) is not None and entry['epoch'] >= first]
         if scored:
-            return max(scored, key=lambda entry: entry[key])
+            return max(scored, key=lambda entry: (entry.get('size') or 0, entry[key]))
         return {} if self.log else (self.summary or {}).get('best') or {}
 
 
@@ -134,6 +148,7 @@ def _is_fraction(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= 1
 
 
+PICTURE = re.compile('data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}')
 IS_KIND: dict[str, Callable[[Any], bool]] = {
     'a text': lambda value: isinstance(value, str),
     'true or false': lambda value: isinstance(value, bool),
@@ -144,6 +159,10 @@ IS_KIND: dict[str, Callable[[Any], bool]] = {
     'a list of fractions 0..1': lambda value: (
         isinstance(value, list) and all(v is None or _is_fraction(v) for v in value)
     ),
+    'a list of objects': lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value),
+    'a list of counts': lambda value: isinstance(value, list) and all(map(_is_count, value)),
+    'an object of texts': lambda value: isinstance(value, dict) and all(isinstance(v, str) for v in value.values()),
+    'a picture': lambda value: isinstance(value, str) and PICTURE.fullmatch(value) is not None,
     'a square matrix of counts': lambda value: (
         isinstance(value, list)
         and all(isinstance(row, list) and len(row) == len(value) and all(map(_is_count, row)) for row in value)
@@ -188,7 +207,17 @@ SUMMARY_FIELDS = {
     'finished': 'true or false',
     'stopped_early': 'a count',
     'hints': 'a list of texts',
+    'versions': 'an object of texts',
+    'layers': 'a list of objects',
+    'parts': 'a list of objects',
 }
+LAYER_FIELDS = {
+    'name': 'a text',
+    'output': 'a list of counts',
+    'parameters': 'a count',
+    'multiplications': 'a count',
+}
+PART_FIELDS = {'after_iteration': 'a count', 'device': 'a text', 'versions': 'an object of texts'}
 DATASET_FIELDS = {
     'name': 'a text',
     'source': 'a text',
@@ -207,6 +236,14 @@ TEST_FIELDS = {
     'per_class_accuracy': 'a list of fractions 0..1',
     'confusion': 'a square matrix of counts',
 }
+MISTAKES_FIELDS = {'epoch': 'a count', 'images': 'a text', 'n_wrong': 'a count', 'mistakes': 'a list of objects'}
+MISTAKE_FIELDS = {
+    'image': 'a count',
+    'true': 'a count',
+    'predicted': 'a count',
+    'probability': 'a fraction 0..1',
+    'picture': 'a picture',
+}
 
 
 def _check(record: Any, fields: dict[str, str], where: str) -> None:
@@ -217,6 +254,13 @@ def _check(record: Any, fields: dict[str, str], where: str) -> None:
         value = record.get(key)
         if value is not None and not IS_KIND[kind](value):
             raise InputError(f'{where}: {key} is {reprlib.repr(value)}, expected {kind}')
+
+
+def _check_all(record: Any, fields: dict[str, str], where: str) -> None:
+    """As `_check`, of fields that must be there."""
+    _check(record, fields, where)
+    if missing := [key for key in fields if record.get(key) is None]:
+        raise InputError(f'{where} lacks {", ".join(missing)}')
 
 
 def read_run(path: Path) -> Run:
@@ -325,11 +369,37 @@ def _read_summary(path: Path) -> dict[str, Any]:
     for key, fields in kinds.items():
         if summary.get(key) is not None:
             _check(summary[key], fields, f'{path}, {key}')
+    for key, fields in {'layers': LAYER_FIELDS, 'parts': PART_FIELDS}.items():
+        for record in summary.get(key) or []:
+            _check(record, fields, f'{path}, {key}')
     n_class = len(summary.get('classes') or [])
     for matrix in summary.get('confusion'), (summary.get('test') or {}).get('confusion'):
         if matrix and len(matrix) != n_class:
             raise InputError(f'{path}: confusion has {len(matrix)} rows, expected one for each of {n_class} classes')
     return summary
+
+
+def read_mistakes(run: Run) -> dict[str, Any]:
+    """What a run's `mistakes.json` says.
+
+    Returns:
+        `epoch`, whose weights made them; `images`, 'test' or 'validation'; `n_wrong`, of all of these; and `mistakes`,
+        the surest first, each with `image`, its place in the split, the classes `true` and `predicted`, `probability`
+        and `picture`, a data: address. {} if there is no such file.
+    Raises:
+        InputError: a file that cannot be read, or is malformed.
+    """
+    path = run.path / MISTAKES
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    _check_all(content, MISTAKES_FIELDS, str(path))
+    n_class = len((run.summary or {}).get('classes') or [])
+    for mistake in content['mistakes']:
+        _check_all(mistake, MISTAKE_FIELDS, str(path))
+        if (highest := max(mistake['true'], mistake['predicted'])) >= n_class:
+            raise InputError(f'{path}: a mistake names class {highest}, expected less than {n_class}')
+    return content
 
 
 def peers(run_folder: Path) -> list[Run]:

@@ -140,7 +140,8 @@ def saved_settings(config: Config) -> dict[str, Any] | None:
 
 def earlier_run(folder: Path) -> list[Path]:
     """The files of a run that a new one in this folder would replace."""
-    return [path for pattern in ('*.npz', records.LOG, records.SUMMARY) for path in folder.glob(pattern)]
+    patterns = '*.npz', records.LOG, records.SUMMARY, records.MISTAKES, records.EVENTS
+    return [path for pattern in patterns for path in folder.glob(pattern)]
 
 
 def read_earlier_log(path: Path, start_epoch: int) -> list[dict[str, Any]]:

@@ -39,12 +39,18 @@ class CapturedEvaluation:
         self._sums = run.zeros((3,), np.float64)
         self._confusion = run.zeros((n_class, n_class), np.uint64)
         self._n_top5 = run.zeros((1,), np.uint64)
+        self._predicted, self._wrong = run.zeros((n,), np.int32), run.zeros((n,), np.float32)
         self._graph: Graph | None = None
         self._may_capture = True
         self._dtype = chainer.config.compute_dtype or np.dtype(np.float32)  # of pictures
 
-    def __call__(self, progress: Callable[[int], Any]) -> tuple[float, np.ndarray, int]:
-        """The mean loss, images by class and prediction, (n_class, n_class) int64, and those right among the top 5."""
+    def __call__(self, progress: Callable[[int], Any]) -> tuple[float, np.ndarray, int, np.ndarray, np.ndarray]:
+        """Score all images.
+
+        Returns:
+            The mean loss; images by class and prediction, (n_class, n_class) int64; how many are right among the top 5;
+            the predictions, (n,) int32; and their probabilities where they are wrong, else 0, (n,) float32.
+        """
         run = runtime()
         self._sums.fill(0)
         self._confusion.fill(0)
@@ -69,7 +75,8 @@ class CapturedEvaluation:
                 progress(n)
         loss, _, images = run.download(self._sums)
         confusion, n_top5 = run.download(self._confusion), run.download(self._n_top5)
-        return float(loss / images), confusion.astype(np.int64), int(n_top5[0])
+        predicted, wrong = run.download(self._predicted), run.download(self._wrong)
+        return float(loss / images), confusion.astype(np.int64), int(n_top5[0]), predicted, wrong
 
     def _replay(self) -> None:
         if self._graph is None and self._may_capture:
@@ -95,10 +102,11 @@ class CapturedEvaluation:
         """A batch, of which the last n images count."""
         x, t = self._view.batch(self.batch, self._state.position, self._dtype)
         with chainer.using_config('train', False), chainer.no_backprop_mode():
-            y = self.model(x).array[self.batch - n :]
-            t = t[self.batch - n :]
+            skipped = self.batch - n
+            y, t = self.model(x).array[skipped:], t[skipped:]
             loss = F.softmax_cross_entropy(y, t)
-        losses.tally(y, t, loss.array, self._sums, self._confusion, self._n_top5)
+        answers = self._state.position, self._predicted[skipped:], self._wrong[skipped:]
+        losses.tally(y, t, loss.array, self._sums, self._confusion, self._n_top5, answers=answers)
         optimizers.advance(self._state, self.batch)
 
 

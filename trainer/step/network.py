@@ -10,11 +10,12 @@ import chainer
 import numpy as np
 
 from trainer.errors import InputError
+from trainer.step.layers import Row, counting_layers
 
 N_SHOWN = 3  # names that a message lists
 
 
-def check_network(model: chainer.Link, n_class: int, size: int, test_size: int | None = None) -> None:
+def check_network(model: chainer.Link, n_class: int, size: int, test_size: int | None = None) -> list[Row]:
     """Compute a black image in test mode, and refuse what cannot be trained; statistics stay as they are.
 
     Parameters get their shapes where the first image decides them. What the network's own code raises is left as it
@@ -25,6 +26,8 @@ def check_network(model: chainer.Link, n_class: int, size: int, test_size: int |
         n_class: number of classes of the data.
         size: of its images, px.
         test_size: of those it is tested with, px, if that is another.
+    Returns:
+        What its layers cost, for an image that it is tested with.
     Raises:
         InputError: something else than logits (1, n_class), layers that do not fit the image, or no parameters.
     """
@@ -35,14 +38,16 @@ def check_network(model: chainer.Link, n_class: int, size: int, test_size: int |
     if outside:
         print(f'note: what is assigned outside of init_scope() is neither trained nor saved: {_listed(outside)}')
     _check_registered_once(model)
-    y = _compute(model, size, 'give the --size that it was made for')
+    y, counted = _compute(model, size, 'give the --size that it was made for')
     check_logits(y, 1, n_class)
     if unused := [path.strip('/') for path, parameter in model.namedparams() if parameter.array is None]:
         raise InputError(f'the network does not use {_listed(unused)}, which has no shape therefore: remove the layer')
     if test_size not in (None, size):
-        _compute(model, test_size, f'set `fixed_size = True` on the network, which tests it at {size} px, too')
+        remedy = f'set `fixed_size = True` on the network, which tests it at {size} px, too'
+        _, counted = _compute(model, test_size, remedy)
     if _are_probabilities(y):
         print('note: the outputs look like probabilities; logits are expected: leave out softmax, the loss computes it')
+    return counted
 
 
 def check_logits(y: Any, n: int, n_class: int | None = None) -> None:
@@ -109,7 +114,7 @@ def check_call(model: Any) -> None:
         ) from None
 
 
-def _compute(model: Any, size: int | None, remedy: str) -> Any:
+def _compute(model: Any, size: int | None, remedy: str) -> tuple[Any, list[Row]]:
     image = model.xp.zeros((1, 3, size, size), chainer.config.dtype)
     try:
         with (
@@ -117,8 +122,10 @@ def _compute(model: Any, size: int | None, remedy: str) -> Any:
             chainer.using_config('engine', 'plain'),  # no plans for a batch of one
             chainer.no_backprop_mode(),
             _Fitting(model, image.shape, remedy),
+            counting_layers(model) as layers,
         ):
-            return model(image)
+            y = model(image)
+        return y, layers
     except InputError:
         raise
     except Exception as error:

@@ -17,7 +17,9 @@ from trainer import Config, InputError, training
 from trainer.data.datasets import Stream, folder, load, make_shapes, pack
 from trainer.data.sources import ImageList
 from trainer.parallel import ONE_PROCESS
-from trainer.step.evaluate import evaluate
+from trainer.run.mistakes import record_mistakes
+from trainer.run.records import read_mistakes, read_run
+from trainer.step.evaluate import Evaluation, Mistake, evaluate
 
 pytestmark = pytest.mark.usefixtures('no_rendering')
 N_CLASS = 4
@@ -99,8 +101,27 @@ def test_a_list_trains(unbroken):
         'n_test': 12,
     }
     assert np.sum(outcome.summary['confusion']) == 12
-    pictures = {'loss.png', 'accuracy.png', f'confusion_{outcome.folder.name}.png'}
+    name = outcome.folder.name
+    pictures = {'loss.png', 'accuracy.png', f'confusion_{name}.png', f'report_{name}.html'}
     assert {path.name for path in (save_path / 'img').iterdir()} == pictures
+
+
+def test_mistakes_of_files_have_pictures(unbroken):
+    _, outcome, _ = unbroken
+    mistakes = read_mistakes(read_run(outcome.folder))
+    confusion = np.array(outcome.summary['confusion'])
+    assert mistakes['n_wrong'] == len(mistakes['mistakes']) == confusion.sum() - np.trace(confusion) > 0
+
+
+def test_a_mistake_whose_file_has_gone_is_left_out(places, tmp_path):
+    data = load('imagelist', places / 'list')
+    mistakes = [Mistake(0, 1, 0.75), Mistake(1, 1, 0.5)]
+    read = data.test.read
+    data.test.read = lambda i: read(i) if i else b'not an image'
+    record_mistakes(tmp_path, data, 'test', 4, Evaluation(1.0, np.array([[0, 2], [0, 0]]), None, mistakes))
+    kept = json.loads((tmp_path / 'mistakes.json').read_text())
+    assert (kept['epoch'], kept['n_wrong']) == (4, 2)
+    assert [(m['image'], m['predicted'], m['probability']) for m in kept['mistakes']] == [(1, 1, 0.5)]
 
 
 @pytest.mark.parametrize(('name', 'kind'), [('shards', 'shards'), ('recordio', 'rec')])
@@ -217,8 +238,10 @@ def test_images_held_out_are_streamed_and_the_test_is_read_at_the_end(places, tm
 
     outcome, _ = run(tmp_path, replace(data, test=Watched(data.test)), validation='25%')
     assert outcome.summary['dataset']['n_train'] == 18 and outcome.summary['dataset']['n_validation'] == 6
-    assert n_before == [3] * 12  # all epochs were over
-    assert np.sum(outcome.summary['test']['confusion']) == 12 and np.sum(outcome.summary['confusion']) == 6
+    confusion = np.array(outcome.summary['test']['confusion'])
+    assert confusion.sum() == 12 and np.sum(outcome.summary['confusion']) == 6
+    n_pictures = 12 - np.trace(confusion)  # of the mistakes
+    assert n_before == [3] * (12 + n_pictures)  # all epochs were over
     again, _ = run(tmp_path / 'processes', data, validation='25%', workers=2)
     assert again.summary['test'] == outcome.summary['test']
 

@@ -1,6 +1,8 @@
 """Runs of a small network on a few images: what a run leaves behind, and what it survives."""
 
+import base64
 import errno
+import io
 import json
 import signal
 from itertools import count
@@ -11,12 +13,14 @@ import chainer.functions as F
 import chainer.links as L
 import numpy as np
 import pytest
+from PIL import Image
 
 import trainer
 from trainer import Config, InputError, TrainingError
 from trainer.data.datasets import Data, Split
 from trainer.functions import dropout
 from trainer.parallel import ranks
+from trainer.report import plots
 from trainer.run import checkpoint, recorder
 
 pytestmark = pytest.mark.usefixtures('no_rendering')
@@ -119,12 +123,14 @@ def test_leaves_records_weights_checkpoints_and_plots(tmp_path):
         'config.yaml',
         'log.jsonl',
         'summary.json',
+        'mistakes.json',
         'checkpoint_last.npz',
         'checkpoint_best.npz',
         'weights_last.npz',
         'weights_best.npz',
     }
-    pictures = {'loss.png', 'accuracy.png', f'confusion_{outcome.folder.name}.png'}
+    name = outcome.folder.name
+    pictures = {'loss.png', 'accuracy.png', f'confusion_{name}.png', f'report_{name}.html'}
     assert {path.name for path in (tmp_path / 'img').iterdir()} == pictures
     log = read_log(tmp_path)
     assert [entry['epoch'] for entry in log] == [1, 2, 3]
@@ -158,6 +164,61 @@ def test_leaves_records_weights_checkpoints_and_plots(tmp_path):
     loaded = Net(seed=1)
     chainer.serializers.load_npz(outcome.folder / 'weights_last.npz', loaded)
     assert_same_state(loaded, model)
+
+
+@pytest.fixture
+def reports(monkeypatch):
+    """What is written as reports: the last epoch, whether the run has finished, whether it is read again."""
+    written = []
+
+    def write(runs, path, refresh_s):
+        path.write_text('<meta name="generator" content="chainer-image-trainer">')
+        written.append((path.name, runs[0].last['epoch'], runs[0].summary['finished'], refresh_s is not None))
+
+    monkeypatch.setattr(plots, 'write_report', write)
+    return written
+
+
+def test_the_report_follows_the_run(tmp_path, reports):
+    run(tmp_path, epoch=3)
+    epochs = [(1, False, True), (2, False, True), (3, False, True), (3, False, False), (3, True, False)]
+    assert reports == [('report_r.html', *epoch) for epoch in epochs]
+
+
+def test_the_report_of_a_run_that_fails_is_not_read_again(tmp_path, reports):
+    count = iter(range(5))  # training passes, of which four are those of the first epoch
+    with pytest.raises(StopIteration):
+        run(tmp_path, Net(on_forward=lambda is_training: is_training and next(count)), epoch=3)
+    assert reports == [('report_r.html', 1, False, True), ('report_r.html', 1, False, False)]
+
+
+def test_a_fault_in_the_report_ends_no_run(tmp_path, monkeypatch, capsys):
+    def write(runs, path, refresh_s):
+        raise ValueError('a fault')
+
+    monkeypatch.setattr(plots, 'write_report', write)
+    outcome, _ = run(tmp_path, epoch=2)
+    assert outcome.summary['finished']
+    assert capsys.readouterr().out.count('report_r.html is not written: a fault') == 1
+
+
+def test_mistakes_are_those_of_the_last_score(tmp_path):
+    place = tmp_path / 'results/r/mistakes.json'
+    run(tmp_path, Net(on_forward=stop_at(5)), epoch=3, lr=1e-6)  # learns nothing
+    assert json.loads(place.read_text())['epoch'] == 1
+    outcome, _ = run(tmp_path, epoch=3, lr=1e-6, resume='auto')
+    mistakes = json.loads(place.read_text())
+    confusion = np.array(outcome.summary['confusion'])
+    n_wrong = confusion.sum() - np.trace(confusion)
+    assert (mistakes['epoch'], mistakes['images'], mistakes['n_wrong']) == (3, 'test', n_wrong)
+    assert len(mistakes['mistakes']) == n_wrong > 0
+    for mistake in mistakes['mistakes']:
+        assert mistake['true'] == DATA.test.labels[mistake['image']] != mistake['predicted']
+        raw = base64.b64decode(mistake['picture'].partition(',')[2])
+        pixels = np.asarray(Image.open(io.BytesIO(raw))).transpose(2, 0, 1)
+        np.testing.assert_array_equal(pixels, DATA.test.images[mistake['image']])
+    run(tmp_path, epoch=1, lr=1e-6, overwrite=True, schedule='constant')
+    assert json.loads(place.read_text())['epoch'] == 1
 
 
 def test_learns(tmp_path):

@@ -95,7 +95,7 @@ OPTIONS = [
 @pytest.mark.parametrize('engine', ['fused', 'plain'])
 def test_stopped_and_resumed_equals_unbroken_to_the_bit(tmp_path, flags, engine):
     """Stopped in the middle of the run, then in an evaluation."""
-    _, unbroken = run(tmp_path / 'unbroken', engine=engine, **flags)
+    in_one, unbroken = run(tmp_path / 'unbroken', engine=engine, **flags)
     for seed, on_forward in ((0, stop_at(4)), (9, stop_at(1, in_training=False))):
         outcome, _ = run(tmp_path / 'broken', Net(seed, on_forward), engine=engine, resume='auto', **flags)
         assert outcome.exit_code == 128 + signal.SIGTERM
@@ -103,6 +103,11 @@ def test_stopped_and_resumed_equals_unbroken_to_the_bit(tmp_path, flags, engine)
     assert outcome.exit_code == 0 and outcome.summary['finished']
     assert_same_state(model, unbroken)
     assert without_times(tmp_path / 'broken') == without_times(tmp_path / 'unbroken')
+    first, *others = outcome.summary['parts']
+    assert first == {'after_iteration': 0} | {key: outcome.summary[key] for key in ('device', 'versions')}
+    assert others and all(part['after_iteration'] > 0 for part in others) and 'parts' not in in_one.summary
+    again, _ = run(tmp_path / 'broken', Net(9), engine=engine, resume='auto', **flags)  # only draws
+    assert again.summary['parts'] == outcome.summary['parts']
 
 
 def test_a_run_of_iterations_ends_with_the_last_and_its_schedule_too(tmp_path):

@@ -79,10 +79,10 @@ def stop_at(call, in_training=True):
 
 
 def records(folder):
-    """The log and the summary, without times."""
+    """The log and the summary, without times and parts."""
     read = read_run(folder / 'results/r')
     log = [{k: v for k, v in entry.items() if k not in ('seconds', 'images_per_s')} for entry in read.log]
-    return log, {k: v for k, v in read.summary.items() if k not in ('seconds', 'last', 'best')}
+    return log, {k: v for k, v in read.summary.items() if k not in ('seconds', 'last', 'best', 'parts')}
 
 
 def scripted(monkeypatch, accuracies):
@@ -162,7 +162,7 @@ def test_without_these_flags_nothing_changes(tmp_path):
     assert not {'test', 'stopped_early'} & summary.keys()
     assert summary['dataset'].keys() == {'name', 'source', 'is_jpeg', 'n_train', 'n_test'}
     with np.load(outcome.folder / 'checkpoint_last.npz') as arrays:
-        assert len(json.loads(str(arrays['extensions/Recorder/state']))) == 6
+        assert len(json.loads(str(arrays['extensions/Recorder/state']))) == 7
 
 
 def test_stopped_anywhere_and_resumed_equals_unbroken_to_the_bit(tmp_path):

@@ -55,6 +55,7 @@ def tally(
     confusion: Array | None = None,
     n_top5: Array | None = None,
     share: float = 1.0,
+    answers: tuple[Array, Array, Array] | None = None,
 ) -> None:
     """Add a batch to what is counted, on the device.
 
@@ -65,8 +66,10 @@ def tally(
         confusion: (n_class, n_class) uint64, images by label and prediction, or None.
         n_top5: (1,) uint64, images with fewer than five logits before their class's, or None.
         share: what the sums are multiplied by.
+        answers: (1,) int64, the place of the batch in the two others; (M,) int32 predictions; and (M,) float32, their
+            probabilities where they are wrong, else 0. Or None.
     """
     x = as_rows(x)
     n, n_class = x.shape
-    arguments = [x, n_class, t, n_class, n, loss, share, sums, confusion, n_top5]
+    arguments = [x, n_class, t, n_class, n, loss, share, sums, confusion, n_top5, *(answers or (None, None, None))]
     launch('loss', 'tally', (1,), (N_LOSS_THREAD,), arguments, x.dtype)

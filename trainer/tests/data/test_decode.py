@@ -160,12 +160,13 @@ def test_real_images_are_the_same_from_processes():
 
 
 SCRIPT = """
-import itertools, sys, trainer
+import itertools, signal, sys, trainer
 from pathlib import Path
 from trainer import preprocessing
 from trainer.datasets.decode import batches
 from trainer.datasets.sources import ImageList
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 source = ImageList(Path(sys.argv[1]))
 stream = batches(source, preprocessing.find('caffe'), 4, 2, indexes=itertools.cycle(range(len(source))))
 next(stream)
@@ -213,7 +214,11 @@ def test_no_process_is_left(tmp_path, how, code, last_line):
     if how != 'exception':
         assert len(in_session(script.pid)) == 4  # the script, the launcher, two workers
         script.send_signal(getattr(signal, how))
-    _, errors = script.communicate(timeout=60)
+    try:
+        _, errors = script.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(script.pid, signal.SIGKILL)  # else it takes both cores until somebody sees it
+        raise
     assert script.returncode == code
     assert errors.strip().rpartition('\n')[2] == last_line
     assert errors.count('Traceback') == bool(last_line)  # none of the workers'

@@ -341,14 +341,20 @@ def test_what_is_counted_is_numpys(n, n_class, has_ties, dtype, gpu):
     run = runtimes.runtime()
     sums, confusion = run.zeros((3,), np.float64), run.zeros((n_class, n_class), np.uint64)
     n_top5 = run.zeros((1,), np.uint64)
+    predicted, wrong = run.zeros((n + 3,), np.int32), run.zeros((n + 3,), np.float32)
+    answers = send(np.full(1, 3, np.int64)), predicted, wrong
     for share in (1.0, 0.25):
-        losses.tally(send(x), send(t), send(np.full(1, 2, np.float32)), sums, confusion, n_top5, share)
+        losses.tally(send(x), send(t), send(np.full(1, 2, np.float32)), sums, confusion, n_top5, share, answers)
     is_right = x.argmax(axis=1) == t
     np.testing.assert_allclose(host(sums), [1.25 * 2 * n, 1.25 * is_right.sum(), 1.25 * n])
     assert np.trace(host(confusion)) == 2 * is_right.sum() and host(confusion).sum() == 2 * n
     first_five = np.argsort(-x.astype(float), axis=1, kind='stable')[:, :5]
     assert int(host(n_top5)[0]) == 2 * (first_five == t[:, None]).sum()
     assert (true_ranks(x, t) < 5).sum() == (first_five == t[:, None]).sum()
+    np.testing.assert_array_equal(host(predicted)[3:], x.argmax(axis=1))
+    probability = np.exp(x.astype(float)) / np.exp(x.astype(float)).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(host(wrong)[3:], np.where(is_right, 0, probability.max(axis=1)), rtol=1e-5)
+    assert not host(predicted)[:3].any() and not host(wrong)[:3].any()
 
 
 @pytest.mark.parametrize('fault', [np.inf, -np.inf, np.nan])

@@ -515,6 +515,7 @@ def test_evaluation(dtype):
     assert found.top5 is expected.top5 is None  # of four classes
     if dtype is None:
         np.testing.assert_array_equal(found.confusion, expected.confusion)
+        assert_same_mistakes(found.mistakes, expected.mistakes)
 
 
 def test_evaluation_counts_the_top_five():
@@ -534,6 +535,12 @@ def test_evaluation_counts_the_top_five():
     with runtimes.using(None) if device.xp is np else nullcontext(), chainer.using_config('engine', 'plain'):
         expected = evaluate(model, view, 29, 8, 8, device)
     assert found.top5 == expected.top5 and 0 < found.top5 < 1
+    assert_same_mistakes(found.mistakes, expected.mistakes)
+
+
+def assert_same_mistakes(found, expected):
+    assert [mistake[:2] for mistake in found] == [mistake[:2] for mistake in expected] != []
+    np.testing.assert_allclose([m.probability for m in found], [m.probability for m in expected], rtol=1e-4)
 
 
 def test_no_warnings():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.step.evaluate import Evaluation, evaluate, true_ranks
+from trainer.step.evaluate import N_MISTAKE, Evaluation, evaluate, true_ranks
 
 
 def test_scores_each_image_once_whatever_the_batch():
@@ -55,3 +55,31 @@ def test_class_without_images_has_no_accuracy():
     assert result.per_class_accuracy[:2] == [0.75, 1.0]
     assert np.isnan(result.per_class_accuracy[2])
     assert result.accuracy == 5 / 6
+
+
+@pytest.mark.parametrize('batch', [1, 7, 60])
+def test_the_surest_mistakes(batch):
+    rng = np.random.default_rng(1)
+    y, t = rng.standard_normal((60, 3)).astype(np.float32), rng.integers(0, 3, 60).astype(np.int32)
+    y[5] = np.nan  # is no mistake
+    found = evaluate(
+        chainer.as_variable, lambda i, device: (y[i], t[i]), 60, 3, batch, chainer.get_device('@numpy')
+    ).mistakes
+    probability = chainer.functions.softmax(y).array
+    wrong = [i for i in range(60) if y[i].argmax() != t[i] and i != 5]
+    assert len(wrong) > N_MISTAKE == len(found)
+    assert [mistake.image for mistake in found] == sorted(wrong, key=lambda i: -probability[i].max())[:N_MISTAKE]
+    for mistake in found:
+        assert mistake.predicted == y[mistake.image].argmax()
+        assert mistake.probability == pytest.approx(probability[mistake.image].max(), rel=1e-6)
+
+
+def test_no_mistakes_are_told_where_images_are_missing():
+    """Which of a batch could not be read is not known."""
+    y, t = np.eye(3, dtype=np.float32), np.array([1, 0, 2], np.int32)
+
+    def view(index, device):
+        return (y[index], t[index]) if 0 not in index else (y[1:2], t[1:2])
+
+    found = evaluate(chainer.as_variable, view, 3, 3, 2, chainer.get_device('@numpy'))
+    assert found.mistakes == [] and found.confusion.sum() == 2

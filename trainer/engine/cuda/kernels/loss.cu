@@ -86,10 +86,13 @@ extern "C" __global__ void cross_entropy_gradient(
 
 // sums[0] += loss * N, sums[1] += rows whose largest logit stands at their label, sums[2] += N, each times `share`;
 // and, if given, confusion (n_class, n_class) counts rows by label and prediction, and n_top5 those with fewer than
-// five logits before that of the label: larger ones, and equal ones of lower classes.  One block.
+// five logits before that of the label: larger ones, and equal ones of lower classes.  Row n is that of image
+// *position + n: if given, predicted holds its largest logit's class, and wrong the probability of that class, 0 if it is
+// the label.  One block.
 extern "C" __global__ void tally(
     const T* x, long long ld, const int* t, int n_class, int N, const float* loss, float share, double* sums,
-    unsigned long long* confusion, unsigned long long* n_top5) {
+    unsigned long long* confusion, unsigned long long* n_top5, const long long* position, int* predicted,
+    float* wrong) {
     __shared__ float shared[N_LOSS_THREAD];
     float n_correct = 0;
     for (int n = threadIdx.x; n < N; n += N_LOSS_THREAD) {
@@ -108,6 +111,12 @@ extern "C" __global__ void tally(
                 rank += value > own || (value == own && c < t[n]);
             }
             if (rank < 5) atomicAdd(n_top5, 1ull);
+        }
+        if (predicted) {
+            float sum = 0;
+            for (int c = 0; c < n_class; ++c) sum += expf(to_float(x[n * ld + c]) - to_float(x[n * ld + best]));
+            predicted[*position + n] = best;
+            wrong[*position + n] = best == t[n] ? 0.0f : 1 / sum;
         }
     }
     n_correct = over_block(n_correct, false, shared);

@@ -84,6 +84,12 @@ def test_validation_patience_and_class_weights_are_the_same_too(tmp_path):
     assert three['test']['confusion'] == one['test']['confusion']
     assert three['test']['loss'] == pytest.approx(one['test']['loss'], rel=1e-9)
     assert [three.get(key) for key in ('stopped_early', 'finished')] == [one.get('stopped_early'), True]
+    mistakes = [json.loads((tmp_path / name / RUN / 'mistakes.json').read_text()) for name in ('one', 'three')]
+    assert mistakes[0]['images'] == 'test' and mistakes[0]['mistakes']
+    for mine, theirs in zip(*(each.pop('mistakes') for each in mistakes), strict=True):
+        assert mine.pop('probability') == pytest.approx(theirs.pop('probability'), rel=1e-6)
+        assert mine == theirs
+    assert mistakes[0] == mistakes[1]
     for mine, theirs in zip(log(tmp_path / 'three'), log(tmp_path / 'one'), strict=True):
         for key in 'train_loss', 'val_loss', 'val_accuracy':
             assert mine[key] == pytest.approx(theirs[key], rel=1e-9), key
