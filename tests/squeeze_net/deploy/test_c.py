@@ -104,9 +104,11 @@ def drawn(width, height, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def test_the_experiments_archive(library):
-    compare(library, SMALL, [drawn(32, 32), drawn(200, 90)])
-    assert library.sqz_class_name(Net(library, SMALL.read_bytes()).pointer, 0) is not None
+@pytest.mark.parametrize('name', ['small.sqz', 'fast_rate.sqz'])  # codebooks; uniform grids, and another size
+def test_the_experiments_archives(library, name):
+    path = SMALL.with_name(name)
+    compare(library, path, [drawn(32, 32), drawn(200, 90)])
+    assert library.sqz_class_name(Net(library, path.read_bytes()).pointer, 0) is not None
 
 
 @pytest.mark.parametrize('file', ['squeezenet_v1.1.caffemodel', 'compressed_SqueezeNet.net'])
@@ -138,7 +140,7 @@ def random_weights(network, n_class=3, crop=40, view=None):
         'squeezenet_v1.0_complex',
         'squeezenet_v1.1_simple_bn',
         'squeezenet_v1.1_complex_bn',
-        'vgg_bn',
+        pytest.param('vgg_bn', marks=pytest.mark.long),
     ],
 )
 def test_variants(library, tmp_path, network):
@@ -262,8 +264,9 @@ def test_truncated_archives(library, base):
         assert Net(library, sealed(base[:n])).code != 0
 
 
-def fuzz(tmp_path, base, n):
-    """Two processes of the fuzzer on `n` mutants each, built with sanitisers."""
+@pytest.mark.long
+def test_mutated_archives(tmp_path, base):
+    """Two processes of the fuzzer, built with sanitisers; SQUEEZE_NET_MUTANTS sets how many archives each reads."""
     (tmp_path / 'base.sqz').write_bytes(base)
     # Optimised code checks 100,000 mutants in a third of an hour; what gcc warns of then, bounds rule out.
     flags = ['-O2', '-g', '-Wno-error', '-fsanitize=address,undefined', '-fno-sanitize-recover=all']
@@ -271,21 +274,12 @@ def fuzz(tmp_path, base, n):
         program = compiled(tmp_path / 'fuzz', *flags, f'-I{SOURCE.parent}', Path(__file__).parent / 'fuzz_sqz.c')
     except subprocess.CalledProcessError:
         pytest.skip('the C compiler has no address sanitiser')
-    commands = [[program, str(n), str(seed), tmp_path / 'base.sqz'] for seed in (1, 2)]
+    commands = [[program, os.environ.get('SQUEEZE_NET_MUTANTS', '5000'), str(seed), tmp_path / 'base.sqz'] for seed in (1, 2)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for command in commands]
     for process in running:
         output = process.communicate()[0].decode()
         assert process.returncode == 0, output[-4000:]
         assert len(output.splitlines()) > 5
-
-
-def test_mutated_archives(tmp_path, base):
-    fuzz(tmp_path, base, 100)
-
-
-@pytest.mark.long
-def test_many_mutated_archives(tmp_path, base):
-    fuzz(tmp_path, base, int(os.environ.get('SQUEEZE_NET_MUTANTS', 5000)))
 
 
 def test_command(tmp_path):
