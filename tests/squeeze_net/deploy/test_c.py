@@ -274,7 +274,9 @@ def test_mutated_archives(tmp_path, base):
         program = compiled(tmp_path / 'fuzz', *flags, f'-I{SOURCE.parent}', Path(__file__).parent / 'fuzz_sqz.c')
     except subprocess.CalledProcessError:
         pytest.skip('the C compiler has no address sanitiser')
-    commands = [[program, os.environ.get('SQUEEZE_NET_MUTANTS', '5000'), str(seed), tmp_path / 'base.sqz'] for seed in (1, 2)]
+    commands = [
+        [program, os.environ.get('SQUEEZE_NET_MUTANTS', '5000'), str(seed), tmp_path / 'base.sqz'] for seed in (1, 2)
+    ]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for command in commands]
     for process in running:
         output = process.communicate()[0].decode()
