@@ -42,6 +42,7 @@ def test_the_lines_of_the_readme_name_a_photo_as_infer_does(tmp_path):
 
 
 @needs_data
+@pytest.mark.journeys
 @pytest.mark.skipif(shutil.which('cc') is None, reason='no C compiler')
 def test_the_lines_for_c_name_a_photo_as_infer_does(tmp_path):
     folder, photo = tmp_path / 'deployed', tmp_path / 'cat.ppm'
@@ -56,6 +57,7 @@ def test_the_lines_for_c_name_a_photo_as_infer_does(tmp_path):
 
 
 @needs_data
+@pytest.mark.journeys
 @pytest.mark.skipif(find_chromium() is None, reason='no Chromium')
 def test_the_page_names_a_photo_as_infer_does(tmp_path):
     photo, flags = tmp_path / 'cat.jpg', ['--only', 'page', '--single_file']
@@ -70,6 +72,7 @@ def test_the_page_names_a_photo_as_infer_does(tmp_path):
     assert named == json.loads(answer)['top'][0]['name']
 
 
+@pytest.mark.journeys
 def test_int8_from_a_data_set(tmp_path):
     classes = datasets.load('shapes', limit=1).classes
     found = random_weights(n_class=len(classes)).with_metadata(classes=classes)
