@@ -185,6 +185,11 @@ COMMANDS = {
     'squeeze_net.weights': ([ARCHIVE, 'net.safetensors'], r'wrote net.safetensors', ['net.safetensors']),
     'squeeze_net.summary': (['squeezenet', '--graph', 'net.dot'], r'wrote net.dot(?s:.*)fire9', ['net.dot']),
     'squeeze_net.compression': (['compress', ARCHIVE, '-o', 'new.sqz', '--lossless'], r'[\d,]+ bytes', ['new.sqz']),
+    'squeeze_net.deploy': (
+        [ARCHIVE, '-o', 'deployed'],
+        r'wrote deployed/squeezenet.wasm(?s:.*)int8 is left out',
+        ['deployed/model.onnx', 'deployed/squeezenet.c', 'deployed/index.html'],
+    ),
     'squeeze_net.explore': (
         [
             *STREAMED,
@@ -211,7 +216,7 @@ COMMANDS = {
     ),
     'trainer.doctor': ([], r'Python .*(?s:.*)-g -1', []),
 }
-STARTED_BY_OTHERS = {'squeeze_net.explore.point'}  # by squeeze_net.explore
+RUN_ELSEWHERE = {'squeeze_net.explore.point', 'squeeze_net.deploy.page.build'}  # by squeeze_net.explore; test_page.py
 
 
 QUICK = 'squeeze_net.infer', 'trainer.datasets.pack'
@@ -236,7 +241,7 @@ def test_every_command_is_in_the_table():
             name = '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__main__')
             typed = {'trainer.data.augmentation': 'trainer.augmentation'}
             found.add(typed.get(name, name).replace('trainer.data.datasets', 'trainer.datasets'))
-    assert found == COMMANDS.keys() | STARTED_BY_OTHERS
+    assert found == COMMANDS.keys() | RUN_ELSEWHERE
 
 
 def test_processes_do_not_depend_on_how_python_starts_them():

@@ -53,6 +53,7 @@ def test_what_is_not_logits_is_one_sentence(tmp_path, network):
     assert not (tmp_path / 'results').exists()
 
 
+@pytest.mark.journeys
 def test_every_command_knows_a_network_that_a_script_adds(tmp_path):
     (tmp_path / 'own.py').write_text(OWN)
     Image.effect_noise((50, 40), 60).convert('RGB').save(tmp_path / 'photo.png')

@@ -7,9 +7,12 @@ The same compiler and C file give the same bytes, wherever they are.
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+
+from trainer import InputError, exit_with_message
 
 SOURCE = Path(__file__).parents[1] / 'c' / 'squeezenet.c'
 PROGRAM = Path(__file__).with_name('squeezenet.wasm')
@@ -39,11 +42,18 @@ FLAGS = (
 
 
 def build(target: Path) -> None:
-    """Compile to a file."""
+    """Compile to a file.
+
+    Raises:
+        InputError: the compiler is not installed.
+    """
+    if importlib.util.find_spec('ziglang') is None:
+        raise InputError("the compiler is not installed: pip install ziglang==0.15.2, as the extra 'page' has it")
     subprocess.run([sys.executable, '-m', 'ziglang', 'cc', *FLAGS, SOURCE, '-o', target], check=True)
     target.chmod(0o644)
 
 
 if __name__ == '__main__':
-    build(PROGRAM)
-    print(f'wrote {PROGRAM}: {PROGRAM.stat().st_size:,} bytes')
+    with exit_with_message('python -m squeeze_net.deploy.page.build'):
+        build(PROGRAM)
+        print(f'wrote {PROGRAM}: {PROGRAM.stat().st_size:,} bytes')

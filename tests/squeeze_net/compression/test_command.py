@@ -134,6 +134,7 @@ def test_validation_of_the_archive_says_what_the_report_says(tmp_path, capsys, m
     assert found['top1'] == pytest.approx(record['stages'][-1]['accuracy'])
 
 
+@pytest.mark.long
 def test_stopped_and_gone_on_with(trained, tmp_path):
     whole, broken = tmp_path / 'whole.sqz', tmp_path / 'broken.sqz'
     argv = [*QUICK, '--prune_epoch', '3']

@@ -197,6 +197,7 @@ def test_the_loss_depends_on_logits_as_the_softmax_says():
 # ---- a network ----
 
 
+@pytest.mark.long
 def test_a_network_computes_more_nearly_the_same_than_one_that_was_rounded(model, batches):
     x = np.concatenate(batches)
     whole = {name: p.array.copy() for name, p in weights_of(model).items()}
