@@ -2,8 +2,8 @@
 
 python benchmarks/browser.py results/compression/small.sqz squeezenet_v1.1 --ort node_modules/onnxruntime-web/dist
 
-Both get the picture at the size of the network as bytes and give probabilities: normalisation and softmax count. They
-take turns in one page of Chromium without a window. `npm install onnxruntime-web` gives the folder of --ort.
+Both get a picture that needs no resizing as bytes and give probabilities: normalisation and softmax count; the page's
+program cuts it besides, where the network sees less than the whole. They take turns in one page of Chromium without a window. `npm install onnxruntime-web` gives the folder of --ort.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from squeeze_net.deploy.__main__ import main as deploy
 
 PAGE = Path(__file__).parent / 'peers' / 'browser.html'
 AIM = 1.5  # times the time of onnxruntime-web
+LARGEST_DIFFERENCE = 1e-3  # of a probability
 TIMEOUT_S = 900
 
 
@@ -53,9 +54,13 @@ def main() -> None:
         ours, theirs = (np.array(seconds) for seconds in result['seconds'].values())
         ratio = round(float(np.median(ours / theirs)), 3)
         times = {name: summarise(seconds) for name, seconds in result['seconds'].items()}
-        named = {'network': job['network'], 'side_px': job['side']}
+        if result['difference'] > LARGEST_DIFFERENCE:
+            raise trainer.InputError(
+                f'the answers for {job["network"]} differ by {result["difference"]:g}: one of them is wrong'
+            )
+        named = {'network': job['network'], 'side_px': job['crop']}
         results.append(named | times | {'ratio': ratio, 'largest_difference': result['difference']})
-        aims.append(aim(f'{job["network"]} at {job["side"]} px, times the time of onnxruntime-web', ratio, AIM))
+        aims.append(aim(f'{job["network"]} at {job["crop"]} px, times the time of onnxruntime-web', ratio, AIM))
     print_aims(aims)
     version = json.loads((args.ort.parent / 'package.json').read_text())['version']
     record = header('one picture in a browser') | {'browser': found['browser'], 'onnxruntime-web': version}
@@ -68,7 +73,13 @@ def prepare(weights: str, site: Path, folder: str, rounds: int) -> dict[str, Any
     _, opened = open_weights(site / folder / 'model.sqz')
     view = opened.metadata.preprocessing
     assert view is not None
-    return {'network': opened.metadata.network, 'folder': folder, 'side': view.crop, 'rounds': rounds}
+    return {
+        'network': opened.metadata.network,
+        'folder': folder,
+        'side': view.side,
+        'crop': view.crop,
+        'rounds': rounds,
+    }
 
 
 def ask(chromium: str, site: Path) -> Any:
