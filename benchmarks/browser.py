@@ -3,7 +3,8 @@
 python benchmarks/browser.py results/compression/small.sqz squeezenet_v1.1 --ort node_modules/onnxruntime-web/dist
 
 Both get a picture that needs no resizing as bytes and give probabilities: normalisation and softmax count; the page's
-program cuts it besides, where the network sees less than the whole. They take turns in one page of Chromium without a window. `npm install onnxruntime-web` gives the folder of --ort.
+program cuts it besides, where the network sees less than the whole. They take turns in one page of Chromium without a
+window. `npm install onnxruntime-web` gives the folder of --ort.
 """
 
 from __future__ import annotations

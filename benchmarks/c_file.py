@@ -3,7 +3,8 @@
 python benchmarks/c_file.py results/compression/small.sqz squeezenet_v1.1
 
 Both get a picture that needs no resizing as bytes and give probabilities: normalisation and softmax count; the C file
-cuts it besides, where the network sees less than the whole. They take turns in one process. The C file is compiled as its README says.
+cuts it besides, where the network sees less than the whole. They take turns in one process. The C file is compiled as
+its README says.
 """
 
 from __future__ import annotations
