@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deployed import DATA, cifar_images, needs_data, photos
 from PIL import Image
 
 from squeeze_net import weights
@@ -24,8 +25,6 @@ from trainer.data.metadata import Metadata
 from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
 
 ROOT = Path(__file__).parents[3]
-DATA = Path(os.environ.get('SQUEEZE_NET_DATA', ROOT / 'shared' / 'data'))
-DATA = DATA if DATA.is_dir() else ROOT.parent / 'shared' / 'data'
 SOURCE = ROOT / 'squeeze_net' / 'deploy' / 'c' / 'squeezenet.c'
 SMALL = ROOT / 'results' / 'compression' / 'small.sqz'
 STRICT = ['-std=c99', '-O2', '-Wall', '-Wextra', '-Werror', '-pedantic']
@@ -86,7 +85,7 @@ class Net:
 
 def compare(library, path, images):
     """The same cut to one grey level, logits within 1e-3 of Python's from the same cut, the same five best."""
-    net, classifier = Net(library, path.read_bytes()), Classifier.open(path)
+    net, classifier = Net(library, path.read_bytes()), Classifier.open(path, batch=1)
     assert net.fault == 'OK'
     for image in images:
         cut = net.cut(np.asarray(image))
@@ -111,14 +110,24 @@ def test_the_experiments_archives(library, name):
     assert library.sqz_class_name(Net(library, path.read_bytes()).pointer, 0) is not None
 
 
-@pytest.mark.parametrize('file', ['squeezenet_v1.1.caffemodel', 'compressed_SqueezeNet.net'])
-def test_published_weights_and_photos(library, tmp_path, file):
-    if not DATA.is_dir():
-        pytest.skip(f'no published weights and images in {DATA}')
+PUBLISHED = 'squeezenet_v1.1.caffemodel', 'compressed_SqueezeNet.net', 'squeezenet_v1.0.caffemodel'
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ('file', 'n'),
+    [(PUBLISHED[0], 3), (PUBLISHED[1], 3), *(pytest.param(file, 100, marks=pytest.mark.long) for file in PUBLISHED)],
+)
+def test_published_weights_and_photos(library, tmp_path, file, n):
     view = PREPROCESSINGS['caffe']
     archive.save(weights.read(DATA / 'weights' / file).with_metadata(preprocessing=view), tmp_path / 'a.sqz')
-    photos = sorted((DATA / 'imagenet-sample' / 'images').iterdir())[:3]
-    compare(library, tmp_path / 'a.sqz', [Image.open(photo).convert('RGB') for photo in photos])
+    compare(library, tmp_path / 'a.sqz', [Image.open(photo).convert('RGB') for photo in photos(n)])
+
+
+@needs_data
+@pytest.mark.long
+def test_1000_cifar_images(library):
+    compare(library, SMALL, cifar_images(1000))
 
 
 def random_weights(network, n_class=3, crop=40, view=None):
@@ -148,7 +157,7 @@ def test_variants(library, tmp_path, network):
     net = Net(library, path.read_bytes())
     assert library.sqz_class_name(net.pointer, 2).decode() == 'aß\U0001f600'
     _, _, logits = net.classify(np.asarray(drawn(61, 50)))
-    wanted = Classifier.open(path)(net.cut(np.asarray(drawn(61, 50))).transpose(2, 0, 1)[None])[0]
+    wanted = Classifier.open(path, batch=1)(net.cut(np.asarray(drawn(61, 50))).transpose(2, 0, 1)[None])[0]
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-3)
 
 

@@ -107,7 +107,7 @@ def compare_in_node(archive, pictures, folder):
     command = ['node', Path(__file__).with_name('classify.mjs'), build.PROGRAM, archive, *words]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    classifier = Classifier.open(archive)
+    classifier = Classifier.open(archive, batch=1)
     for image, line in zip(pictures, done.stdout.splitlines(), strict=True):
         found = json.loads(line)
         expected = classifier.preprocessing.cut(image)
