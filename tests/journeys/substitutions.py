@@ -215,6 +215,7 @@ GIVEN = {
     'weights.npz': weights_of_a_run,
     'weights_best.npz': weights_of_a_run,
     'results/photos/weights_best.npz': weights_of_a_run,
+    'runs/fast_smaller.sqz.stages/results/pruned/weights_last.npz': link(RESULTS / 'squeezenet_fast/weights_last.npz'),
     'runs/finetuned.sqz.stages/results/pruned/weights_last.npz': link(
         RESULTS / 'squeezenet_v1.1_finetuned/weights_best.npz'
     ),
@@ -281,5 +282,7 @@ MEASUREMENTS = {
     'benchmarks/busy.py': 'needs PyTorch',
     'benchmarks/rate_distortion.py': 'compresses a network in 32 ways, for minutes',
     'benchmarks/bits.py': 'clusters every layer in 21 ways, for a minute, however few the images are',
+    'benchmarks/c_file.py': 'needs a C compiler',
+    'benchmarks/browser.py': 'needs Chromium and the npm package onnxruntime-web',
     'benchmarks/models.py --data': 'times eleven networks in both engines, for minutes',
 }
