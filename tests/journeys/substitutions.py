@@ -188,7 +188,7 @@ def deployed_file(path):
     from squeeze_net.classifier import open_weights
     from squeeze_net.deploy import onnx
 
-    _, found = open_weights(RESULTS / 'squeezenet_jpeg/weights_best.npz')
+    _, found = open_weights(RESULTS / 'squeezenet_fast/weights_last.npz')
     path.write_bytes(onnx.build(found).SerializeToString())
 
 

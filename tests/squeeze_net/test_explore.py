@@ -137,7 +137,7 @@ def test_a_sweep_its_pictures_and_what_is_there_already(tmp_path, capsys):
     assert ended.value.code == 2 and 'choose another -o' in errors and errors.count('\n') == 1
 
 
-@pytest.mark.parametrize('processes', ['1', '2'])
+@pytest.mark.parametrize('processes', ['1', pytest.param('2', marks=pytest.mark.long)])
 def test_stopped_and_gone_on_with(tmp_path, processes):
     argv = command(tmp_path, '--shares', '0.5', '-b', '50', '-e', '15', '--processes', processes)
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:

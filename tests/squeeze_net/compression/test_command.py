@@ -154,6 +154,7 @@ def test_stopped_and_gone_on_with(trained, tmp_path):
     assert broken.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.long
 def test_scan_draws_how_much_each_layer_can_be_pruned(trained, tmp_path, capsys):
     argv = ['compress', str(trained), '-o', str(tmp_path / 'a.sqz'), '--dataset', 'shapes', '--limit', '4', '--scan']
     assert main(argv) == 0

@@ -67,7 +67,7 @@ def test_openvino_computes_the_same(kind):
 @pytest.mark.parametrize(
     ('network', 'kind'),
     [
-        ('alexnet', 'caffe'),
+        pytest.param('alexnet', 'caffe', marks=pytest.mark.long),
         ('vgg_bn', 'experiment'),
         ('squeezenet_v1.1_complex_bn', 'caffe'),
         ('squeezenet_v1.1_complex_bn', 'torchvision'),

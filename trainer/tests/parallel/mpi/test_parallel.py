@@ -73,6 +73,7 @@ def test_mixed_pictures_and_parts_are_the_same_too(tmp_path):
     assert_same_training(tmp_path / 'two', tmp_path / 'one', rtol=1e-9)
 
 
+@pytest.mark.long
 def test_validation_patience_and_class_weights_are_the_same_too(tmp_path):
     flags = ['-e', 6, '--schedule', 'constant', '--validation', '20%', '--class_weights', 'balanced', '--patience', 2]
     flags += ['--precision', 'float64', '--freeze', '*bn*', '--checkpoint_minutes', 0]
@@ -167,9 +168,9 @@ def test_ranks_of_other_flags_or_data_are_named(tmp_path):
     [
         ('raise', 'rank 1 of 2 on .*: ZeroDivisionError: something that nobody has thought of'),
         ('nan', 'rank . of 2 on .*: the loss is nan in iteration 2'),
-        ('memory', 'rank 1 of 2 on .*: out of memory at --batch 12'),
+        pytest.param('memory', 'rank 1 of 2 on .*: out of memory at --batch 12', marks=pytest.mark.long),
         ('kill', r'rank 1 on \S+ \(process \d+\) has ended; all others end'),
-        ('stop', r'rank 1 on \S+ \(process \d+\) is stopped; all others end'),
+        pytest.param('stop', r'rank 1 on \S+ \(process \d+\) is stopped; all others end', marks=pytest.mark.long),
     ],
 )
 def test_one_message_names_the_rank_and_the_way_to_go_on(kind, message, tmp_path):
