@@ -68,7 +68,7 @@ def test_openvino_computes_the_same(kind):
     ('network', 'kind'),
     [
         pytest.param('alexnet', 'caffe', marks=pytest.mark.long),
-        ('vgg_bn', 'experiment'),
+        pytest.param('vgg_bn', 'experiment', marks=pytest.mark.long),
         ('squeezenet_v1.1_complex_bn', 'caffe'),
         ('squeezenet_v1.1_complex_bn', 'torchvision'),
     ],

@@ -184,6 +184,7 @@ def test_one_message_names_the_rank_and_the_way_to_go_on(kind, message, tmp_path
     assert len(log(tmp_path)) == 4
 
 
+@pytest.mark.long
 def test_the_first_rank_stopped(tmp_path):
     code, text, seconds = run(3, '-p', tmp_path, '-e', 4, '--checkpoint_minutes', 0, CREW_FAULT='0:15:stop')
     assert code != 0 and seconds < 60 and re.search(r'rank 0 on \S+ \(process \d+\) is stopped', text), text
