@@ -49,7 +49,6 @@ def test_bf16_losses_are_near_those_of_float32(name):
     np.testing.assert_allclose(ours, float32, rtol=0.1)
 
 
-@pytest.mark.long
 def test_twenty_updates_reach_the_same_loss():
     ours, chainers = (np.array(train('squeezenet', name, 'float32', 20)) for name in ('fused', 'plain'))
     np.testing.assert_allclose(ours, chainers, rtol=0.2)

@@ -217,7 +217,7 @@ def test_half_precisions_of_safetensors():
         ('squeezenet_v1.0', 64),
         ('squeezenet_v1.1_complex_bn', 64),
         ('squeezenet_v1.0_simple', 65),
-        ('alexnet', 64),
+        pytest.param('alexnet', 64, marks=pytest.mark.long),
         ('vgg_bn', 32),
     ],
 )
