@@ -284,7 +284,7 @@ def test_mutated_archives(tmp_path, base):
     except subprocess.CalledProcessError:
         pytest.skip('the C compiler has no address sanitiser')
     commands = [
-        [program, os.environ.get('SQUEEZE_NET_MUTANTS', '5000'), str(seed), tmp_path / 'base.sqz'] for seed in (1, 2)
+        [program, os.environ.get('SQUEEZE_NET_MUTANTS', '1000'), str(seed), tmp_path / 'base.sqz'] for seed in (1, 2)
     ]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for command in commands]
     for process in running:
