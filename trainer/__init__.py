@@ -10,6 +10,7 @@ from trainer.commands import exit_with_message  # noqa: E402
 from trainer.config import Config  # noqa: E402
 from trainer.data import augmentation, datasets  # noqa: E402
 from trainer.errors import InputError, TrainingError  # noqa: E402
+from trainer.step.teacher import Teacher  # noqa: E402
 from trainer.training import Outcome, check, train  # noqa: E402
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     'Config',
     'InputError',
     'Outcome',
+    'Teacher',
     'TrainingError',
     'augmentation',
     'check',

@@ -39,6 +39,7 @@ from trainer.step.mixing import Mixing
 from trainer.step.network import check_call, check_network
 from trainer.step.optimizer import Muon, make_optimizer
 from trainer.step.parameters import freeze, multiply_rates
+from trainer.step.teacher import CAPTURE_OBSTACLE, Teacher
 from trainer.step.updater import Updater, UpdateSettings
 
 
@@ -58,6 +59,7 @@ def train(
     load_model: LoadModel | None = None,
     hooks: Collection[GradientHook] = (),
     ranks: Ranks = ONE_PROCESS,
+    teacher: Teacher | None = None,
 ) -> Outcome:
     """Train a network as configured; records, checkpoints and plots appear as it goes.
 
@@ -70,17 +72,18 @@ def train(
         load_model: puts the weights of `--load_model` into the model; by default those of an .npz.
         hooks: of the optimizer, which change gradients before each update.
         ranks: of `trainer.parallel.join`: the processes that share each batch; the first of them writes.
+        teacher: whose answers are learnt besides the labels; a resumed run must be given it again.
     Raises:
         InputError: settings, files, folders or a network that do not fit, found before the first iteration.
         TrainingError: no memory, a full disk, a loss that is not finite.
     """
-    config = _on_device(config, ranks, data.capture_obstacle)
+    config = _on_device(config, ranks, _obstacle_of(data, teacher))
     log_file = config.log_file if ranks.is_first else None
     with copied_to(log_file), StopRequest(is_shared=ranks.size > 1) as stop, config.using_precision():
         data = _with_validation(data, config)
         config = config.fit(len(data.train.labels), ranks.from_first(lambda: saved_settings(config)))
         with failures.explained(config, ranks):
-            trainer = build(model, data, config, stop, baselines, load_model, hooks, ranks)
+            trainer = build(model, data, config, stop, baselines, load_model, hooks, ranks, teacher)
             trainer.run(show_loop_exception_msg=False)
             recorder = trainer.get_extension('Recorder')
             stopped_early = not stop.requested and not is_complete(trainer.updater, config)
@@ -114,12 +117,13 @@ def build(
     load_model: LoadModel | None = None,
     hooks: Collection[GradientHook] = (),
     ranks: Ranks = ONE_PROCESS,
+    teacher: Teacher | None = None,
 ) -> Trainer:
     """The trainer of a run, ready to run, at its first iteration or where its checkpoint left off.
 
     Args:
         stop: a request to stop, which the trainer looks for after each iteration.
-        model, data, config, baselines, load_model, hooks, ranks: as for `train`.
+        model, data, config, baselines, load_model, hooks, ranks, teacher: as for `train`.
     """
     # Device
     check_call(model)
@@ -146,9 +150,9 @@ def build(
     freeze(model, config.freeze)
 
     # Updater
-    kind = choose_updater(optimizer, config.capture_obstacle or data.capture_obstacle or ranks.capture_obstacle)
+    kind = choose_updater(optimizer, config.capture_obstacle or _obstacle_of(data, teacher) or ranks.capture_obstacle)
     class_weight = balanced_weights(data.train.labels, data.n_class) if config.class_weights == 'balanced' else None
-    updater = _make_updater(kind, iterator, optimizer, pictures, config, ranks, class_weight)
+    updater = _make_updater(kind, iterator, optimizer, pictures, config, ranks, class_weight, teacher)
 
     # Extensions
     out = str(config.run_folder) if ranks.is_first else os.curdir  # which Chainer makes
@@ -174,6 +178,10 @@ def _on_device(config: Config, ranks: Ranks, obstacle: str | None = None) -> Con
     obstacle = obstacle or config.capture_obstacle or ranks.capture_obstacle
     precision = device.choose_precision(target, config.precision, config.engine, config.optimizer, obstacle)
     return replace(config, precision=precision)
+
+
+def _obstacle_of(data: Data | Stream, teacher: Teacher | None) -> str | None:
+    return data.capture_obstacle or (None if teacher is None else CAPTURE_OBSTACLE)
 
 
 def _with_validation(data: Data | Stream, config: Config) -> Data | Stream:
@@ -244,6 +252,7 @@ def _make_updater(
     config: Config,
     ranks: Ranks,
     class_weight: np.ndarray | None,
+    teacher: Teacher | None,
 ) -> Updater:
     model = optimizer.target
     assert model is not None
@@ -255,6 +264,7 @@ def _make_updater(
         class_weight=class_weight,
         mixing=mixing if config.mixup or config.cutmix else None,
         average=WeightAverage(model, config.ema) if config.ema else None,
+        teacher=teacher,
         iteration=(config.start_epoch - 1) * iterator.n // config.batch,
         last_iteration=config.iterations,
     )

@@ -28,7 +28,10 @@ from trainer.data.sources.source import read_file
 from trainer.files import atomic_write, make_place, refuse_to_replace
 from trainer.run.records import read_json, strict_json
 
-RETRAINING = ('dataset', 'data', 'limit', 'batch', 'gpu', 'precision', 'seed')  # settings shared with main.py
+RETRAINING = (  # settings shared with main.py
+    *('dataset', 'data', 'limit', 'batch', 'pad', 'mixup', 'smoothing', 'weight_decay'),
+    *('gpu', 'precision', 'seed'),
+)
 N_STAGE = 4  # in a report
 EXAMPLES = """\
 python -m squeeze_net.compression compress weights.npz -o small.sqz --data DIR --sparsity 0.8 --bits 5

@@ -39,10 +39,13 @@ from trainer.step.optimizer import GradientHook
 
 SCAN = 'scan'  # as --sparsity
 LARGEST_HALF = float(np.finfo(np.float16).max)
-PRUNING = ('sparsity', 'prune_epoch', 'prune_lr', 'drop')  # flags of that stage; the last one for SCAN only
+PRUNING = ('distill', 'sparsity', 'prune_epoch', 'prune_lr', 'drop')  # flags of that stage; the last one for SCAN only
 CODING = ('quantise', 'rate', 'step', 'calibration', 'bits', 'initialisation')  # flags of what comes before retraining
 QUANTISING = (*CODING, 'quantise_epoch', 'quantise_lr')  # flags of that stage
-SHAPING = ('dataset', 'limit', 'size', 'preprocess', 'batch', 'precision', 'seed')  # those of all stages
+SHAPING = (  # those of all stages
+    *('dataset', 'limit', 'size', 'preprocess', 'batch', 'pad', 'mixup', 'smoothing', 'weight_decay'),
+    *('precision', 'seed'),
+)
 
 
 @dataclass
@@ -116,7 +119,9 @@ class Compression:
         path, kept = self.folder / f'{stage}.json', self.folder / 'results' / stage
         earlier = read_json(path) if kept.exists() and path.exists() else wanted
         for name, value in wanted.items():
-            if earlier.get(name, getattr(Plan, name, None)) != value:  # a new flag is what it was before there was one
+            if (
+                earlier.get(name, getattr(Plan, name, getattr(Config, name, None))) != value
+            ):  # a new flag is what it was before there was one
                 what = name if name.startswith('the ') else f'--{name}, {earlier.get(name)}'
                 raise InputError(
                     f'{kept} was made with another {what}: remove it to make it again, or choose another -o'
@@ -277,7 +282,8 @@ class Compression:
         )
         summary = config.run_folder / SUMMARY
         if not (summary.exists() and read_json(summary).get('finished')):
-            outcome = trainer.train(model, self.data, config, hooks=[hook])
+            teacher = trainer.Teacher(self._model(self.source), self.plan.distill) if self.plan.distill else None
+            outcome = trainer.train(model, self.data, config, hooks=[hook], teacher=teacher)
             if outcome.exit_code:
                 raise Interrupted(outcome.exit_code)
         fresh = self._model(Weights(tensors_of(model), self.source.metadata))

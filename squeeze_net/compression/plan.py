@@ -49,6 +49,13 @@ class Plan:
     rate: float = setting(0.04, 'loss that 1 MB less is worth, in nats, to --quantise rate', at_least=0)
     step: float = setting(2.0, 'of its grids, times the one that high rates ask for in theory', at_least=0.01)
     calibration: int = setting(256, 'training images that it looks at', at_least=1)
+    distill: float = setting(
+        0.0,
+        'share of the loss of retraining that is the distance to the answers of the whole network, which takes a '
+        'quarter more time; 0.9 suits a network that is trained to its end',
+        at_least=0,
+        at_most=1,
+    )
     bits: str = setting('5', 'of the codes of each layer, 1 to 8', metavar='N|PATTERN=N,...', is_list=True)
     initialisation: str = setting('linear', 'of the centroids', choices=INITIALISATIONS)
     quantise_epoch: int = setting(2, 'epochs of retraining the centroids', at_least=0)

@@ -25,6 +25,7 @@ from trainer.step.average import WeightAverage, statistics_of
 from trainer.step.mixing import Mix, Mixing
 from trainer.step.network import check_logits
 from trainer.step.schedule import get_rate
+from trainer.step.teacher import Teacher
 
 Converter = Callable[[Any, Device], tuple[Array, Array]]
 
@@ -43,6 +44,7 @@ class UpdateSettings:
         class_weight: (n_class,) float32, of the losses of images by their labels, also in what is reported; or None.
         mixing: of images and labels, or None.
         average: of the weights, or None.
+        teacher: whose answers are learnt besides the labels, which is part of the loss that is reported; or None.
         iteration: updates to count as made at the start.
         last_iteration: after which the run ends, if that is known beforehand.
     """
@@ -53,6 +55,7 @@ class UpdateSettings:
     class_weight: np.ndarray | None = None
     mixing: Mixing | None = None
     average: WeightAverage | None = None
+    teacher: Teacher | None = None
     iteration: int = 0
     last_iteration: int | None = None
 
@@ -85,7 +88,7 @@ class Updater(StandardUpdater):
         super().__init__(iterator, optimizer, converter=converter, device=device, auto_new_epoch=False)
         self.seed, self.divide, self.smoothing = settings.seed, settings.divide, settings.smoothing
         self.class_weight = None if settings.class_weight is None else device.send(settings.class_weight)
-        self.mixing, self.average, self.ranks = settings.mixing, settings.average, ranks
+        self.mixing, self.average, self.teacher, self.ranks = settings.mixing, settings.average, settings.teacher, ranks
         self.iteration, self.last_iteration = settings.iteration, settings.last_iteration
         self.batch = Batch(np.empty(0, np.int64), np.empty(0, np.int64))  # the last one
         self._parts = Parts(converter, device)
@@ -143,7 +146,10 @@ class Updater(StandardUpdater):
         key = F.DropoutKey(self.seed, self.iteration, part.start, part.step)
         with chainer.using_config('dropout_key', key), chainer.using_config('train', True):
             y = self.model(x)
-        loss = self.loss_of(y, labels) * share
+        loss = self.loss_of(y, labels)
+        if self.teacher is not None:
+            loss = self.teacher.loss(x, y, loss)
+        loss *= share
         loss.backward()
         return float(loss.array), share * sum(float(F.accuracy(y, t).array) * part for t, part in labels)
 
