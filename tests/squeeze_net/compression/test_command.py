@@ -155,6 +155,35 @@ def test_stopped_and_gone_on_with(trained, tmp_path):
 
 
 @pytest.mark.long
+def test_retraining_sees_what_training_saw(trained, tmp_path):
+    """The flags of the images and of the loss reach the run; what it learns depends on each of them."""
+    flags = {'--pad': '2', '--smoothing': '0.1', '--weight_decay': '0.01', '--mixup': '0.5', '--distill': '0.9'}
+    argv = ['compress', str(trained), *QUICK, '--quantise_epoch', '0', '-o']
+    assert main([*argv, str(tmp_path / 'plain.sqz')]) == 0
+    seen = {(tmp_path / 'plain.sqz').read_bytes()}
+    for flag, value in flags.items():
+        target = tmp_path / f'{flag[2:]}.sqz'
+        assert main([*argv, str(target), flag, value]) == 0
+        seen.add(target.read_bytes())
+        record = json.loads(target.with_suffix('.json').read_text())
+        assert (record['plan'] | record['config'])[flag[2:]] == float(value)
+        with pytest.raises(trainer.InputError, match=f'results/pruned was made with another {flag}, '):
+            main([*argv, str(target)])
+    assert len(seen) == 1 + len(flags)
+
+
+@pytest.mark.long
+def test_stages_of_earlier_versions_are_gone_on_with(trained, tmp_path, capsys):
+    argv = ['compress', str(trained), *QUICK, '--quantise_epoch', '0', '-o', str(tmp_path / 'a.sqz')]
+    assert main(argv) == 0
+    for path in (tmp_path / 'a.sqz.stages').glob('*.json'):
+        kept = json.loads(path.read_text())
+        path.write_text(json.dumps({name: value for name, value in kept.items() if name not in ('distill', 'pad')}))
+    capsys.readouterr()
+    assert main(argv) == 0 and 'epoch 1/1' not in capsys.readouterr().out
+
+
+@pytest.mark.long
 def test_scan_draws_how_much_each_layer_can_be_pruned(trained, tmp_path, capsys):
     argv = ['compress', str(trained), '-o', str(tmp_path / 'a.sqz'), '--dataset', 'shapes', '--limit', '4', '--scan']
     assert main(argv) == 0
