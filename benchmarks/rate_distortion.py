@@ -4,14 +4,17 @@ python benchmarks/rate_distortion.py results/squeezenet_jpeg/weights_best.npz --
 
 Each network is compressed as `python -m squeeze_net.compression compress` does it with --prune_epoch 0 and
 --quantise_epoch 0: the old way by sparsity and bits, the new way by rate and step. Bytes are those of the whole
-archive, accuracy is that of the archive on CIFAR-10's test images.
+archive, accuracy is that of the archive on CIFAR-10's test images. The record is written after each compression; the
+same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from trainer.data import datasets
 from trainer.data.augmentation import Sizes
 from trainer.data.datasets import Data, Stream
 from trainer.report.curves import COLOURS
+from trainer.run.records import read_json
 
 SPARSITIES, BITS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7), (4, 5, 6)
 RATES, STEPS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12), (1.4, 2.0)
@@ -56,14 +60,19 @@ class ScoredOnce(Compression):
         return super().accuracy(model) if len(self.stages) == N_STAGE - 1 else float('nan')
 
 
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """Those that differ from point to point of its way."""
+    names = ('rate', 'step') if plan.quantise == 'rate' else ('sparsity', 'bits')
+    return {name: getattr(plan, name) for name in names}
+
+
 def measure(source: Weights, config: Config, data: Data | Stream, plan: Plan) -> dict[str, Any]:
     """One compression: its settings, bytes and accuracy."""
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         compression = ScoredOnce(source, Path(folder) / 'a.sqz', plan, config, data)
         compression.run()
     layers = [one for name, one in compression.coded.items() if name.endswith('/W')]
-    names = ('rate', 'step') if plan.quantise == 'rate' else ('sparsity', 'bits')
-    return {name: getattr(plan, name) for name in names} | {
+    return settings_of(plan) | {
         'n_byte': compression.stages[-1].n_byte,
         'n_weight_byte': sum(len(one.raw) for one in layers),
         'kept': round(sum(one.n_nonzero for one in layers) / sum(one.n_value for one in layers), 4),
@@ -97,8 +106,19 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlim(0)
 
 
-def measure_all(path: Path, args: argparse.Namespace, ways: dict[str, list[Plan]], bar: tqdm[Any]) -> dict[str, Any]:
-    """One network, compressed in all ways."""
+def measure_all(
+    path: Path,
+    args: argparse.Namespace,
+    ways: dict[str, list[Plan]],
+    record: dict[str, Any],
+    done: Callable[[], object],
+) -> None:
+    """One network, compressed in all ways but those that its record has already.
+
+    Args:
+        record: is added to.
+        done: is called after each compression.
+    """
     source = weights.read(path)
     view = source.metadata.preprocessing
     if view is None:
@@ -116,15 +136,23 @@ def measure_all(path: Path, args: argparse.Namespace, ways: dict[str, list[Plan]
     )
     data = datasets.load(args.dataset, args.data, limit=args.limit, max_side=sizes.side_max, preprocess=view.name)
     facts = with_facts(source, config, data)
-    model, _ = weights.load_model(path)
-    whole = Compression(facts, Path('unused.sqz'), Plan(), config, data).accuracy(model)
-    rows: dict[str, list[dict[str, Any]]] = {}
+    conditions = {
+        'weights': str(path),
+        'sha256': sha256(path.read_bytes()).hexdigest(),
+        'n_test': len(data.test.labels),
+        'calibration': args.calibration,
+    }
+    if any(record.get(name) != value for name, value in conditions.items()):
+        model, _ = weights.load_model(path)
+        whole = Compression(facts, Path('unused.sqz'), Plan(), config, data).accuracy(model)
+        record.clear()
+        record.update(conditions, whole=whole, ways={})
     for name, several in ways.items():
-        rows[name] = []
+        rows = record['ways'].setdefault(name, [])
         for plan in several:
-            rows[name].append(measure(facts, config, data, plan))
-            bar.update()
-    return {'weights': str(path), 'n_test': len(data.test.labels), 'whole': whole, 'ways': rows}
+            if not any(settings_of(plan).items() <= row.items() for row in rows):
+                rows.append(measure(facts, config, data, plan))
+            done()
 
 
 def main() -> None:
@@ -140,15 +168,24 @@ def main() -> None:
     args = parser.parse_args()
     ways = plans(args.calibration)
     n = len(args.weights) * sum(map(len, ways.values()))
+    earlier = read_json(args.out)['networks'] if args.out.exists() else []
+    kept = {record['weights']: record for record in earlier}
+    records: list[dict[str, Any]] = [kept.get(str(path), {}) for path in args.weights]
+    about = header('accuracy against bytes')
     with tqdm(total=n, desc='compressions', disable=None) as bar:
-        records = [measure_all(path, args, ways, bar) for path in args.weights]
+
+        def keep() -> None:
+            bar.update()
+            save(about | {'networks': [record for record in records if record]}, args.out)
+
+        for path, record in zip(args.weights, records, strict=True):
+            measure_all(path, args, ways, record, keep)
     for record in records:
         print(f'{record["weights"]}: {record["whole"]:.2%} of {record["n_test"]:,} test images')
         for loss in LOSSES:
             fewest = {name: bytes_at(rows, record['whole'] - loss) for name, rows in record['ways'].items()}
             texts = [f'{name} {n_byte:,}' for name, n_byte in fewest.items() if n_byte is not None]
             print(f'bytes with at most {100 * loss:g} points less: {", ".join(texts) or "in none of the ways"}')
-    save(header('accuracy against bytes') | {'calibration': args.calibration, 'networks': records}, args.out)
     draw(records, args.image)
 
 
