@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from squeeze_net import NETWORKS
-from squeeze_net.compression.plan import Plan, read_plan
+from squeeze_net.compression.plan import Plan, make_plan, read_plan
 from trainer import Config, cli
 from trainer.step.optimizer import make_optimizer
 from trainer.step.parameters import freeze, multiply_rates
@@ -47,6 +47,12 @@ def test_patterns_match_the_network(path):
 def test_a_plan_of_compression_is_read():
     plan = Plan(**read_plan(CONFIGS / 'compression/small.yaml'))
     assert (plan.sparsity, plan.bits, plan.prune_epoch, plan.quantise_lr) == ('0.85', '4', 6, 1e-4)
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('compression/*.yaml')), ids=lambda path: path.stem)
+def test_plans_of_compression_go_together(path):
+    given = read_plan(path)
+    assert make_plan(given) == Plan(**given)  # which refuses settings that have no meaning for the others
 
 
 def test_the_experiment_is_what_no_flag_gives():
