@@ -36,7 +36,7 @@ from trainer.report.curves import COLOURS
 from trainer.run.records import read_json
 
 SPARSITIES, BITS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7), (4, 5, 6)
-RATES, STEPS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12), (1.4, 2.0)
+RATES, STEPS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12), (2.0, 1.4)
 TITLE = 'Accuracy against bytes,', 'pruned and clustered, or by rate and distortion'
 LOSSES = 0.005, 0.01, 0.02  # of accuracy
 
