@@ -5,7 +5,7 @@ python benchmarks/rate_distortion.py results/squeezenet_jpeg/weights_best.npz --
 Each network is compressed as `python -m squeeze_net.compression compress` does it with --prune_epoch 0 and
 --quantise_epoch 0: the old way by sparsity and bits, the new way by rate and step. Bytes are those of the whole
 archive, accuracy is that of the archive on CIFAR-10's test images. The record is written after each compression; the
-same command goes on where it was stopped.
+same command goes on where it was stopped, and other networks in the record stay.
 """
 
 from __future__ import annotations
@@ -168,25 +168,24 @@ def main() -> None:
     args = parser.parse_args()
     ways = plans(args.calibration)
     n = len(args.weights) * sum(map(len, ways.values()))
-    earlier = read_json(args.out)['networks'] if args.out.exists() else []
-    kept = {record['weights']: record for record in earlier}
-    records: list[dict[str, Any]] = [kept.get(str(path), {}) for path in args.weights]
+    earlier = read_json(args.out).get('networks', []) if args.out.exists() else []
+    records: dict[str, dict[str, Any]] = {record['weights']: record for record in earlier}
     about = header('accuracy against bytes')
     with tqdm(total=n, desc='compressions', disable=None) as bar:
 
         def keep() -> None:
             bar.update()
-            save(about | {'networks': [record for record in records if record]}, args.out)
+            save(about | {'networks': [record for record in records.values() if record]}, args.out)
 
-        for path, record in zip(args.weights, records, strict=True):
-            measure_all(path, args, ways, record, keep)
-    for record in records:
+        for path in args.weights:
+            measure_all(path, args, ways, records.setdefault(str(path), {}), keep)
+    for record in records.values():
         print(f'{record["weights"]}: {record["whole"]:.2%} of {record["n_test"]:,} test images')
         for loss in LOSSES:
             fewest = {name: bytes_at(rows, record['whole'] - loss) for name, rows in record['ways'].items()}
             texts = [f'{name} {n_byte:,}' for name, n_byte in fewest.items() if n_byte is not None]
             print(f'bytes with at most {100 * loss:g} points less: {", ".join(texts) or "in none of the ways"}')
-    draw(records, args.image)
+    draw(list(records.values()), args.image)
 
 
 if __name__ == '__main__':
