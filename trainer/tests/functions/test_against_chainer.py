@@ -388,15 +388,16 @@ def test_gradients_of_gradients_are_chainers(name):
 
 def test_gradient_of_a_gradient_of_a_convolution_with_a_sum():
     results = []
-    for config in ('fused', 'plain'):
+    for config, dtype in (('fused', np.float32), ('plain', np.float64)):
         with chainer.using_config('engine', config):
-            x, W, add = (chainer.Variable(a.copy()) for a in (X, W3, ADD))
+            x, W, add = (chainer.Variable(a.astype(dtype)) for a in (X, W3, ADD))
             y = C.sin(F.convolution_2d(x, W, pad=1, add=add))
             grads = chainer.grad([y], [x, W, add], enable_double_backprop=True)
             second = chainer.grad([sum(C.sum(g * g) for g in grads)], [x, W, add])
             results.append([g.array for g in (*grads, *second)])
     for ours, chainers in zip(*results, strict=True):
-        np.testing.assert_allclose(ours, chainers, rtol=1e-3, atol=1e-3)
+        # Terms of the order of 100 cancel, in an order that depends on the processor.
+        assert difference(ours, chainers) < 1e-5
 
 
 @pytest.mark.bfloat16
