@@ -3,7 +3,7 @@
 python benchmarks/rate_distortion.py results/squeezenet_jpeg/weights_best.npz --data cifar10-jpeg --limit 200
 
 Each network is compressed as `python -m squeeze_net.compression compress` does it with --prune_epoch 0 and
---quantise_epoch 0: the old way by sparsity and bits, the new way by rate and step. Bytes are those of the whole
+--quantise_epoch 0: the old way by sparsity and bits, the new way by rate. Bytes are those of the whole
 archive, accuracy is that of the archive on CIFAR-10's test images. The record is written after each compression; the
 same command goes on where it was stopped, and other networks in the record stay.
 """
@@ -35,8 +35,8 @@ from trainer.data.datasets import Data, Stream
 from trainer.report.curves import COLOURS
 from trainer.run.records import read_json
 
-SPARSITIES, BITS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7), (4, 5, 6)
-RATES, STEPS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12), (2.0, 1.4)
+SPARSITIES, BITS = (0.0, 0.2, 0.4, 0.5, 0.6), (4, 5, 6)
+RATES = 0.005, 0.01, 0.02, 0.04, 0.06, 0.08
 TITLE = 'Accuracy against bytes,', 'pruned and clustered, or by rate and distortion'
 LOSSES = 0.005, 0.01, 0.02  # of accuracy
 
@@ -48,8 +48,7 @@ def plans(calibration: int) -> dict[str, list[Plan]]:
     ways = {}
     for bits in BITS:
         ways[f'pruned, k-means of {bits} bits'] = [Plan(sparsity=f'{x:g}', bits=f'{bits}', **plain) for x in SPARSITIES]
-    for step in STEPS:
-        ways[f'by rate, step {step:g}'] = [Plan(rate=rate, step=step, **by_rate) for rate in RATES]
+    ways['by rate'] = [Plan(rate=rate, **by_rate) for rate in RATES]
     return ways
 
 
@@ -62,7 +61,7 @@ class ScoredOnce(Compression):
 
 def settings_of(plan: Plan) -> dict[str, Any]:
     """Those that differ from point to point of its way."""
-    names = ('rate', 'step') if plan.quantise == 'rate' else ('sparsity', 'bits')
+    names = ('rate',) if plan.quantise == 'rate' else ('sparsity', 'bits')
     return {name: getattr(plan, name) for name in names}
 
 

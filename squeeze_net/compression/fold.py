@@ -1,7 +1,8 @@
 """What a trained network need not keep: statistics of batch normalisation, and biases without effect.
 
 In test mode batch normalisation is a scale and a shift: two numbers per channel instead of four. A bias that is added
-just before batch normalisation has no effect: the mean that is subtracted contains it.
+just before batch normalisation has no effect: the mean that is subtracted contains it. And the weights after
+BN-ReLU can take over its scale, of which the sign is left.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import chainer
 import numpy as np
 
 import trainer.functions as F
+import trainer.links as L
 from trainer.functions.shifts import find_dead_biases
+
+LEAST_SCALE = 0.02  # of the median of a layer's scales: a smaller one would blow up its shift
 
 
 def fold_model(model: chainer.Chain, size: int) -> int:
@@ -75,6 +79,28 @@ def fold_link(link: Any) -> None:
     link.avg_var[...] = unit_variance(link.eps)
 
 
+def absorb_scales(layer: L.BNReLUConv) -> None:
+    """Let the weights of a convolution take over the scales before it, in place: 1 or -1 is left of each when folded.
+
+    relu(scale * x + shift) = |scale| relu(sign(scale) * x + shift / |scale|). In test mode the network computes the
+    same, except for rounding. Scales below `LEAST_SCALE` of the median stay.
+    """
+    bn, conv = layer.bn, layer.conv
+    xp = chainer.backend.get_array_module(bn.gamma.array)
+    scales = xp.abs(bn.gamma.array.astype(np.float64)) / xp.sqrt(bn.avg_var.astype(np.float64) + bn.eps)
+    taken = xp.where(scales > LEAST_SCALE * xp.median(scales), scales, 1.0)
+    bn.gamma.array[...] = bn.gamma.array / taken
+    bn.beta.array[...] = bn.beta.array / taken
+    conv.W.array[...] = conv.W.array * taken[:, None, None]
+
+
+def scales_of(model: chainer.Chain) -> dict[str, np.ndarray]:
+    """Path of a convolution's weights -> sizes of the scales before it, (C,), of each BN-ReLU-Conv layer."""
+    host = chainer.get_device('@numpy')
+    layers = {path: link for path, link in model.namedlinks() if isinstance(link, L.BNReLUConv)}
+    return {f'{path}/conv/W'[1:]: np.abs(host.send(layer.bn.gamma.array)) for path, layer in layers.items()}
+
+
 def unit_variance(eps: float) -> np.float32:
     """The variance whose sum with eps is 1 in float32, so that the division changes nothing."""
     variance = np.float32(1 - eps)
@@ -92,7 +118,7 @@ def _dead_biases(model: chainer.Chain, x: np.ndarray) -> list[Any]:
         chainer.using_config('engine', 'fused'),  # `find_dead_biases` knows its functions; without it, all biases stay
     ):
         y = model(x)
-        return find_dead_biases(F.softmax_cross_entropy(y, np.zeros(len(x), np.int32)))
+        return find_dead_biases(F.softmax_cross_entropy(y, np.zeros(len(x), np.int32)), in_tests=True)
 
 
 def _compute(model: chainer.Chain, x: np.ndarray, hook: chainer.LinkHook) -> None:

@@ -19,7 +19,7 @@ import trainer
 from squeeze_net import NETWORKS, make_network
 from squeeze_net.compression import plots, report
 from squeeze_net.compression.calibrate import is_in_full
-from squeeze_net.compression.fold import fold_model
+from squeeze_net.compression.fold import fold_model, scales_of
 from squeeze_net.compression.plan import KMEANS, RATE, Plan
 from squeeze_net.compression.prune import Pruning, by_sensitivity, prune, scan_sensitivity, weights_of
 from squeeze_net.compression.quantise import TiedWeights, codebook_of, quantise_model
@@ -38,6 +38,7 @@ from trainer.step.evaluate import evaluate
 from trainer.step.optimizer import GradientHook
 
 SCAN = 'scan'  # as --sparsity
+ABSORBED = 'absorbed'  # the stage that is quantised by rate, the scales being in the weights
 LARGEST_HALF = float(np.finfo(np.float16).max)
 PRUNING = ('distill', 'sparsity', 'prune_epoch', 'prune_lr', 'drop')  # flags of that stage; the last one for SCAN only
 CODING = ('quantise', 'rate', 'step', 'calibration', 'bits', 'initialisation')  # flags of what comes before retraining
@@ -98,7 +99,7 @@ class Compression:
         self._check_stage('pruned', pruning)
         self._check_stage('quantised', pruning + QUANTISING)
         if self.plan.quantise != KMEANS:
-            self._check_stage('rate', pruning + CODING)
+            self._check_stage(self._rate_stage, pruning + CODING)
         self._add_stage('trained', model, 4 * self.source.n_parameters)
         model = self._prune(model)
         model = self._quantise(model)
@@ -163,7 +164,11 @@ class Compression:
         if plan.quantise == KMEANS:
             quantise_model(model, bits, plan.initialisation, self.config.seed)
         else:
+            before = scales_of(model)
             self._quantise_by_rate(model, bits)
+            for name, scale in scales_of(model).items():  # in the units of the codes, for the picture of both
+                taken = np.divide(before[name], scale, out=np.ones_like(scale), where=scale != 0)
+                self.pruned[name] *= taken[:, None, None]
             n_value = {name: np.unique(host.send(p.array)).size for name, p in weights_of(model).items()}
             bits = {name: max((n - 1).bit_length(), 1) for name, n in n_value.items()}
         if plan.quantise_epoch:
@@ -175,10 +180,15 @@ class Compression:
         self._add_stage('quantised', model, n_bit // 8 + n_codebook + 4 * n_other)
         return model
 
+    @property
+    def _rate_stage(self) -> str:
+        """Weights take over the scales where no codebook is made for them before and nothing is trained afterwards."""
+        return ABSORBED if self.plan.quantise == RATE and not self.plan.quantise_epoch else 'rate'
+
     def _quantise_by_rate(self, model: chainer.Chain, bits: Mapping[str, int]) -> None:
         """In place; or as an earlier call has left it."""
         plan, config = self.plan, replace(self.config, precision='float32')
-        path = self.folder / 'results' / 'rate' / 'weights_last.npz'
+        path = self.folder / 'results' / self._rate_stage / 'weights_last.npz'
         if path.exists():
             model.to_device('@numpy')
             checkpoint.load_model(path, model)
@@ -195,7 +205,9 @@ class Compression:
         with config.using_precision(), tqdm(total=len(layers), desc='layers', disable=None, leave=False) as bar:
             images = self._calibration_images(model, config)
             quantise_by_rate(
-                *(model, lambda: images, plan.rate, plan.step, codebooks, config.seed), done=lambda name: bar.update()
+                *(model, lambda: images, plan.rate, plan.step, codebooks, config.seed),
+                absorb=self._rate_stage == ABSORBED,
+                done=lambda name: bar.update(),
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save_weights(path, model)

@@ -23,7 +23,9 @@ from typing import Any
 import chainer
 import numpy as np
 
+import trainer.links as L
 from squeeze_net.compression.calibrate import Batches, Moments, Statistics, measure_inputs, measure_maps, survey
+from squeeze_net.compression.fold import absorb_scales
 from squeeze_net.compression.prune import weights_of
 from squeeze_net.weights.formats.sqz.entropy import from_levels, to_levels
 
@@ -44,6 +46,7 @@ def quantise_by_rate(
     step: float = 2.0,
     codebooks: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
+    absorb: bool = False,
     done: Callable[[str], object] = lambda name: None,
 ) -> None:
     """Quantise all weights in place, layer by layer, each for the inputs that the quantised ones before it give.
@@ -55,15 +58,20 @@ def quantise_by_rate(
         step: of the uniform grids, times that of `grid`.
         codebooks: path of the weights -> values to choose from; None: uniform grids.
         seed: of the labels drawn by `survey`.
+        absorb: the scales of BN-ReLU-Conv layers into their weights (`absorb_scales`), so that an archive need not
+            hold them; only if the batch normalisations are not trained afterwards.
         done: is told what has been done, layer by layer.
     """
     parameters = weights_of(model)
+    layers = {f'{path}/bn'[1:]: link for path, link in model.namedlinks() if isinstance(link, L.BNReLUConv)}
     biases: dict[str, Any] = {path[1:]: p for path, p in model.namedparams()}
     whole = survey(model, batches, seed)
     host = chainer.get_device('@numpy')
     for name in whole.order:
         if name in whole.statistics:
             move_statistics(model, name, whole.statistics[name], measure_maps(model, name, batches))
+            if absorb and name in layers:
+                absorb_scales(layers[name])
             continue
         parameter = parameters[name]
         moments = measure_inputs(model, name, batches)

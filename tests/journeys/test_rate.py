@@ -41,7 +41,7 @@ def test_a_trained_network_by_rate_and_resumed(tmp_path):
             np.testing.assert_allclose(values / np.diff(values).min() % 1 % 0.99, 0, atol=0.01)  # one step
 
     # The archive is lost: what was quantised is still there, and gives the same bits.
-    raw, quantised = target.read_bytes(), tmp_path / 'small.sqz.stages/results/rate/weights_last.npz'
+    raw, quantised = target.read_bytes(), tmp_path / 'small.sqz.stages/results/absorbed/weights_last.npz'
     target.unlink()
     before = quantised.stat().st_mtime_ns
     assert run(*argv).returncode == 0
@@ -52,7 +52,7 @@ def test_a_trained_network_by_rate_and_resumed(tmp_path):
     assert run(*argv).returncode == 0 and target.read_bytes() == raw
     done = run(*argv[:-1], '0.2')
     assert done.returncode == 2
-    assert 'results/rate was made with another --rate, 0.05: remove it' in done.stderr
+    assert 'results/absorbed was made with another --rate, 0.05: remove it' in done.stderr
 
 
 @pytest.mark.parametrize(

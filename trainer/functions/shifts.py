@@ -11,12 +11,13 @@ from trainer.functions.add import Add
 from trainer.functions.batch_normalization import BatchNormalization
 from trainer.functions.concat import Concat
 from trainer.functions.convolution_2d import Convolution2D
+from trainer.functions.dropout import Dropout
 from trainer.functions.pooling_2d import MaxPooling2D
 
 Node: TypeAlias = chainer.variable.VariableNode
 
 
-def find_dead_biases(loss: chainer.Variable) -> list[chainer.Parameter]:
+def find_dead_biases(loss: chainer.Variable, in_tests: bool = False) -> list[chainer.Parameter]:
     """The biases of convolutions whose gradient is exactly 0, whatever the input.
 
     Those are the ones whose output reaches the loss through batch normalisations alone, by way of nothing but maximum
@@ -24,7 +25,9 @@ def find_dead_biases(loss: chainer.Variable) -> list[chainer.Parameter]:
 
     Args:
         loss: with its graph, as computed in training.
+        in_tests: find also those that only dropout gives an effect in training, which is the identity in test mode.
     """
+    passing = (MaxPooling2D, Add, Concat, Dropout) if in_tests else (MaxPooling2D, Add, Concat)
     functions, consumers = _walk(loss)
     known: dict[int, bool] = {}
 
@@ -45,7 +48,7 @@ def find_dead_biases(loss: chainer.Variable) -> list[chainer.Parameter]:
             is_addend = function.has_add and node is function.inputs[-1]
             if not is_addend or node in function.inputs[:-1]:
                 return False
-        elif not isinstance(function, (MaxPooling2D, Add, Concat)):
+        elif not isinstance(function, passing):
             return False
         return all(map(is_taken_away, _outputs(function)))
 

@@ -10,6 +10,7 @@ import trainer.functions as F
 import trainer.links as L
 from squeeze_net import weights
 from squeeze_net.compression import calibrate
+from squeeze_net.compression.fold import fold_link
 from squeeze_net.compression.prune import weights_of
 from squeeze_net.compression.quantise import codebook_of
 from squeeze_net.compression.rate import BITS_PER_MB, Layer, assign, bits_of, factorise, quantise_by_rate
@@ -221,6 +222,26 @@ def test_a_network_computes_more_nearly_the_same_than_one_that_was_rounded(model
         values = np.unique(p.array)
         step = np.diff(values).min()
         np.testing.assert_allclose(values / step, np.round(values / step), atol=0.01)
+
+
+def test_absorbed_scales_are_gone_from_the_archive():
+    np.random.seed(0)
+    rng = np.random.default_rng(0)
+    chain = chainer.Sequential(L.Convolution2D(3, 8, 3), L.BNReLUConv(8, 6, 3, pad=1), L.BNReLUConv(6, 4, 1))
+    x = rng.normal(size=(8, 3, 9, 9)).astype(np.float32)
+    for link in (chain[1].bn, chain[2].bn):
+        link.gamma.array[...], link.beta.array[...] = (
+            rng.uniform(-2, 2, link.gamma.shape),
+            rng.normal(size=link.beta.shape),
+        )
+    with chainer.using_config('train', False):
+        before = chain(x).array
+        quantise_by_rate(chain, lambda: [x], 0, absorb=True)
+        after = chain(x).array
+    assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
+    for link in (chain[1].bn, chain[2].bn):
+        fold_link(link)
+        np.testing.assert_array_equal(np.abs(link.gamma.array.astype(np.float16)), 1)
 
 
 def test_layers_of_many_inputs_count_each_for_itself(monkeypatch):

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trainer
+import trainer.links as L
 from squeeze_net import NETWORKS
-from squeeze_net.compression.fold import fold_model
+from squeeze_net.compression.fold import absorb_scales, fold_link, fold_model
 from squeeze_net.compression.plan import Plan, read_plan
 from squeeze_net.compression.prune import (
     Pruning,
@@ -224,9 +225,28 @@ def test_folded_networks_compute_the_same(network):
     np.testing.assert_allclose(after, before, atol=2e-4 * np.abs(before).max())
     if engine.is_available():  # which finds the dead biases
         assert (n_dead > 0) == any(hasattr(link, 'avg_mean') for link in model.links())
+        if network == 'squeezenet':  # those before the dropout, too; not that of conv10, which nothing follows
+            assert n_dead == sum(name.endswith('/b') for name, _ in model.namedparams()) - 1
     for link in model.links():
         if hasattr(link, 'avg_mean'):
             assert not link.avg_mean.any() and np.unique(link.avg_var).size == 1
+
+
+def test_weights_take_over_the_scales_before_them():
+    np.random.seed(0)
+    rng = np.random.default_rng(0)
+    layer = L.BNReLUConv(5, 4, ksize=3, pad=1)
+    layer.bn.avg_mean[...], layer.bn.avg_var[...] = rng.normal(size=5), rng.uniform(0.5, 2, 5)
+    layer.bn.gamma.array[...], layer.bn.beta.array[...] = [0.5, -2, 1.5, 1e-4, 1], rng.normal(size=5)
+    x = rng.normal(size=(3, 5, 6, 6)).astype(np.float32)
+    with chainer.using_config('train', False):
+        before = layer(x).array
+        absorb_scales(layer)
+        after = layer(x).array
+    np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
+    fold_link(layer.bn)
+    np.testing.assert_array_equal(layer.bn.gamma.array.astype(np.float16)[[0, 1, 2, 4]], [1, -1, 1, 1])
+    assert 0 < layer.bn.gamma.array[3] < 1e-3 and np.abs(layer.bn.beta.array).max() < 10
 
 
 # ---- plans ----

@@ -310,6 +310,16 @@ def test_dead_biases_have_no_gradient():
                 assert (np.abs(p.grad).max() < 1e-6) == is_dead, name
 
 
+@pytest.mark.skipif(not engine.is_available(), reason="oneDNN is not installed: Chainer's own functions are not walked")
+def test_biases_before_a_dropout_are_dead_in_tests():
+    with chainer.using_config('engine', 'fused'):
+        conv, bn = L.Convolution2D(3, 4, 3), L.BatchNormalization(4)
+        x = np.random.default_rng(0).normal(size=(5, 3, 6, 6)).astype('f')
+        logits = F.mean(bn(F.dropout(conv(x), 0.5)), axis=(2, 3))
+        loss = F.softmax_cross_entropy(logits, np.zeros(5, np.int32))
+        assert find_dead_biases(loss) == [] and find_dead_biases(loss, in_tests=True)[0] is conv.b
+
+
 class Strange(Net):
     """Computes something with Chainer alone that waits for the GPU."""
 
