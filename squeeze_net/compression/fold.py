@@ -85,7 +85,8 @@ def absorb_scales(layer: L.BNReLUConv) -> None:
     relu(scale * x + shift) = |scale| relu(sign(scale) * x + shift / |scale|). In test mode the network computes the
     same, except for rounding. Scales below `LEAST_SCALE` of the median stay.
     """
-    bn, conv = layer.bn, layer.conv
+    bn: Any = layer.bn
+    conv: Any = layer.conv
     xp = chainer.backend.get_array_module(bn.gamma.array)
     scales = xp.abs(bn.gamma.array.astype(np.float64)) / xp.sqrt(bn.avg_var.astype(np.float64) + bn.eps)
     taken = xp.where(scales > LEAST_SCALE * xp.median(scales), scales, 1.0)
@@ -97,8 +98,8 @@ def absorb_scales(layer: L.BNReLUConv) -> None:
 def scales_of(model: chainer.Chain) -> dict[str, np.ndarray]:
     """Path of a convolution's weights -> sizes of the scales before it, (C,), of each BN-ReLU-Conv layer."""
     host = chainer.get_device('@numpy')
-    layers = {path: link for path, link in model.namedlinks() if isinstance(link, L.BNReLUConv)}
-    return {f'{path}/conv/W'[1:]: np.abs(host.send(layer.bn.gamma.array)) for path, layer in layers.items()}
+    norms: dict[str, Any] = {path: link.bn for path, link in model.namedlinks() if isinstance(link, L.BNReLUConv)}
+    return {f'{path}/conv/W'[1:]: np.abs(host.send(bn.gamma.array)) for path, bn in norms.items()}
 
 
 def unit_variance(eps: float) -> np.float32:
