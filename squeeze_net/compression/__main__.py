@@ -90,7 +90,8 @@ def compress_by_plan(source: Weights, plan: Plan, args: argparse.Namespace) -> i
         unreadable=config.unreadable,
     )
     print(datasets.describe(data))
-    compression = Compression(with_facts(source, config, data), args.output, plan, config, data)
+    teacher = None if plan.teacher is None else weights.read(weights.find(plan.teacher))
+    compression = Compression(with_facts(source, config, data), args.output, plan, config, data, teacher)
     if args.scan:
         compression.scan_only()
         print('to prune by it: the same command with --sparsity scan instead of --scan')

@@ -40,7 +40,7 @@ from trainer.step.optimizer import GradientHook
 SCAN = 'scan'  # as --sparsity
 ABSORBED = 'absorbed'  # the stage that is quantised by rate, the scales being in the weights
 LARGEST_HALF = float(np.finfo(np.float16).max)
-PRUNING = ('distill', 'sparsity', 'prune_epoch', 'prune_lr', 'drop')  # flags of that stage; the last one for SCAN only
+PRUNING = ('distill', 'teacher', 'sparsity', 'prune_epoch', 'prune_lr', 'drop')  # flags; the last for SCAN only
 CODING = ('quantise', 'rate', 'step', 'calibration', 'bits', 'initialisation')  # flags of what comes before retraining
 QUANTISING = (*CODING, 'quantise_epoch', 'quantise_lr')  # flags of that stage
 SHAPING = (  # those of all stages
@@ -74,9 +74,20 @@ class Compression:
         plan: what is done to it.
         config: data, size, batch, precision, device of retraining and tests.
         data: as `trainer.datasets.load` gives it.
+        teacher: of --distill; None: the source.
+    Raises:
+        InputError: a network that is not known, or other classes or images than the data's.
     """
 
-    def __init__(self, source: Weights, target: Path, plan: Plan, config: Config, data: Data | Stream) -> None:
+    def __init__(
+        self,
+        source: Weights,
+        target: Path,
+        plan: Plan,
+        config: Config,
+        data: Data | Stream,
+        teacher: Weights | None = None,
+    ) -> None:
         self.source, self.target, self.plan, self.config, self.data = source, target, plan, config, data
         network = source.metadata.network
         if network is None:
@@ -86,8 +97,24 @@ class Compression:
         if source.metadata.n_class != data.n_class:
             raise InputError(f'the network has {source.metadata.n_class} classes, the data {data.n_class}')
         self.network = network
+        self.teacher = source if teacher is None else teacher
+        if teacher is not None:
+            self._check_teacher(teacher)
         self.folder = target.with_name(f'{target.name}.stages')
         self.stages: list[Stage] = []
+
+    def _check_teacher(self, teacher: Weights) -> None:
+        about, view = teacher.metadata, teacher.metadata.preprocessing
+        if about.network not in NETWORKS or about.n_class != self.data.n_class:
+            raise InputError(
+                f'--teacher {self.plan.teacher} is {about.network} of {about.n_class} classes, expected one of '
+                f'{", ".join(NETWORKS)} with the {self.data.n_class} classes of the data'
+            )
+        if view is not None and view.name != self.config.preprocess:
+            raise InputError(
+                f'--teacher {self.plan.teacher} expects images of --preprocess {view.name}, the network those of '
+                f'{self.config.preprocess}'
+            )
 
     def run(self) -> list[Stage]:
         """All stages; those already done are read from the disk."""
@@ -123,7 +150,7 @@ class Compression:
             if (
                 earlier.get(name, getattr(Plan, name, getattr(Config, name, None))) != value
             ):  # a new flag is what it was before there was one
-                what = name if name.startswith('the ') else f'--{name}, {earlier.get(name)}'
+                what = name.removeprefix('the ') if name.startswith('the ') else f'--{name}, {earlier.get(name)}'
                 raise InputError(
                     f'{kept} was made with another {what}: remove it to make it again, or choose another -o'
                 )
@@ -133,9 +160,9 @@ class Compression:
 
     def _conditions(self) -> dict[str, Any]:
         """What results depend on besides the plan."""
-        digest = sha256(b''.join(tensor.tobytes() for tensor in self.source.tensors.values())).hexdigest()
         flags = {name: getattr(self.config, name) for name in SHAPING}
-        return flags | {'the data': self.data.source, 'the weights': digest}
+        teacher = None if self.teacher is self.source else _digest(self.teacher)
+        return flags | {'the data': self.data.source, 'the weights': _digest(self.source), 'the teacher': teacher}
 
     # ---- stages ----
 
@@ -247,9 +274,10 @@ class Compression:
     # ---- what they need ----
 
     def _model(self, source: Weights) -> chainer.Chain:
+        network = str(source.metadata.network)
         with self.config.using_precision():
-            model = make_network(self.network, self.data.n_class, self.config.size)
-        fill_network(model, self.network, source.tensors)
+            model = make_network(network, self.data.n_class, self.config.size)
+        fill_network(model, network, source.tensors)
         return model
 
     def accuracy(self, model: chainer.Chain) -> float:
@@ -294,7 +322,7 @@ class Compression:
         )
         summary = config.run_folder / SUMMARY
         if not (summary.exists() and read_json(summary).get('finished')):
-            teacher = trainer.Teacher(self._model(self.source), self.plan.distill) if self.plan.distill else None
+            teacher = trainer.Teacher(self._model(self.teacher), self.plan.distill) if self.plan.distill else None
             outcome = trainer.train(model, self.data, config, hooks=[hook], teacher=teacher)
             if outcome.exit_code:
                 raise Interrupted(outcome.exit_code)
@@ -322,6 +350,10 @@ class Compression:
             'stages': [asdict(stage) for stage in self.stages],
             'layers': [report.layer_row(name, coded) for name, coded in self.coded.items()],
         }
+
+
+def _digest(weights: Weights) -> str:
+    return sha256(b''.join(tensor.tobytes() for tensor in weights.tensors.values())).hexdigest()
 
 
 class Interrupted(Exception):

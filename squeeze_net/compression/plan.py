@@ -51,10 +51,15 @@ class Plan:
     calibration: int = setting(256, 'training images that it looks at', at_least=1)
     distill: float = setting(
         0.0,
-        'share of the loss of retraining that is the distance to the answers of the whole network, which takes a '
-        'quarter more time; 0.9 suits a network that is trained to its end',
+        'share of the loss of retraining that is the distance to the answers of a teacher, which takes a quarter more '
+        'time; 0.9 suits a network that is trained to its end',
         at_least=0,
         at_most=1,
+    )
+    teacher: str | None = setting(
+        None,
+        'of --distill: weights of any format, or a published network by its name (default: MODEL as it is)',
+        metavar='FILE|NAME',
     )
     bits: str = setting('5', 'of the codes of each layer, 1 to 8', metavar='N|PATTERN=N,...', is_list=True)
     initialisation: str = setting('linear', 'of the centroids', choices=INITIALISATIONS)
@@ -97,9 +102,11 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     """The plan of some settings.
 
     Raises:
-        InputError: as `Plan`; or a setting that has no meaning for its --quantise.
+        InputError: as `Plan`; or a setting that has no meaning without another.
     """
     plan = Plan(**given)
+    if plan.teacher is not None and not plan.distill:
+        raise InputError(f'--teacher {plan.teacher} has no meaning without --distill: give its share of the loss, too')
     useless = {KMEANS: BY_RATE, RATE: CODEBOOKS, RATE_KMEANS: ('step',)}[plan.quantise]
     for name in useless:
         if name in given:

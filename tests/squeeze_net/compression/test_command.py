@@ -173,6 +173,33 @@ def test_retraining_sees_what_training_saw(trained, tmp_path):
 
 
 @pytest.mark.long
+def test_another_network_teaches(trained, tmp_path):
+    """Its answers count; without --distill, of other classes, or for other images it is refused."""
+    argv = ['compress', str(trained), *QUICK, '--quantise_epoch', '0', '--distill', '0.9', '-o']
+    other = tmp_path / 'other.npz'
+    facts = replace(weights.read(trained).metadata, network='squeezenet_v1.1_bn')
+    tensors = tensors_of(NETWORKS['squeezenet_v1.1_bn'](facts.n_class, 32))
+    weights.write(Weights(tensors, facts), other)
+    made = set()
+    for extra in ([], ['--teacher', str(other)]):
+        target = tmp_path / f'{len(extra)}.sqz'
+        assert main([*argv, str(target), *extra]) == 0
+        made.add(target.read_bytes())
+    assert len(made) == 2 and json.loads(target.with_suffix('.json').read_text())['plan']['teacher'] == str(other)
+    with pytest.raises(trainer.InputError, match='results/pruned was made with another --teacher, '):
+        main([*argv, str(target)])
+    fewer = tensors_of(NETWORKS['squeezenet_v1.1_bn'](7, 32))
+    weights.write(Weights(fewer, replace(facts, n_class=7, classes=None)), tmp_path / 'seven.npz')
+    for flags, message in [
+        (['--teacher', str(tmp_path / 'seven.npz')], 'of 7 classes, expected one of .* with the 10 classes of the data'),
+        (['--teacher', str(other), '--distill', '0'], 'has no meaning without --distill'),
+        (['--teacher', 'squeezenet1_1.pth'], 'squeezenet1_1.pth'),
+    ]:
+        with pytest.raises(trainer.InputError, match=message):
+            main([*argv, str(tmp_path / 'b.sqz'), *flags])
+
+
+@pytest.mark.long
 def test_stages_of_earlier_versions_are_gone_on_with(trained, tmp_path, capsys):
     argv = ['compress', str(trained), *QUICK, '--quantise_epoch', '0', '-o', str(tmp_path / 'a.sqz')]
     assert main(argv) == 0
