@@ -191,7 +191,10 @@ def test_another_network_teaches(trained, tmp_path):
     fewer = tensors_of(NETWORKS['squeezenet_v1.1_bn'](7, 32))
     weights.write(Weights(fewer, replace(facts, n_class=7, classes=None)), tmp_path / 'seven.npz')
     for flags, message in [
-        (['--teacher', str(tmp_path / 'seven.npz')], 'of 7 classes, expected one of .* with the 10 classes of the data'),
+        (
+            ['--teacher', str(tmp_path / 'seven.npz')],
+            'of 7 classes, expected one of .* with the 10 classes',
+        ),
         (['--teacher', str(other), '--distill', '0'], 'has no meaning without --distill'),
         (['--teacher', 'squeezenet1_1.pth'], 'squeezenet1_1.pth'),
     ]:

@@ -173,7 +173,12 @@ def pack(weights: Weights, half: frozenset[str] = frozenset()) -> tuple[bytes, d
             kept = np.asarray(tensor).astype(DTYPES[dtype])
         if not np.isfinite(kept).all():
             raise InputError(f'{name} holds numbers that are not finite in {dtype}')
-        coded[name] = one = encode(kept)
+        one = encode(kept)
+        if dtype == 'float16':  # codebooks hold float32: of few distinct values, they are shorter
+            as_codes = encode(kept.astype(np.float32))
+            if len(as_codes.raw) < len(one.raw):
+                one, dtype = as_codes, 'float32'
+        coded[name] = one
         rows.append([name, one.kind, list(tensor.shape), dtype, len(one.raw), one.n_codebook, one.n_nonzero])
     text = json.dumps({'metadata': weights.metadata.dumps(), 'tensors': rows}, separators=(',', ':')).encode()
     packed = zlib.compress(text, 9)
