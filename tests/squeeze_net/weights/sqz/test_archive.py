@@ -98,6 +98,14 @@ def test_half_precision_loses_what_it_does_not_hold_and_says_so():
         archive.pack(Weights({'a/b': np.array([1e6, 2], np.float32)}), frozenset(['a/b']))
 
 
+def test_few_distinct_values_in_half_precision_are_codes():
+    """Rounded as float16 does, and shorter than 16 bits each."""
+    signs = np.where(np.random.default_rng(0).uniform(size=300) < 0.5, -1, 1) * (1 + 1e-7 * np.arange(300) % 3e-7)
+    raw, coded = archive.pack(Weights({'a/gamma': signs.astype(np.float32)}), frozenset(['a/gamma']))
+    assert len(coded['a/gamma'].raw) < 300 / 8 + 40
+    np.testing.assert_array_equal(archive.Archive(raw).weights().tensors['a/gamma'], np.sign(signs))
+
+
 def test_the_format_stays():
     """An archive written by version 1; a change of these bits, or of what they mean, is a version 2."""
     raw, _ = archive.pack(small())
