@@ -86,7 +86,8 @@ def bytes_at(rows: list[dict[str, Any]], accuracy: float) -> int | None:
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
     labels = 'archive, kB', 'test accuracy, %, not retrained'
-    with chart(path, 8, labels, TITLE, 1) as axes:
+    accuracies = [row['accuracy'] for record in records for rows in record['ways'].values() for row in rows]
+    with chart(path, 8, labels, TITLE, 2, 100 * min(accuracies) - 1) as axes:  # from 0 on, all lines would lie in one
         for record, mark in zip(records, 'os^Dv' * len(records), strict=False):
             ways = record['ways'].items()
             for (name, rows), colour in zip(ways, COLOURS * len(ways), strict=False):

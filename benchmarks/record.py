@@ -94,7 +94,9 @@ def print_aims(rows: list[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def chart(path: Path, height: float, labels: tuple[str, str], title: Sequence[str], ncols: int) -> Iterator[Any]:
+def chart(
+    path: Path, height: float, labels: tuple[str, str], title: Sequence[str], ncols: int, lowest: float = 0
+) -> Iterator[Any]:
     """Axes for curves of percentages; drawn to `path` when the block ends.
 
     Args:
@@ -102,12 +104,13 @@ def chart(path: Path, height: float, labels: tuple[str, str], title: Sequence[st
         labels: of the x and y axes.
         title: its lines.
         ncols: columns of the legend.
+        lowest: percentage that is shown.
     """
     figure, axes = new_figure(10, height)
     yield axes
     axes.set_xlabel(labels[0], fontsize=LABEL)
     axes.set_ylabel(labels[1], fontsize=LABEL)
-    axes.set_ylim(0, 102)
+    axes.set_ylim(lowest, 102 if lowest == 0 else None)
     axes.grid(alpha=0.25)
     figure.legend(loc='outside lower center', ncols=ncols, fontsize=LABEL - 3, frameon=False)
     set_title(figure, *title)
