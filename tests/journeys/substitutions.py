@@ -280,7 +280,7 @@ MEASUREMENTS = {
     'benchmarks/train_step.py': 'times the networks beside PyTorch and ONNX Runtime, for minutes',
     'benchmarks/validation.py': 'needs PyTorch',
     'benchmarks/busy.py': 'needs PyTorch',
-    'benchmarks/rate_distortion.py': 'compresses a network in 32 ways, for minutes',
+    'benchmarks/rate_distortion.py': 'compresses each network in 21 ways, for minutes',
     'benchmarks/bits.py': 'clusters every layer in 21 ways, for a minute, however few the images are',
     'benchmarks/c_file.py': 'needs a C compiler',
     'benchmarks/browser.py': 'needs Chromium and the npm package onnxruntime-web',
