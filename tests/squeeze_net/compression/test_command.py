@@ -190,11 +190,11 @@ def test_another_network_teaches(trained, tmp_path):
         main([*argv, str(target)])
     fewer = tensors_of(NETWORKS['squeezenet_v1.1_bn'](7, 32))
     weights.write(Weights(fewer, replace(facts, n_class=7, classes=None)), tmp_path / 'seven.npz')
+    view = next(view for name, view in PREPROCESSINGS.items() if name != facts.preprocessing.name)
+    weights.write(Weights(tensors, replace(facts, preprocessing=view)), tmp_path / 'view.npz')
     for flags, message in [
-        (
-            ['--teacher', str(tmp_path / 'seven.npz')],
-            'of 7 classes, expected one of .* with the 10 classes',
-        ),
+        (['--teacher', str(tmp_path / 'seven.npz')], 'of 7 classes, expected one of .* with the 10 classes'),
+        (['--teacher', str(tmp_path / 'view.npz')], f'expects images of --preprocess {view.name}, the network those'),
         (['--teacher', str(other), '--distill', '0'], 'has no meaning without --distill'),
         (['--teacher', 'squeezenet1_1.pth'], 'squeezenet1_1.pth'),
     ]:

@@ -230,10 +230,8 @@ def test_absorbed_scales_are_gone_from_the_archive():
     chain = chainer.Sequential(L.Convolution2D(3, 8, 3), L.BNReLUConv(8, 6, 3, pad=1), L.BNReLUConv(6, 4, 1))
     x = rng.normal(size=(8, 3, 9, 9)).astype(np.float32)
     for link in (chain[1].bn, chain[2].bn):
-        link.gamma.array[...], link.beta.array[...] = (
-            rng.uniform(-2, 2, link.gamma.shape),
-            rng.normal(size=link.beta.shape),
-        )
+        link.gamma.array[...] = rng.uniform(-2, 2, link.gamma.shape)
+        link.beta.array[...] = rng.normal(size=link.beta.shape)
     with chainer.using_config('train', False):
         before = chain(x).array
         quantise_by_rate(chain, lambda: [x], 0, absorb=True)
