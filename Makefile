@@ -60,7 +60,7 @@ docs: $(INSTALLED)  ## write docs/settings.md anew from the table of settings
 	$(RUN) -c "$(DOCS)"
 
 captest: $(VENV)/.tools  ## the engine's tests, as on a CPU with AVX-512 alone, with AVX2, and with SSE4.1
-	for isa in AVX512_CORE AVX2 SSE41; do ONEDNN_MAX_CPU_ISA=$$isa $(PYTEST) $(ENGINE_TESTS) || exit 1; done
+	for isa in AVX512_CORE AVX2 SSE41; do ONEDNN_MAX_CPU_ISA=$$isa $(PYTEST) -m 'not gpu' $(ENGINE_TESTS) || exit 1; done
 
 gputest: $(VENV)/.tools  ## the tests that need an NVIDIA GPU; first: make install EXTRAS=cuda12
 	$(RUN) -m pytest -m gpu

@@ -73,6 +73,7 @@ def test_runs_end_to_end(finished):
     assert {path.name for path in (folder / 'img').iterdir()} == pictures
 
 
+@pytest.mark.long
 def test_repeats_to_the_bit_from_its_config(finished, tmp_path):
     folder, _ = finished
     done = run(tmp_path, '--config', str(folder / 'results/r/config.yaml'))
@@ -80,6 +81,7 @@ def test_repeats_to_the_bit_from_its_config(finished, tmp_path):
     assert_same_weights(folder, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(engine.threads() < 2 or not engine.is_available(), reason='one thread, or no oneDNN to name any')
 def test_resuming_with_other_threads_says_so(finished, tmp_path):
     folder, _ = finished
@@ -90,7 +92,10 @@ def test_resuming_with_other_threads_says_so(finished, tmp_path):
     assert re.search(r'it was computed on CPU, .*\d+ threads.*: from here on, results differ', done.stdout)
 
 
-@pytest.mark.parametrize('kill', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+STOPS = [signal.SIGKILL, *(pytest.param(stop, marks=pytest.mark.long) for stop in (signal.SIGTERM, signal.SIGINT))]
+
+
+@pytest.mark.parametrize('kill', STOPS)
 def test_killed_and_resumed_equals_unbroken_to_the_bit(finished, tmp_path, kill):
     """Killed at the end of the first epoch, about when its checkpoint is written."""
     with subprocess.Popen(
@@ -117,6 +122,7 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(finished, tmp_path, kill)
     assert_same_weights(finished[0], tmp_path)
 
 
+@pytest.mark.long
 def test_float64(tmp_path):
     done = run(tmp_path, '--precision', 'float64', '--epoch', '1')
     assert done.returncode == 0, done.stderr
@@ -180,6 +186,7 @@ def test_missing_gpu_is_said_in_one_sentence(tmp_path):
     assert re.fullmatch(r'main\.py: error: -g 0.*-g -1, the CPU\n', done.stderr)
 
 
+@pytest.mark.long
 def test_starts_from_the_weights_of_another_run(finished, tmp_path):
     folder, _ = finished
     source = str(folder / 'results/r/weights_last.npz')
@@ -198,6 +205,7 @@ def test_starts_from_the_weights_of_another_run(finished, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('kill', [None, signal.SIGINT])
 def test_images_from_files(tmp_path, kill):
     """Decoded by processes, of which none is left, however it ends."""

@@ -216,7 +216,9 @@ GIVEN = {
     'weights_best.npz': weights_of_a_run,
     'results/photos/weights_best.npz': weights_of_a_run,
     'runs/fast_smaller.sqz.stages/results/pruned/weights_last.npz': link(RESULTS / 'squeezenet_fast/weights_last.npz'),
-    'runs/fast_distilled.sqz.stages/results/pruned/weights_last.npz': link(RESULTS / 'squeezenet_fast/weights_last.npz'),
+    'runs/fast_distilled.sqz.stages/results/pruned/weights_last.npz': link(
+        RESULTS / 'squeezenet_fast/weights_last.npz'
+    ),
     'runs/finetuned.sqz.stages/results/pruned/weights_last.npz': link(
         RESULTS / 'squeezenet_v1.1_finetuned/weights_best.npz'
     ),

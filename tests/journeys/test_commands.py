@@ -219,8 +219,8 @@ COMMANDS = {
 RUN_ELSEWHERE = {'squeeze_net.explore.point', 'squeeze_net.deploy.page.build'}  # by squeeze_net.explore; test_page.py
 
 
-QUICK = 'squeeze_net.infer', 'trainer.datasets.pack'
-CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.journeys) for name in COMMANDS]
+QUICK = 'trainer.datasets.pack'
+CASES = [pytest.param(name, marks=() if name == QUICK else pytest.mark.journeys) for name in COMMANDS]
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -259,6 +259,7 @@ def test_answers_do_not_depend_on_the_processes(home):
     assert answers[0] == answers[1] and len(answers[0].splitlines()) == 4 * N
 
 
+@pytest.mark.journeys
 def test_infer_names_what_it_cannot_read(folder):
     (folder / 'broken.jpg').write_bytes(b'\xff\xd8\xff nothing')
     words = ['-m', 'squeeze_net.infer', 'broken.jpg', 'photo.jpg', 'gone.jpg', '-w', VALIDATE[1], '--top', '1']
@@ -302,6 +303,7 @@ def test_names_that_the_terminal_has_no_characters_for(folder):
                 assert json.loads(done.stdout)[0]['top'][0]['name'].startswith('Käfer')
 
 
+@pytest.mark.journeys
 def test_a_reader_that_leaves_and_ctrl_c_end_it_quietly(home):
     words = [sys.executable, '-P', '-m', 'squeeze_net.infer', 'photos', '-w', str(VALIDATE[1]), '-b', '1']
     environment, left_out = os.environ | {'PYTHONPATH': str(ROOT)}, 'photos: 2 other files left out (.txt)\n'

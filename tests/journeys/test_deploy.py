@@ -27,6 +27,7 @@ def deploy(*words, code=0):
     return run('-m', 'squeeze_net.deploy', *words, code=code)
 
 
+@pytest.mark.journeys
 @needs_data
 def test_the_lines_of_the_readme_name_a_photo_as_infer_does(tmp_path):
     folder, photo = tmp_path / 'deployed', tmp_path / 'cat.jpg'

@@ -164,6 +164,7 @@ def test_names_are_texts(trained, tmp_path):
     assert 'not finished, epoch 2 of 9' in page.text
 
 
+@pytest.mark.journeys
 def test_what_cannot_be_reported(trained, tmp_path):
     run = trained[0] / 'results/r'
     html = ['--html', tmp_path / 'x.html']

@@ -82,6 +82,7 @@ def photos(tmp_path_factory):
     return folder
 
 
+@pytest.mark.journeys
 def test_classes_of_unequal_size_are_told_and_weighed(photos, tmp_path):
     flags = ['--dataset', 'folder', '--data', photos, '-e', 1, *FLAGS]
     assert "class 'bright' has 24 images, 'dark' 4: consider --class_weights balanced" in run(tmp_path / 'a', *flags)

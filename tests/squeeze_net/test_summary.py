@@ -17,7 +17,7 @@ from squeeze_net.summary import as_dot, as_json, as_markdown, as_text, summarise
         ('squeezenet_v1.1', 1_235_496, 387_747_520),
         ('squeezenet_v1.0_simple', 1_248_424, 861_339_936),
         ('squeezenet_v1.0_complex', 1_589_672, None),
-        ('alexnet', 60_965_224, None),
+        pytest.param('alexnet', 60_965_224, None, marks=pytest.mark.long),
     ],
 )
 def test_totals_are_the_published_ones(name, parameters, macs):

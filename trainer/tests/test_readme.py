@@ -20,7 +20,7 @@ print(sum(name == data.classes[label] for name, label in zip(names, data.test.la
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_example_learns_and_predicts_as_it_stands(tmp_path):
     """It ended at 88 to 90 % with three seeds."""
     text = README.read_text(encoding='utf-8')

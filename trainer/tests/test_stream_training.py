@@ -133,7 +133,7 @@ def test_other_sources_train_to_the_same_bits(places, unbroken, tmp_path, name, 
     assert read_log(tmp_path) == read_log(unbroken[0])
 
 
-@pytest.mark.parametrize(('workers', 'divide'), [(1, 1), (2, 3)])
+@pytest.mark.parametrize(('workers', 'divide'), [(1, 1), pytest.param(2, 3, marks=pytest.mark.long)])
 def test_processes_do_not_change_a_bit(places, unbroken, tmp_path, workers, divide):
     data = load('imagelist', places / 'list')
     expected = unbroken[2] if divide == 1 else run(tmp_path / 'alone', data, train_batch_divide=divide)[1]
@@ -141,7 +141,7 @@ def test_processes_do_not_change_a_bit(places, unbroken, tmp_path, workers, divi
     assert_same_state(model, expected)
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.long)])
 def test_stopped_and_resumed_equals_unbroken_to_the_bit(places, unbroken, tmp_path, workers):
     data = load('imagelist', places / 'list')
     calls = iter(range(1000))
@@ -220,6 +220,7 @@ def test_unreadable_images_are_told_or_fatal(places, tmp_path, capsys):
     assert np.sum(outcome.summary['confusion']) == 11
 
 
+@pytest.mark.long
 def test_images_held_out_are_streamed_and_the_test_is_read_at_the_end(places, tmp_path):
     data = load('imagelist', places / 'list')
     n_before = []  # log entries when a test image is read

@@ -49,11 +49,18 @@ def command(*argv):
     return [sys.executable, '-m', 'squeeze_net.compression', *map(str, argv)]
 
 
-def test_a_run_from_weights_to_an_archive(trained, tmp_path, capsys):
-    target = tmp_path / 'small.sqz'
-    argv = ['compress', trained, '-o', target, *QUICK]
+@pytest.fixture(scope='module')
+def compressed(trained, tmp_path_factory):
+    """The archive, and the arguments that made it."""
+    target = tmp_path_factory.mktemp('compressed') / 'small.sqz'
+    argv = ['compress', str(trained), '-o', str(target), *QUICK]
     done = subprocess.run(command(*argv), capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+    return target, argv
+
+
+def test_a_run_from_weights_to_an_archive(compressed):
+    target, _ = compressed
     record = json.loads(target.with_suffix('.json').read_text())
     assert [stage['name'] for stage in record['stages']] == ['trained', 'pruned', 'quantised', 'archived']
     sizes = [stage['n_byte'] for stage in record['stages']]
@@ -66,11 +73,14 @@ def test_a_run_from_weights_to_an_archive(trained, tmp_path, capsys):
     assert kept / total == pytest.approx(0.5, abs=0.01)
 
     for picture in ('stages', 'layers', 'weights'):
-        assert Image.open(tmp_path / f'small_{picture}.png').size[0] > 1000
-
+        assert Image.open(target.with_name(f'small_{picture}.png')).size[0] > 1000
     assert record['config']['size'] == 32  # as the network was trained
-    # Again, it is all there already.
-    argv = ['compress', str(trained), '-o', str(target), *QUICK]
+
+
+@pytest.mark.long
+def test_what_is_there_already_is_not_made_again(compressed, capsys):
+    target, argv = compressed
+    record = json.loads(target.with_suffix('.json').read_text())
     assert main(argv) == 0 and 'epoch 1/1' not in capsys.readouterr().out
     assert json.loads(target.with_suffix('.json').read_text()) == record
     # Other flags do not mix with these stages, and say which of them has to go.
@@ -78,10 +88,11 @@ def test_a_run_from_weights_to_an_archive(trained, tmp_path, capsys):
         main([*argv, '--bits', '5'])
     with pytest.raises(trainer.InputError, match='results/pruned was made with another --seed, 0'):
         main([*argv, '--seed', '1'])
-    shutil.rmtree(tmp_path / 'small.sqz.stages/results/quantised')
+    stages = target.with_name('small.sqz.stages')
+    shutil.rmtree(stages / 'results/quantised')
     capsys.readouterr()
     assert main([*argv, '--bits', '5']) == 0 and capsys.readouterr().out.count('epoch 1/1') == 1
-    (tmp_path / 'small.sqz.stages/pruned.json').write_text('no')
+    (stages / 'pruned.json').write_text('no')
     other = subprocess.run(command(*argv), capture_output=True, text=True, cwd=ROOT)
     assert (
         other.returncode == 2

@@ -23,6 +23,7 @@ def job_of(found, folder, **more):
     return Job(found, folder / 'weights.npz', folder, **more)
 
 
+@pytest.mark.long
 @needs_data
 def test_a_quarter_of_the_bytes_and_nearly_the_same_probabilities(tmp_path):
     classifier, pictures = classifier_and_pictures('experiment')

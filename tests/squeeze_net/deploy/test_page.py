@@ -119,6 +119,7 @@ def compare_in_node(archive, pictures, folder):
         assert sum(found['probabilities']) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.long
 @needs_node
 def test_logits_of_the_experiment(tmp_path):
     real = cifar_images(3) if DATA.is_dir() else []
@@ -220,6 +221,7 @@ def test_a_real_picture_in_one_file_from_the_disk(browser, sites, cat, tmp_path,
     assert len(page.requests()) == 1
 
 
+@pytest.mark.long
 @needs_chromium
 @needs_data
 def test_photos_with_published_weights(browser, published, tmp_path, capsys):

@@ -218,7 +218,7 @@ def test_half_precisions_of_safetensors():
         ('squeezenet_v1.1_complex_bn', 64),
         ('squeezenet_v1.0_simple', 65),
         pytest.param('alexnet', 64, marks=pytest.mark.long),
-        ('vgg_bn', 32),
+        pytest.param('vgg_bn', 32, marks=pytest.mark.long),
     ],
 )
 def test_onnx_runtime_computes_the_same(network, size, tmp_path):

@@ -146,6 +146,7 @@ def take_while_garbage_is_collected(memory, n_byte, make_garbage, threshold):
     return offset
 
 
+@pytest.mark.long
 def test_a_collection_of_garbage_while_a_block_is_taken_confuses_nothing():
     for threshold in range(12):
         ranges = Ranges(1000)

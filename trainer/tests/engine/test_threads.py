@@ -38,6 +38,7 @@ def run(code, **environment):
     return done.stdout.split()
 
 
+@pytest.mark.long
 @needs_engine
 @needs_two_cores
 def test_the_number_of_threads_is_asked_for_or_that_of_the_cores():

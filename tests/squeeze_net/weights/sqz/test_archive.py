@@ -186,6 +186,7 @@ def test_numbers_that_are_not_finite():
         opened['a']
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('make', [lambda rng: rng.normal(size=1 << 21), lambda rng: rng.integers(0, 9, 1 << 21)])
 def test_memory_of_large_tensors(make):
     """AlexNet's first linear layer has 38 million values."""

@@ -148,6 +148,7 @@ def test_archive_cut_short(tmp_path):
         read_folder(tmp_path / 'half.tar.gz')
 
 
+@pytest.mark.long
 def test_the_public_jpeg_copy_of_cifar10():
     path = SHARED / 'cifar10-jpeg.tar.xz'
     if not path.exists():

@@ -42,7 +42,7 @@ def alone(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize('n', [2, 3])
+@pytest.mark.parametrize('n', [2, pytest.param(3, marks=pytest.mark.long)])
 def test_synchronised_ranks_train_as_one_process(alone, n, tmp_path):
     text = finish(n, '-p', tmp_path, *FIFTY, '--sync-bn')
     assert text.count('epoch 5/5') == 1 and f'computing on {n} processes' in text
@@ -51,6 +51,7 @@ def test_synchronised_ranks_train_as_one_process(alone, n, tmp_path):
     assert np.sum(summary['confusion']) == 70  # each of the test images once
 
 
+@pytest.mark.long
 def test_mixed_pictures_and_parts_are_the_same_too(tmp_path):
     flags = [
         *FIFTY[:1],
@@ -99,6 +100,7 @@ def test_validation_patience_and_class_weights_are_the_same_too(tmp_path):
     assert (tmp_path / 'three' / RUN / 'summary.json').read_text() == before
 
 
+@pytest.mark.long
 def test_batches_that_do_not_divide(tmp_path):
     flags = ['--iterations', 12, '-b', 13, '--precision', 'float64', '--freeze', '*bn*', '--checkpoint_minutes', 0]
     finish(0, '-p', tmp_path / 'one', *flags)
@@ -106,6 +108,7 @@ def test_batches_that_do_not_divide(tmp_path):
     assert_same_training(tmp_path / 'three', tmp_path / 'one', rtol=1e-9)
 
 
+@pytest.mark.long
 def test_a_checkpoint_goes_on_with_any_number_of_processes(alone, tmp_path):
     """The unbroken run of one process, in pieces of two, one and three."""
     flags = ['-p', tmp_path, '--schedule', 'constant', '--checkpoint_minutes', 0, '--sync-bn']
@@ -115,6 +118,7 @@ def test_a_checkpoint_goes_on_with_any_number_of_processes(alone, tmp_path):
     assert_same_training(tmp_path, alone, rtol=2e-3)
 
 
+@pytest.mark.long
 def test_only_the_first_rank_prints_and_writes(tmp_path):
     text = finish(3, '-p', tmp_path, '--iterations', 10)
     assert text.count('computing on') == 1 and text.count('epoch 1/1') == 1
@@ -148,6 +152,7 @@ def test_flags_that_do_not_go_together(flags, message, tmp_path):
     assert not (tmp_path / RUN).exists()
 
 
+@pytest.mark.long
 def test_ranks_of_other_flags_or_data_are_named(tmp_path):
     own = [sys.executable, str(CREW), '-p', str(tmp_path), '--communicator', 'naive']
     line = ['mpiexec', '-n', '1', *own, ':', '-n', '1', *own, '-lr', '0.2']
@@ -167,9 +172,9 @@ def test_ranks_of_other_flags_or_data_are_named(tmp_path):
     ('kind', 'message'),
     [
         ('raise', 'rank 1 of 2 on .*: ZeroDivisionError: something that nobody has thought of'),
-        ('nan', 'rank . of 2 on .*: the loss is nan in iteration 2'),
+        pytest.param('nan', 'rank . of 2 on .*: the loss is nan in iteration 2', marks=pytest.mark.long),
         pytest.param('memory', 'rank 1 of 2 on .*: out of memory at --batch 12', marks=pytest.mark.long),
-        ('kill', r'rank 1 on \S+ \(process \d+\) has ended; all others end'),
+        pytest.param('kill', r'rank 1 on \S+ \(process \d+\) has ended; all others end', marks=pytest.mark.long),
         pytest.param('stop', r'rank 1 on \S+ \(process \d+\) is stopped; all others end', marks=pytest.mark.long),
     ],
 )
@@ -192,6 +197,7 @@ def test_the_first_rank_stopped(tmp_path):
     assert_all_ended()
 
 
+@pytest.mark.long
 def test_a_request_to_stop_reaches_all_and_loses_nothing(tmp_path):
     flags = ['--iterations', 40, '--schedule', 'constant', '--checkpoint_minutes', 0]
     finish(2, '-p', tmp_path / 'whole', *flags)

@@ -52,6 +52,7 @@ def hosts(tmp_path):
             subprocess.run(['ip', 'netns', 'delete', name], capture_output=True)
 
 
+@pytest.mark.long
 def test_two_hosts_train_as_one_process(hosts, tmp_path):
     finish(0, '-p', tmp_path / 'one', *FIFTY)
     line = [
