@@ -47,7 +47,7 @@ lint: $(VENV)/.tools  ## style and types
 test: $(VENV)/.tools  ## the tests that need no GPU
 	$(PYTEST)
 
-journeys: $(VENV)/.tools  ## every command of the documents and of --help, run as printed on little data
+journeys: $(VENV)/.tools  ## every command of the documents and of --help, run as printed on little data; then the long tests
 	$(PYTEST) -m '' tests/journeys
 	$(PYTEST) -m long
 
