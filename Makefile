@@ -44,10 +44,10 @@ lint: $(VENV)/.tools  ## style and types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-test: $(VENV)/.tools  ## the tests that need no GPU
+test: $(VENV)/.tools  ## the tests that need no GPU and are not long
 	$(PYTEST)
 
-journeys: $(VENV)/.tools  ## every command of the documents and of --help, run as printed on little data; then the long tests
+journeys: $(VENV)/.tools  ## each command of the documents on little data, then the long tests
 	$(PYTEST) -m '' tests/journeys
 	$(PYTEST) -m long
 
