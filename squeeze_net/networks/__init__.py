@@ -10,6 +10,7 @@ import inspect
 import chainer
 import numpy as np
 
+from squeeze_net.networks.airbench import Airbench94
 from squeeze_net.networks.alexnet import AlexNet
 from squeeze_net.networks.fire import Fire, PreActivationFire
 from squeeze_net.networks.squeezenet import BYPASSES, SqueezeNet, SqueezeNetV10, SqueezeNetV11
@@ -32,6 +33,7 @@ NETWORKS = {
     'squeezenet': SqueezeNet,
     'alexnet': AlexNet,
     'vgg_bn': VGGBN,
+    'airbench94': Airbench94,
     **_variants('squeezenet_v1.0', SqueezeNetV10),
     **_variants('squeezenet_v1.1', SqueezeNetV11),
 }
@@ -69,6 +71,7 @@ __all__ = [
     'BYPASSES',
     'NETWORKS',
     'VGGBN',
+    'Airbench94',
     'AlexNet',
     'Fire',
     'PreActivationFire',
