@@ -55,12 +55,14 @@ def run(config: trainer.Config, ranks: parallel.Ranks) -> int:
         )
     print(datasets.describe(data))
 
+    teacher = weights.teacher(config, data.n_class)
     np.random.seed(config.seed)  # Chainer's initializers draw from NumPy's global generator
     with config.using_precision():
         model = make_network(config.model, data.n_class, config.size, config.dropout)
     print(f'{config.model}: {model.count_params():,} parameters')
 
-    outcome = trainer.train(model, data, config, baselines=BASELINES, load_model=weights.loader(config), ranks=ranks)
+    load_model = weights.loader(config)
+    outcome = trainer.train(model, data, config, BASELINES, load_model, ranks=ranks, teacher=teacher)
 
     if outcome.exit_code:
         print(f'interrupted; go on with\n    {ranks.command(cli.resume_command())}')

@@ -206,6 +206,20 @@ def test_starts_from_the_weights_of_another_run(finished, tmp_path):
 
 
 @pytest.mark.long
+def test_learns_from_a_teacher(finished, tmp_path):
+    teacher = ['--teacher', str(finished[0] / 'results/r/weights_last.npz')]
+    taught, gone_on = tmp_path / 'taught', tmp_path / 'gone_on'
+    done = run(taught, *teacher, '--distill', '1')
+    assert done.returncode == 0, done.stderr
+    assert 'teacher: squeezenet, 747,146 parameters' in done.stdout
+    same_start = [np.array_equal(weights(taught)[name], w) for name, w in weights(finished[0]).items() if w.ndim > 1]
+    assert not any(same_start)
+    assert run(gone_on, *teacher, '--epoch', '1', '--schedule', 'constant').returncode == 0
+    done = run(gone_on, '--schedule', 'constant', '--resume')
+    assert done.returncode == 2 and 'was trained with --teacher ' in done.stderr and 'not None' in done.stderr
+
+
+@pytest.mark.long
 @pytest.mark.parametrize('kill', [None, signal.SIGINT])
 def test_images_from_files(tmp_path, kill):
     """Decoded by processes, of which none is left, however it ends."""

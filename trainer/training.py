@@ -77,6 +77,10 @@ def train(
         InputError: settings, files, folders or a network that do not fit, found before the first iteration.
         TrainingError: no memory, a full disk, a loss that is not finite.
     """
+    if config.teacher is not None and teacher is None:
+        raise InputError(
+            f'Config(teacher={config.teacher!r}) is only a name: give trainer.train the network, teacher=Teacher(...)'
+        )
     config = _on_device(config, ranks, _obstacle_of(data, teacher))
     log_file = config.log_file if ranks.is_first else None
     with copied_to(log_file), StopRequest(is_shared=ranks.size > 1) as stop, config.using_precision():

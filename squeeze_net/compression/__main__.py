@@ -90,7 +90,7 @@ def compress_by_plan(source: Weights, plan: Plan, args: argparse.Namespace) -> i
         unreadable=config.unreadable,
     )
     print(datasets.describe(data))
-    teacher = None if plan.teacher is None else weights.read(weights.find(plan.teacher))
+    teacher = None if plan.teacher is None else weights.read_teacher(plan.teacher, config, data.n_class)
     compression = Compression(with_facts(source, config, data), args.output, plan, config, data, teacher)
     if args.scan:
         compression.scan_only()

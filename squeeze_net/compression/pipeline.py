@@ -98,23 +98,8 @@ class Compression:
             raise InputError(f'the network has {source.metadata.n_class} classes, the data {data.n_class}')
         self.network = network
         self.teacher = source if teacher is None else teacher
-        if teacher is not None:
-            self._check_teacher(teacher)
         self.folder = target.with_name(f'{target.name}.stages')
         self.stages: list[Stage] = []
-
-    def _check_teacher(self, teacher: Weights) -> None:
-        about, view = teacher.metadata, teacher.metadata.preprocessing
-        if about.network not in NETWORKS or about.n_class != self.data.n_class:
-            raise InputError(
-                f'--teacher {self.plan.teacher} is {about.network} of {about.n_class} classes, expected one of '
-                f'{", ".join(NETWORKS)} with the {self.data.n_class} classes of the data'
-            )
-        if view is not None and view.name != self.config.preprocess:
-            raise InputError(
-                f'--teacher {self.plan.teacher} expects images of --preprocess {view.name}, the network those of '
-                f'{self.config.preprocess}'
-            )
 
     def run(self) -> list[Stage]:
         """All stages; those already done are read from the disk."""

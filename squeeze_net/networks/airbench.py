@@ -9,6 +9,7 @@ import numpy as np
 
 import trainer.functions as F
 import trainer.links as L
+from squeeze_net.networks.finetuning import RECIPE
 
 # Standard deviations of the patches' cosine coefficients in CIFAR-10's normalised images: (colour, y, x).
 DEVIATIONS = (
@@ -57,11 +58,12 @@ class Airbench94(chainer.Chain):
 
     x: (N, 3, H, W) RGB, each image normalised to mean 0 and deviation 1; returns logits (N, n_class).
 
-    Source: K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024), sections 3.1 and 3.2; here with ReLU for
-    GELU, and with scales in the batch normalisation.
+    Source: K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024), sections 3.1 and 3.2; here with ReLU
+    for GELU, and with scales in the batch normalisation.
     """
 
     recipe: dict[str, Any] = {'size': 64, 'weight_decay': 5e-4, 'freeze': 'conv1'}
+    finetuning: dict[str, Any] = RECIPE | {'lr': 0.01, 'freeze': 'conv1,block1_*'}
     fixed_size = False
 
     def __init__(self, n_class: int = 10, size: int = 64) -> None:

@@ -5,7 +5,7 @@ squeeze_net.weights SRC DST` converts.
 """
 
 from squeeze_net.weights.formats import FORMATS, WRITTEN
-from squeeze_net.weights.io import finetuning, load_model, loader, read, write
+from squeeze_net.weights.io import finetuning, load_model, loader, read, read_teacher, teacher, write
 from squeeze_net.weights.network import start_from, tensors_of
 from squeeze_net.weights.published import PUBLISHED, find
 from squeeze_net.weights.record import Weights
@@ -20,7 +20,9 @@ __all__ = [
     'load_model',
     'loader',
     'read',
+    'read_teacher',
     'start_from',
+    'teacher',
     'tensors_of',
     'write',
 ]

@@ -20,6 +20,7 @@ from trainer.data.augmentation import training_size
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.errors import InputError
 from trainer.files import atomic_write, refuse_to_replace
+from trainer.step.teacher import Teacher
 
 
 def read(path: str | Path) -> Weights:
@@ -130,6 +131,51 @@ def loader(config: Config) -> Callable[[str, chainer.Chain], None]:
             print(f'note: {source} expects images of --preprocess {view.name}, not {config.preprocess}')
 
     return load
+
+
+def read_teacher(source: str, config: Config, n_class: int) -> Weights:
+    """The weights of `--teacher`, whose network has to take the images of the run and know their classes.
+
+    Args:
+        source: a file of any format, or a name of `PUBLISHED`.
+        config: of the run; its sizes and `preprocess`.
+        n_class: of the data.
+    Raises:
+        InputError: the file cannot be read; another network, or other classes or images; names them.
+    """
+    weights = read(find(source))
+    about, view = weights.metadata, weights.metadata.preprocessing
+    if about.network not in NETWORKS or about.n_class != n_class:
+        raise InputError(
+            f'--teacher {source} is {about.network} of {about.n_class} classes, expected one of '
+            f'{", ".join(NETWORKS)} with the {n_class} classes of the data'
+        )
+    if view is not None and view.name != config.preprocess:
+        raise InputError(
+            f'--teacher {source} expects images of --preprocess {view.name}, the network those of {config.preprocess}'
+        )
+    sizes = [*(size for size, _ in config.smaller_sizes), config.size]
+    if getattr(NETWORKS[about.network], 'fixed_size', False) and view is not None and {*sizes} != {view.crop}:
+        given = ' and '.join(map(str, sizes))
+        raise InputError(f'--teacher {source} takes images of {view.crop} px only, the training has {given} px')
+    return weights
+
+
+def teacher(config: Config, n_class: int) -> Teacher | None:
+    """Who teaches the run, by `--teacher` and `--distill`; says so in a line.
+
+    Raises:
+        InputError: as `read_teacher`, or weights that do not fit their network.
+    """
+    if config.teacher is None:
+        return None
+    weights = read_teacher(config.teacher, config, n_class)
+    try:
+        model, _ = build(weights, 'a teacher')
+    except InputError as error:
+        raise InputError(f'--teacher {config.teacher}: {error}') from None
+    print(f'teacher: {weights.metadata.network}, {model.count_params():,} parameters')
+    return Teacher(model, config.distill)
 
 
 def finetuning(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -174,6 +174,12 @@ class RecipeSettings:
         'balanced: the loss of an image is multiplied by all images / (classes * images of its class)',
         choices=CLASS_WEIGHTS,
     )
+    teacher: str | None = setting(
+        None,
+        'learn also what the network of these weights answers: a file of any format, or published weights by name',
+        metavar='FILE|NAME',
+    )
+    distill: float = setting(0.9, 'share of the loss that is the distance to the --teacher', at_least=0, at_most=1)
     mixup: float = setting(
         0.0, 'mix images in pairs, with shares from Beta(ALPHA, ALPHA); 0 is off', metavar='ALPHA', at_least=0
     )

@@ -7,7 +7,8 @@ import pytest
 
 import trainer.functions
 import trainer.links as L
-from squeeze_net import NETWORKS, AlexNet, PreActivationFire, SqueezeNet, make_network
+from squeeze_net import NETWORKS, Airbench94, AlexNet, PreActivationFire, SqueezeNet, make_network
+from squeeze_net.networks.airbench import DEVIATIONS
 from squeeze_net.summary import summarise
 from squeeze_net.weights import Weights, tensors_of
 from squeeze_net.weights.network import build
@@ -114,11 +115,31 @@ def test_vgg_bn_parameters():
     assert NETWORKS['vgg_bn']().count_params() == 14_991_946
 
 
+@pytest.mark.parametrize('factor', [2, 3])
+def test_airbench_sees_enlarged_images_as_they_were(factor):
+    np.random.seed(0)
+    model = Airbench94()
+    assert model.count_params() == 1_972_802
+    small = images(4, 32)
+    large = small.repeat(factor, 2).repeat(factor, 3)
+    with chainer.using_config('train', False):
+        np.testing.assert_allclose(model(large).array, model(small).array, rtol=1e-4, atol=1e-4)
+
+
+def test_airbench_begins_with_an_orthogonal_transform_of_patches_and_its_negative():
+    W = Airbench94().conv1.W.array.reshape(2, 12, 12)
+    np.testing.assert_array_equal(W[1], -W[0])
+    basis = W[0] * np.reshape(DEVIATIONS, (12, 1))
+    np.testing.assert_allclose(basis @ basis.T, np.eye(12), atol=1e-5)
+    np.testing.assert_allclose(basis[0], 12**-0.5, rtol=1e-5)  # the mean, which varies most, first
+    assert DEVIATIONS[0][0] == np.max(DEVIATIONS)
+
+
 @pytest.mark.parametrize('name', NETWORKS)
 @pytest.mark.parametrize('n_class', [2, 100])
 def test_logits_and_gradients_of_every_network(name, n_class):
     np.random.seed(0)
-    model = NETWORKS[name](n_class, 32, dropout=0.25)
+    model = make_network(name, n_class, 32)
     y = model(images(3, 32))
     assert y.shape == (3, n_class)
     model.cleargrads()
@@ -147,7 +168,7 @@ def test_same_seed_same_weights():
     assert (models[0] != models[2]).any()
 
 
-@pytest.mark.parametrize(('name', 'smallest'), [('squeezenet', 3), ('alexnet', 29)])
+@pytest.mark.parametrize(('name', 'smallest'), [('squeezenet', 3), ('alexnet', 29), ('airbench94', 9)])
 def test_an_image_too_small_is_refused_with_the_smallest_size(name, smallest):
     NETWORKS[name](10, smallest)
     with pytest.raises(ValueError, match=f'needs {smallest} px or more'):
