@@ -10,6 +10,7 @@ from squeeze_net.weights.formats.sqz import archive
 
 FILES = 'squeezenet.c', 'squeezenet.h'
 ARCHIVE = f'model{archive.SUFFIX}'
+NOT_COMPUTED = {'alexnet': 'the local response normalisation', 'airbench94': 'the average pool'}
 
 
 def write(job: Job) -> str:
@@ -18,7 +19,7 @@ def write(job: Job) -> str:
     Raises:
         LeftOut: of a network that the C file does not compute.
     """
-    refuse_alexnet(job)
+    check_network(job)
     for name in FILES:
         job.put(name, (resources.files('squeeze_net.deploy') / 'c' / name).read_bytes())
     job.put(ARCHIVE, job.archive)
@@ -34,7 +35,8 @@ def write(job: Job) -> str:
     return f'## C: `squeezenet.c`, `squeezenet.h`, `{ARCHIVE}`\n\n{about}\n\n{commands}'
 
 
-def refuse_alexnet(job: Job) -> None:
+def check_network(job: Job) -> None:
     """Leave out a form that is made of the C file, where that does not know the network."""
-    if job.weights.metadata.network == 'alexnet':
-        raise LeftOut('the C file does not compute the local response normalisation of alexnet')
+    network = job.weights.metadata.network
+    if network in NOT_COMPUTED:
+        raise LeftOut(f'the C file does not compute {NOT_COMPUTED[network]} of {network}')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from importlib import resources
 
-from squeeze_net.deploy.c_files import ARCHIVE, refuse_alexnet
+from squeeze_net.deploy.c_files import ARCHIVE, check_network
 from squeeze_net.deploy.job import Job
 from squeeze_net.deploy.readme import code
 
@@ -20,7 +20,7 @@ def write(job: Job) -> str:
     Raises:
         LeftOut: of a network that the C file does not compute.
     """
-    refuse_alexnet(job)
+    check_network(job)
     folder = resources.files('squeeze_net.deploy') / 'page'
     page, program = (folder / FILE).read_text(encoding='utf-8'), (folder / PROGRAM).read_bytes()
     about = 'Classifies pictures and what the camera sees, in the browser; nothing is sent anywhere.'

@@ -40,6 +40,9 @@ def test_other_weights_are_packed_without_loss(tmp_path):
 
 
 @pytest.mark.parametrize('form', [c_files, page_files])
-def test_alexnet_is_left_out(tmp_path, form):
-    with pytest.raises(LeftOut, match='does not compute the local response normalisation of alexnet'):
-        form.write(Job(random_weights('alexnet', 64), tmp_path / 'weights.npz', tmp_path))
+@pytest.mark.parametrize(
+    ('network', 'lacking'), [('alexnet', 'the local response normalisation'), ('airbench94', 'the average pool')]
+)
+def test_what_the_c_file_does_not_compute_is_left_out(tmp_path, form, network, lacking):
+    with pytest.raises(LeftOut, match=f'does not compute {lacking} of {network}'):
+        form.write(Job(random_weights(network, 64), tmp_path / 'weights.npz', tmp_path))

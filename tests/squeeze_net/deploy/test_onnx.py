@@ -69,6 +69,7 @@ def test_openvino_computes_the_same(kind):
     [
         pytest.param('alexnet', 'caffe', marks=pytest.mark.long),
         pytest.param('vgg_bn', 'experiment', marks=pytest.mark.long),
+        pytest.param('airbench94', 'experiment', marks=pytest.mark.long),
         ('squeezenet_v1.1_complex_bn', 'caffe'),
         ('squeezenet_v1.1_complex_bn', 'torchvision'),
     ],

@@ -41,7 +41,11 @@ def test_without_one():
 @pytest.mark.parametrize(
     ('made', 'given', 'message'),
     [
-        ({}, {'n_class': 4}, r'airbench94 of 3 classes, expected one of squeezenet, .* with the 4 classes of the data$'),
+        (
+            {},
+            {'n_class': 4},
+            r'airbench94 of 3 classes, expected one of squeezenet, .* with the 4 classes of the data$',
+        ),
         ({'preprocess': 'caffe'}, {}, 'expects images of --preprocess caffe, the network those of experiment$'),
         ({'network': 'vgg_bn', 'size': 32}, {'size': 64}, 'takes images of 32 px only, the training has 64 px$'),
         (
