@@ -24,13 +24,11 @@ from tqdm import tqdm
 
 import trainer
 from squeeze_net import weights
-from squeeze_net.compression.__main__ import N_STAGE, has_fixed_size, size_of, with_facts
+from squeeze_net.compression.__main__ import N_STAGE, size_of, with_facts
 from squeeze_net.compression.pipeline import Compression
 from squeeze_net.compression.plan import Plan
 from squeeze_net.weights import Weights
 from trainer import Config
-from trainer.data import datasets
-from trainer.data.augmentation import Sizes
 from trainer.data.datasets import Data, Stream
 from trainer.report.curves import COLOURS
 from trainer.run.records import read_json
@@ -124,7 +122,6 @@ def measure_all(
     if view is None:
         raise trainer.InputError(f'{path} does not say what images it expects: choose one that main.py wrote')
     size, network = size_of(source, view.crop), str(source.metadata.network)
-    sizes = Sizes.of(size, has_fixed_size(source))
     config = Config(
         model=network,
         dataset=args.dataset,
@@ -134,15 +131,16 @@ def measure_all(
         preprocess=view.name,
         precision='float32',
     )
-    data = datasets.load(args.dataset, args.data, limit=args.limit, max_side=sizes.side_max, preprocess=view.name)
+    data = trainer.load_data(config)
     facts = with_facts(source, config, data)
     conditions = {
         'weights': str(path),
         'sha256': sha256(path.read_bytes()).hexdigest(),
+        'data': data.source,
         'n_test': len(data.test.labels),
         'calibration': args.calibration,
     }
-    if any(record.get(name) != value for name, value in conditions.items()):
+    if any(record.get(name, value) != value for name, value in conditions.items()):
         model, _ = weights.load_model(path)
         whole = Compression(facts, Path('unused.sqz'), Plan(), config, data).accuracy(model)
         record.clear()

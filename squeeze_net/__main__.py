@@ -13,7 +13,6 @@ import trainer
 from squeeze_net import BASELINES, NETWORKS, make_network, weights
 from trainer import cli, parallel
 from trainer.data import datasets
-from trainer.data.augmentation import Sizes
 from trainer.errors import program_name
 from trainer.report.results import format_results
 from trainer.run.log_file import copied_to
@@ -44,15 +43,7 @@ def run(config: trainer.Config, ranks: parallel.Ranks) -> int:
     trainer.check(config, ranks)
 
     with ranks.first_on_host_first():
-        max_side = Sizes.of(config.size).side_max
-        data = datasets.load(
-            *(config.dataset, config.data),
-            limit=config.limit,
-            max_side=max_side,
-            preprocess=config.preprocess,
-            seed=config.seed,
-            unreadable=config.unreadable,
-        )
+        data = trainer.load_data(config)
     print(datasets.describe(data))
 
     teacher = weights.teacher(config, data.n_class)

@@ -11,7 +11,7 @@ from trainer.config import Config  # noqa: E402
 from trainer.data import augmentation, datasets  # noqa: E402
 from trainer.errors import InputError, TrainingError  # noqa: E402
 from trainer.step.teacher import Teacher  # noqa: E402
-from trainer.training import Outcome, check, train  # noqa: E402
+from trainer.training import Outcome, check, load_data, train  # noqa: E402
 
 __all__ = [
     'Classifier',
@@ -25,5 +25,6 @@ __all__ = [
     'datasets',
     'exit_with_message',
     'load_classifier',
+    'load_data',
     'train',
 ]

@@ -14,6 +14,7 @@ from chainer.training import Trainer
 
 from trainer import device
 from trainer.config import CUT_FROM_FILES, Config
+from trainer.data import datasets
 from trainer.data.augmentation import Sizes
 from trainer.data.balance import balanced_weights, describe_skew, is_skewed
 from trainer.data.classes import describe_gaps
@@ -110,6 +111,22 @@ def check(config: Config, ranks: Ranks = ONE_PROCESS) -> None:
     check_tensorboard(config)
     _on_device(config, ranks)
     ranks.from_first(lambda: find_checkpoint(config))
+
+
+def load_data(config: Config) -> Data | Stream:
+    """The images of a run; those in memory are no larger than its largest training view.
+
+    Raises:
+        InputError: as `trainer.datasets.load`.
+    """
+    return datasets.load(
+        *(config.dataset, config.data),
+        limit=config.limit,
+        max_side=Sizes.of(config.size).side_max,
+        preprocess=config.preprocess,
+        seed=config.seed,
+        unreadable=config.unreadable,
+    )
 
 
 def build(

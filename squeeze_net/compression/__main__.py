@@ -80,15 +80,7 @@ def compress_by_plan(source: Weights, plan: Plan, args: argparse.Namespace) -> i
     if report_path.exists() and not args.overwrite:
         read_report(report_path)  # a file of another kind is not replaced
     config = make_config(args, source)
-    side = Sizes.of(config.size).side_max
-    data = datasets.load(
-        *(config.dataset, config.data),
-        limit=config.limit,
-        max_side=side,
-        preprocess=config.preprocess,
-        seed=config.seed,
-        unreadable=config.unreadable,
-    )
+    data = trainer.load_data(config)
     print(datasets.describe(data))
     teacher = None if plan.teacher is None else weights.read_teacher(plan.teacher, config, data.n_class)
     compression = Compression(with_facts(source, config, data), args.output, plan, config, data, teacher)

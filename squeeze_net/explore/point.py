@@ -20,8 +20,6 @@ import numpy as np
 import trainer
 from squeeze_net.explore.metaparameters import Metaparameters
 from trainer import Config
-from trainer.data import datasets
-from trainer.data.augmentation import Sizes
 from trainer.run.records import SUMMARY, read_run, strict_json
 
 
@@ -66,7 +64,7 @@ class Point:
         Raises:
             InputError: flags or data that do not fit.
         """
-        data = load(self.config)
+        data = trainer.load_data(self.config)
         return trainer.train(self.build(data.n_class), data, self.config).exit_code
 
     def build(self, n_class: int) -> chainer.Chain:
@@ -96,11 +94,6 @@ class Point:
         sizes = {'seed': self.config.seed, 'n_parameters': n_parameters, 'bytes': 4 * n_parameters}
         scores = {name: last[name] for name in ('test_accuracy', 'train_accuracy', 'test_loss')}
         return asdict(self.metaparameters) | sizes | scores | {'seconds': summary['seconds']}
-
-
-def load(config: Config) -> datasets.Data | datasets.Stream:
-    """The images of a sweep."""
-    return datasets.load(config.dataset, config.data, limit=config.limit, max_side=Sizes.of(config.size).side_max)
 
 
 def main() -> int:
