@@ -112,6 +112,16 @@ def test_a_run_learns_the_answers_and_is_resumed_to_the_bit(tmp_path):
     assert losses[-1] < losses[0] / 50  # with a share of 1, nothing but the distance to the teacher
 
 
+def test_the_name_of_a_teacher_is_not_a_teacher(tmp_path):
+    split = Split(np.zeros((4, 3, 32, 32), np.uint8), LABELS[:4])
+    data = Data('black', split, split, tuple('abcd'), 'made for a test', is_jpeg=False)
+    with pytest.raises(
+        InputError, match=r"Config\(teacher='large\.npz'\) is only a name: give trainer\.train the network"
+    ):
+        trainer.train(Net(), data, Config(size=32, save_path=str(tmp_path), teacher='large.npz'))
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('share, temperature, message', [(1.5, 4, 'share'), (-1, 4, 'share'), (0.9, 0, 'temperature')])
 def test_shares_and_temperatures_out_of_range(share, temperature, message):
     with pytest.raises(InputError, match=message):
