@@ -49,10 +49,7 @@ ADDED = {
     },
 }
 # A recipe of many epochs that a lower `-e` alone does not fit -> flags that do the same in a few.
-SHORTENED = {
-    'configs/fast.yaml': ['-e', '2', '--progressive_size', '64=1'],
-    'configs/fast_distilled.yaml': ['-e', '2', '--progressive_size', '64=1'],
-}
+SHORTENED = {'configs/fast.yaml': ['-e', '2', '--progressive_size', '64=1']}
 WORDS = {'MODEL': 'alexnet', 'PYTHON': sys.executable, 'squeezenet_v1.1_torchvision': 'squeezenet1_1.pth'}
 
 
@@ -225,6 +222,7 @@ GIVEN = {
     'runs/finetuned.sqz.stages/results/pruned/weights_last.npz': link(
         RESULTS / 'squeezenet_v1.1_finetuned/weights_best.npz'
     ),
+    'runs/again/results/teacher/weights_last.npz': link(RESULTS / 'squeezenet_fast/weights_last.npz'),
     'small.sqz': link(RESULTS / 'compression/small.sqz'),
     'RUN': link(RESULTS / 'squeezenet_jpeg'),
     'results/mine': link(RESULTS / 'squeezenet_jpeg'),
