@@ -44,7 +44,7 @@ SOFTWARE = 'squeeze_net.infer --draw'  # in what --draw writes
 
 
 class Photos:
-    """Files of images without labels, as a source for `trainer.datasets.decode`."""
+    """Files of images without labels, as a source for `trainer.data.decode`."""
 
     classes: tuple[str, ...] | None = None
 

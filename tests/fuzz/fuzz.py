@@ -291,7 +291,7 @@ def main() -> int:
     args = parser.parse_args()
     is_sound = True
     context = get_context('forkserver')  # each share has a process of its own, forked from one that has imported these:
-    context.set_forkserver_preload(['squeeze_net.compression.report', 'trainer.datasets.sources', 'PIL.Image'])
+    context.set_forkserver_preload(['squeeze_net.compression.report', 'trainer.data.sources', 'PIL.Image'])
     with context.Pool(args.processes, maxtasksperchild=1) as pool:
         for name in args.readers:
             share = -(-args.n // args.processes)

@@ -89,7 +89,7 @@ class Stream:
     def test_batches(
         self, view: Preprocessing, batch: int, workers: int | None = None, unreadable: str = 'fail'
     ) -> Batches:
-        """The test images, as `trainer.datasets.decode.batches` gives them."""
+        """The test images, as `trainer.data.decode.batches` gives them."""
         return batches(self.test, view, batch, workers, unreadable)
 
     def checksums(self) -> dict[str, str]:

@@ -51,7 +51,7 @@ class CapturedUpdater(Updater):
 
     Args:
         iterator, optimizer, converter, device, settings: as for `Updater`; the converter is a `TrainView`, the
-            optimizer one of `trainer.optimizer`'s. `mixing`, which draws on the host, is not captured.
+            optimizer one of `trainer.step.optimizer`'s. `mixing`, which draws on the host, is not captured.
         capture: False computes as Python each time.
         interval: iterations from one report to the next.
     """

@@ -116,8 +116,8 @@ def test_new_arrays_given_to_parameters_are_noticed():
 def test_large_networks_are_updated_in_two_threads_alike(monkeypatch):
     results = []
     for parallel_from in (1, 2**40):
-        monkeypatch.setattr('trainer.optimizer.PARALLEL_FROM', parallel_from)
-        monkeypatch.setattr('trainer.optimizer.CHUNK', 64)
+        monkeypatch.setattr('trainer.step.optimizer.PARALLEL_FROM', parallel_from)
+        monkeypatch.setattr('trainer.step.optimizer.CHUNK', 64)
         model, optimizer = set_up(MomentumSGD)
         update(model, optimizer, 3)
         results.append(state(model)[0])
