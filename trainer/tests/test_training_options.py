@@ -92,7 +92,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize('flags', OPTIONS, ids=str)
-@pytest.mark.parametrize('engine', ['fused', 'plain'])
+@pytest.mark.parametrize('engine', ['fused', pytest.param('plain', marks=pytest.mark.long)])
 def test_stopped_and_resumed_equals_unbroken_to_the_bit(tmp_path, flags, engine):
     """Stopped in the middle of the run, then in an evaluation."""
     in_one, unbroken = run(tmp_path / 'unbroken', engine=engine, **flags)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from squeeze_net import make_network, weights
+from squeeze_net import Airbench94, make_network, weights
 from squeeze_net.weights import Weights
 from trainer import InputError
 from trainer.data.augmentation import Sizes
@@ -36,10 +36,11 @@ def test_the_size_of_a_training_on_images_from_files(tmp_path, crop, size):
     assert settings_of(path) == {'model': 'squeezenet_v1.1', 'preprocess': 'caffe'} | size
 
 
-def test_a_network_of_a_fixed_size_keeps_it(tmp_path):
+def test_a_network_of_a_fixed_size_keeps_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Airbench94, 'fixed_size', True)
     view = Sizes.of(32, fixed_size=True).preprocessing(PREPROCESSINGS['experiment'])
-    path = file_of(tmp_path, 'vgg_bn', size=32, preprocessing=view)
-    assert settings_of(path) == {'model': 'vgg_bn', 'preprocess': 'experiment', 'size': 32}
+    path = file_of(tmp_path, 'airbench94', size=32, preprocessing=view)
+    assert settings_of(path) == {'model': 'airbench94', 'preprocess': 'experiment', 'size': 32}
 
 
 def test_a_bypass_without_weights_may_be_added(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import trainer
-from squeeze_net import make_network, weights
+from squeeze_net import Airbench94, make_network, weights
 from squeeze_net.weights import Weights
 from trainer import InputError
 from trainer.data.augmentation import Sizes
@@ -47,12 +47,6 @@ def test_without_one():
             r'airbench94 of 3 classes, expected one of squeezenet, .* with the 4 classes of the data$',
         ),
         ({'preprocess': 'caffe'}, {}, 'expects images of --preprocess caffe, the network those of experiment$'),
-        ({'network': 'vgg_bn', 'size': 32}, {'size': 64}, 'takes images of 32 px only, the training has 64 px$'),
-        (
-            {'network': 'vgg_bn', 'size': 32},
-            {'size': 32, 'progressive_size': '24=1'},
-            'takes images of 32 px only, the training has 24 and 32 px$',
-        ),
     ],
 )
 def test_one_that_does_not_suit_the_run_is_refused(file_of, made, given, message):
@@ -60,6 +54,16 @@ def test_one_that_does_not_suit_the_run_is_refused(file_of, made, given, message
     n_class = given.pop('n_class', 3)
     with pytest.raises(InputError, match=f'^--teacher {path} .*{message}'):
         weights.teacher(trainer.Config(teacher=path, **given), n_class)
+
+
+def test_one_of_a_fixed_size_suits_a_run_of_that_size_alone(file_of, monkeypatch):
+    monkeypatch.setattr(Airbench94, 'fixed_size', True)
+    path = file_of(size=64)
+    assert weights.teacher(trainer.Config(teacher=path, size=64), 3) is not None
+    with pytest.raises(InputError, match=r'takes images of 64 px only, the training has 96 px$'):
+        weights.teacher(trainer.Config(teacher=path, size=96), 3)
+    with pytest.raises(InputError, match=r'takes images of 64 px only, the training has 48 and 64 px$'):
+        weights.teacher(trainer.Config(teacher=path, size=64, progressive_size='48=1'), 3)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
