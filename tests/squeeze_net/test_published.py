@@ -108,7 +108,7 @@ def cut(photos):
 
 @needs_data
 @pytest.mark.parametrize('preprocess', [FIRST, *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)])
-@pytest.mark.parametrize('name', WEIGHTS)
+@pytest.mark.parametrize('name', [pytest.param('v1.0_dense', marks=pytest.mark.long), 'v1.0_dc', 'v1.1_caffe'])
 def test_published_weights_give_the_published_answers(name, preprocess, cut):
     classifier = Classifier.open(DATA / 'weights' / WEIGHTS[name], preprocess=preprocess, batch=50)
     logits = classifier(cut(classifier.preprocessing).transpose(0, 3, 1, 2))
