@@ -346,8 +346,9 @@ def test_a_fault_of_the_disk_is_not_taken_to_the_next_address(server, mirror, pa
 
 def test_ctrl_c_keeps_the_part(server, mirror, path):
     server.stalls_after = 100_000
-    program = 'import sys, pathlib; from trainer.data.datasets.download import download as d; d(*sys.argv[1:2], '
-    program += 'pathlib.Path(sys.argv[2]), sys.argv[3], mirrors=sys.argv[4:])'
+    program = 'import sys, pathlib, signal; from trainer.data.datasets.download import download as d; '
+    program += 'signal.signal(signal.SIGINT, signal.default_int_handler); '  # a shell's background jobs ignore it
+    program += 'd(*sys.argv[1:2], pathlib.Path(sys.argv[2]), sys.argv[3], mirrors=sys.argv[4:])'
     process = subprocess.Popen(
         [sys.executable, '-c', program, server.url, path, MD5, mirror.url], stderr=subprocess.PIPE, text=True
     )
