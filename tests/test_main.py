@@ -212,8 +212,8 @@ def test_learns_from_a_teacher(finished, tmp_path):
     done = run(taught, *teacher, '--distill', '1')
     assert done.returncode == 0, done.stderr
     assert 'teacher: squeezenet, 747,146 parameters' in done.stdout
-    same_start = [np.array_equal(weights(taught)[name], w) for name, w in weights(finished[0]).items() if w.ndim > 1]
-    assert not any(same_start)
+    are_same = [np.array_equal(weights(taught)[name], w) for name, w in weights(finished[0]).items() if w.ndim > 1]
+    assert not any(are_same)
     assert run(gone_on, *teacher, '--epoch', '1', '--schedule', 'constant').returncode == 0
     done = run(gone_on, '--schedule', 'constant', '--resume')
     assert done.returncode == 2 and 'was trained with --teacher ' in done.stderr and 'not None' in done.stderr

@@ -60,6 +60,8 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
     def _check_together(self) -> None:
         if self.reset_classifier and self.load_model is None:
             raise InputError('--reset-classifier goes with the weights of --pretrained FILE, which is missing')
+        if self.distill != RecipeSettings.distill and self.teacher is None:
+            raise InputError(f'--distill {self.distill:g} is the share of a --teacher FILE, which is missing')
         if self.validation is not None:
             count_held(self.validation, 1)
         read_patterns(self.freeze)

@@ -36,6 +36,8 @@ def test_a_network_of_another_kind_with_its_share_of_the_loss(file_of, capsys):
 
 def test_without_one():
     assert weights.teacher(trainer.Config(), 3) is None
+    with pytest.raises(InputError, match=r'--distill 0\.5 is the share of a --teacher FILE, which is missing'):
+        trainer.Config(distill=0.5)
 
 
 @pytest.mark.parametrize(
