@@ -16,6 +16,7 @@ from pathlib import Path
 import trainer
 from squeeze_net.explore.metaparameters import MACROS, Metaparameters, cross, grid
 from squeeze_net.explore.plots import draw, table
+from squeeze_net.explore.point import load_data
 from squeeze_net.explore.sweep import CONDITIONS, POINTS, Sweep, read_conditions, read_points, run
 from trainer import cli, commands
 from trainer.engine.cores import count_cores
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         make_place(args.output / POINTS)
         make_place(images / 'pareto.png')
-        data = trainer.load_data(config)
+        data = load_data(config)
         sweep = Sweep(args.output, args.macro, args.batch_norm, config, args.seeds, data.source)
         first = sweep.point(networks[0])
         make_place(first.log)

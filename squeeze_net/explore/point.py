@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import trainer
 from squeeze_net.explore.metaparameters import Metaparameters
 from trainer import Config
+from trainer.data.datasets import Data, Stream
 from trainer.run.records import SUMMARY, read_run, strict_json
 
 
@@ -64,7 +65,7 @@ class Point:
         Raises:
             InputError: flags or data that do not fit.
         """
-        data = trainer.load_data(self.config)
+        data = load_data(self.config)
         return trainer.train(self.build(data.n_class), data, self.config).exit_code
 
     def build(self, n_class: int) -> chainer.Chain:
@@ -94,6 +95,11 @@ class Point:
         sizes = {'seed': self.config.seed, 'n_parameters': n_parameters, 'bytes': 4 * n_parameters}
         scores = {name: last[name] for name in ('test_accuracy', 'train_accuracy', 'test_loss')}
         return asdict(self.metaparameters) | sizes | scores | {'seconds': summary['seconds']}
+
+
+def load_data(config: Config) -> Data | Stream:
+    """The images of a sweep: where test images are held out of the others, the same for all seeds."""
+    return trainer.load_data(replace(config, seed=0))
 
 
 def main() -> int:
