@@ -186,7 +186,7 @@ def build(
     # Where an earlier run left off
     start.resume(trainer)
     if ranks.size > 1:
-        ranks.check_alike(description.identity(model, data, config, target))
+        ranks.check_alike(description.identity(model, data, config, target, teacher))
     start.begin()
     return trainer
 

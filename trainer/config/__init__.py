@@ -22,6 +22,7 @@ from trainer.errors import InputError
 from trainer.files import atomic_write
 from trainer.step.parameters import read_multipliers, read_patterns
 from trainer.step.schedule import Schedule, constant, cosine, default_milestones, factor, poly, step, warm_up
+from trainer.step.teacher import CAPTURE_OBSTACLE
 
 CUT_FROM_FILES = ('folder', 'imagelist', 'shards', 'recordio')  # with another preprocessing than the experiment's
 COMPUTE_DTYPES = {'fp16': np.dtype(np.float16), 'bf16': np.dtype(bfloat16)}
@@ -96,6 +97,8 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
     @property
     def capture_obstacle(self) -> str | None:
         """Why a GPU cannot capture training iterations, if the settings are in the way."""
+        if self.teacher is not None:
+            return CAPTURE_OBSTACLE
         return 'the size of the pictures changes' if self.smaller_sizes else None
 
     def _usual_size(self) -> int:
@@ -229,9 +232,10 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
         """
         values = self.as_dict()
         for name, (_, one) in settings_of(Config).items():
-            if not one.may_change and name in saved and saved[name] != values[name]:
+            before = saved.get(name, getattr(Config, name, values[name]))  # a setting that is younger than the run
+            if not one.may_change and before != values[name]:
                 raise InputError(
-                    f'{path} was trained with --{name} {saved[name]}, not {values[name]}: '
+                    f'{path} was trained with --{name} {before}, not {values[name]}: '
                     'resume it with the same flags, or start another run with --run NAME'
                 )
 

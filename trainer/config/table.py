@@ -171,13 +171,15 @@ class RecipeSettings:
     )
     class_weights: str = setting(
         'none',
-        'balanced: the loss of an image is multiplied by all images / (classes * images of its class)',
+        'balanced: the loss of an image by its label is multiplied by all images / (classes * images of its class)',
         choices=CLASS_WEIGHTS,
     )
     teacher: str | None = setting(
         None,
-        'learn also what the network of these weights answers: a file of any format, or published weights by name',
+        'learn also what the network of these weights answers: a file of any format, or published weights by name; a '
+        'resumed run needs the same weights, wherever they are',
         metavar='FILE|NAME',
+        may_change=True,  # the checkpoint knows the weights
     )
     distill: float = setting(0.9, 'share of the loss that is the distance to the --teacher', at_least=0, at_most=1)
     mixup: float = setting(

@@ -33,7 +33,7 @@ LAST, BEST = 'checkpoint_last.npz', 'checkpoint_best.npz'
 BEST_WEIGHTS = 'weights_best.npz'
 MODEL = 'updater/model:main/'
 OPTIMIZER = 'updater/optimizer:main/'
-COMPUTED_ON = 'computed_on'
+COMPUTED_ON, TEACHER = 'computed_on', 'teacher'
 HEADER_BYTES = 4096  # more than an array's header in an npz ever takes
 NO_METADATA = Metadata()
 
@@ -129,7 +129,8 @@ def save(path: Path, trainer: Trainer, config: Config, metadata: Metadata = NO_M
     """Write all that a resumed run needs: weights, statistics, momentum, epoch and position, log, configuration."""
     serializer = DictionarySerializer()
     serializer.save(trainer)
-    texts = {'config': json.dumps(config.as_dict()), COMPUTED_ON: computed_on, KEY: metadata.dumps()}
+    teacher = _teacher_of(trainer)
+    texts = {'config': json.dumps(config.as_dict()), TEACHER: teacher, COMPUTED_ON: computed_on, KEY: metadata.dumps()}
     _write_npz(path, serializer.target | texts)
 
 
@@ -157,6 +158,13 @@ def resume(path: Path, trainer: Trainer, config: Config, file: BinaryIO | None =
     """
     with _open_npz(path, file) as arrays:
         config.check_resumes(_settings(arrays, path), path)
+        before, now = (str(arrays[TEACHER]) if TEACHER in arrays else ''), _teacher_of(trainer)
+        if before != now:
+            first, second = (f'the teacher {one}' if one else 'no teacher' for one in (before, now))
+            raise InputError(
+                f'{path} was trained with {first}, not {second}: '
+                'resume it with the same teacher, or start another run with --run NAME'
+            )
         _check_shapes(arrays, path, MODEL, trainer.updater.model)
         NpzDeserializer(arrays).load(trainer)
         before = str(arrays[COMPUTED_ON]) if COMPUTED_ON in arrays else ''
@@ -171,6 +179,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     with _open_npz(path) as arrays:
         return _settings(arrays, path)
+
+
+def _teacher_of(trainer: Trainer) -> str:
+    """Which network taught the run; empty for none."""
+    teacher = trainer.updater.teacher
+    return '' if teacher is None else teacher.identity
 
 
 def _settings(arrays: NpzFile, path: Path) -> dict[str, Any]:

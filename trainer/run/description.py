@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import chainer
-import numpy as np
 from chainer.backend import Device
 
 from trainer import device
 from trainer.config import Config
 from trainer.data.datasets import Data, Stream
 from trainer.step.layers import Row
+from trainer.step.parameters import checksum
+from trainer.step.teacher import Teacher
 
-OWN_FLAGS = ('gpu', 'data', 'log_file')  # which may differ from rank to rank
+OWN_FLAGS = ('gpu', 'data', 'teacher', 'log_file')  # which may differ from rank to rank
 
 
 def facts(
-    model: chainer.Chain, data: Data | Stream, config: Config, target: Device, layers: list[Row]
+    model: chainer.Chain,
+    data: Data | Stream,
+    config: Config,
+    target: Device,
+    layers: list[Row],
+    teacher: Teacher | None = None,
 ) -> dict[str, Any]:
     """What `summary.json` holds besides the entries of epochs."""
     validation: dict[str, Any] = {}
@@ -30,6 +35,7 @@ def facts(
         'run': config.run_name,
         'model': config.model,
         'n_parameters': model.count_params(),
+        'teacher': None if teacher is None else teacher.identity,
         'layers': layers,
         'classes': list(data.classes),
         'dataset': {
@@ -45,12 +51,12 @@ def facts(
     }
 
 
-def identity(model: chainer.Chain, data: Data | Stream, config: Config, target: Device) -> dict[str, Any]:
+def identity(
+    model: chainer.Chain, data: Data | Stream, config: Config, target: Device, teacher: Teacher | None = None
+) -> dict[str, Any]:
     """What all ranks need to have in common."""
     versions = {f'the version of {name}': version for name, version in device.versions(target).items()}
     flags = {f'--{name}': value for name, value in config.as_dict().items() if name not in OWN_FLAGS}
-    host = chainer.get_device('@numpy')
-    checksum = 0
-    for parameter in model.params():
-        checksum = zlib.crc32(np.ascontiguousarray(host.send(parameter.array)).tobytes(), checksum)
-    return versions | flags | data.checksums() | {'weights': f'of checksum {checksum:08x}'}
+    weights = {'weights': f'of checksum {checksum(model)}'}
+    taught = {} if teacher is None else {'the teacher': teacher.identity}
+    return versions | flags | data.checksums() | weights | taught

@@ -54,7 +54,7 @@ def extend(
     schedule = config.make_schedule(n_epoch)
     progress = Progress(len(data.train.labels), n_epoch, shown_epoch=config.start_epoch - 1)
     scoring = Scoring(data, pictures, config, progress, stop)
-    facts = description.facts(model, data, config, target, layers)
+    facts = description.facts(model, data, config, target, layers, updater.teacher)
     recorder = Recorder(
         config.run_folder,
         scoring.score_epoch,

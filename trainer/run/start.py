@@ -120,8 +120,9 @@ def find_checkpoint(config: Config) -> Path | None:
             f'{config.run_folder} holds an earlier run ({hint}): replace it by --overwrite, or keep both by --run NAME'
         )
     replaced = {file.resolve() for file in earlier_run(config.run_folder)} if path is None else set()
-    if config.load_model is not None and Path(config.load_model).resolve() in replaced:
-        raise InputError(f'{config.load_model} lies in the run that would be replaced: keep it by another --run NAME')
+    for source in (config.load_model, config.teacher):
+        if source is not None and Path(source).resolve() in replaced:
+            raise InputError(f'{source} lies in the run that would be replaced: keep it by another --run NAME')
     own = config.run_folder / records.CONFIG
     if not goes_on and not config.overwrite and own.exists() and not own.read_bytes().startswith(HEADS):
         raise InputError(f'{own} was not written by a run: choose another --run, or replace it by --overwrite')

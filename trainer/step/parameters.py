@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import difflib
 import math
+import zlib
 from fnmatch import fnmatchcase
 from typing import Any
 
 import chainer
+import numpy as np
 
 from trainer.errors import InputError
 from trainer.links import BatchNormalization
 from trainer.step.schedule import scale_rate
 
 N_SHOWN = 5  # names that a message lists
+
+
+def checksum(model: chainer.Link) -> str:
+    """The CRC-32 of all parameters, hexadecimal."""
+    host, value = chainer.get_device('@numpy'), 0
+    for parameter in model.params():
+        if parameter.array is not None:
+            value = zlib.crc32(np.ascontiguousarray(host.send(parameter.array)).tobytes(), value)
+    return f'{value:08x}'
 
 
 def read_patterns(text: str | None) -> list[str]:

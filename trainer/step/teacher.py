@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from functools import cached_property
 from typing import Any
 
 import chainer
 import numpy as np
 
 from trainer.engine.maps import Array
-from trainer.errors import InputError
+from trainer.errors import InputError, TrainingError
 from trainer.functions.node import to_float32
 from trainer.step.network import check_call
+from trainer.step.parameters import checksum
 from trainer.step.predictor import Predictor
 
 CAPTURE_OBSTACLE = 'a teacher is asked from Python'  # to training iterations on a GPU
@@ -39,6 +42,12 @@ class Teacher:
         self.model, self.share, self.temperature = model, share, temperature
         self._predict = Predictor(model)
 
+    @cached_property
+    def identity(self) -> str:
+        """What a resumed run has to have in common with its beginning: the network, its weights, share, temperature."""
+        network = f'{type(self.model).__name__} of checksum {checksum(self.model)}'
+        return f'{network}, share {self.share:g}, temperature {self.temperature:g}'
+
     def loss(self, x: Array, y: Any, of_labels: Any) -> Any:
         """The whole loss, float32 at least.
 
@@ -46,6 +55,9 @@ class Teacher:
             x: the images (N, 3, H, W).
             y: the network's logits of them, (N, n_class).
             of_labels: the loss of the labels.
+        Raises:
+            InputError: logits of another shape.
+            TrainingError: logits of the teacher that are not finite.
         """
         self.model.to_device(y.device)
         wanted = self._predict(x)
@@ -54,5 +66,8 @@ class Teacher:
         log_p = chainer.functions.log_softmax(to_float32(y) / self.temperature)
         log_wanted = chainer.functions.log_softmax(wanted.astype(log_p.dtype) / self.temperature).array
         p = chainer.backend.get_array_module(wanted).exp(log_wanted)
-        divergence = (float((p * log_wanted).sum()) - chainer.functions.sum(log_p * p)) / len(p)
+        negative_entropy = float((p * log_wanted).sum())
+        if not math.isfinite(negative_entropy):
+            raise TrainingError("the teacher's logits are not finite: its weights do not suit these images")
+        divergence = (negative_entropy - chainer.functions.sum(log_p * p)) / len(p)
         return of_labels * (1 - self.share) + divergence * (self.share * self.temperature**2)

@@ -44,7 +44,7 @@ class UpdateSettings:
         class_weight: (n_class,) float32, of the losses of images by their labels, also in what is reported; or None.
         mixing: of images and labels, or None.
         average: of the weights, or None.
-        teacher: whose answers are learnt besides the labels, which is part of the loss that is reported; or None.
+        teacher: whose answers are learnt besides the labels, or None; the loss that is reported is that of the labels.
         iteration: updates to count as made at the start.
         last_iteration: after which the run ends, if that is known beforehand.
     """
@@ -147,11 +147,12 @@ class Updater(StandardUpdater):
         with chainer.using_config('dropout_key', key), chainer.using_config('train', True):
             y = self.model(x)
         loss = self.loss_of(y, labels)
+        of_labels = float(loss.array)
         if self.teacher is not None:
             loss = self.teacher.loss(x, y, loss)
         loss *= share
         loss.backward()
-        return float(loss.array), share * sum(float(F.accuracy(y, t).array) * part for t, part in labels)
+        return share * of_labels, share * sum(float(F.accuracy(y, t).array) * part for t, part in labels)
 
     def loss_of(self, y: chainer.Variable, labels: list[tuple[Array, float]]) -> Any:
         """The mean loss of logits (N, n_class), given labels (N,) and the share of each."""

@@ -49,3 +49,7 @@ def test_resuming_another_experiment_is_refused(tmp_path):
     Config(batch=64, epoch=20, gpu=0, train_batch_divide=4).check_resumes(saved, tmp_path)
     with pytest.raises(InputError, match=r'was trained with --batch 64, not 32'):
         Config(batch=32).check_resumes(saved, tmp_path)
+    del saved['smoothing']  # a setting that is younger than the checkpoint: it had the default
+    Config(batch=64).check_resumes(saved, tmp_path)
+    with pytest.raises(InputError, match=r'was trained with --smoothing 0.0, not 0.1'):
+        Config(batch=64, smoothing=0.1).check_resumes(saved, tmp_path)

@@ -73,10 +73,21 @@ def main():
         hooks = [Fault(int(iteration), kind)] if rank in ('all', str(ranks.rank)) else []
         if delay := float(os.environ.get('CREW_DELAY', '0')):  # so that there is time to kill it
             hooks.append(Delay(delay))
-        outcome = trainer.train(model, data, config, hooks=hooks, ranks=ranks)
+        outcome = trainer.train(
+            model, data, config, hooks=hooks, ranks=ranks, teacher=make_teacher(config, data.n_class)
+        )
         weights = [zlib.crc32(p.array.tobytes()) for _, p in sorted(model.namedparams())]
         ranks.check_alike({'weights at the end': weights})
         return outcome.exit_code
+
+
+def make_teacher(config, n_class):
+    """A network drawn by the seed that --teacher is here."""
+    if config.teacher is None:
+        return None
+    np.random.seed(int(config.teacher))
+    with config.using_precision():
+        return trainer.Teacher(Crew(n_class), config.distill)
 
 
 class Delay(GradientHook):

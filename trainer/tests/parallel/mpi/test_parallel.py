@@ -52,23 +52,9 @@ def test_synchronised_ranks_train_as_one_process(alone, n, tmp_path):
 
 
 @pytest.mark.long
-def test_mixed_pictures_and_parts_are_the_same_too(tmp_path):
-    flags = [
-        *FIFTY[:1],
-        20,
-        *FIFTY[2:],
-        '--mixup',
-        0.3,
-        '--cutmix',
-        1,
-        '--ema',
-        0.9,
-        '-trb',
-        2,
-        '--precision',
-        'float64',
-    ]
-    flags += ['--freeze', '*bn*']  # whose statistics would be those of parts
+def test_mixed_pictures_parts_and_a_teacher_are_the_same_too(tmp_path):
+    flags = [*FIFTY[:1], 20, *FIFTY[2:], '--mixup', 0.3, '--cutmix', 1, '--ema', 0.9, '-trb', 2, '--teacher', 7]
+    flags += ['--precision', 'float64', '--freeze', '*bn*']  # whose statistics would be those of parts
     finish(0, '-p', tmp_path / 'one', *flags)
     finish(2, '-p', tmp_path / 'two', *flags)
     assert_same_training(tmp_path / 'two', tmp_path / 'one', rtol=1e-9)
@@ -162,6 +148,9 @@ def test_ranks_of_other_flags_or_data_are_named(tmp_path):
     assert 'Traceback' not in done.stderr
     code, text, _ = run(2, '-p', tmp_path, CREW_DATA=1)
     assert code == 2 and re.search(r'rank 1 on \S+ has training images 120 of checksum', text)
+    line = ['mpiexec', '-n', '1', *own, '--teacher', '7', ':', '-n', '1', *own, '--teacher', '8']
+    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | ENVIRONMENT, timeout=60)
+    assert done.returncode == 2 and re.search(r'rank 1 on \S+ has the teacher Crew of checksum', done.stderr)
     assert not list((tmp_path / RUN).glob('*.npz'))
 
 
