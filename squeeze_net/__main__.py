@@ -42,11 +42,13 @@ def run(config: trainer.Config, ranks: parallel.Ranks) -> int:
     """The experiment, a line a stage; returns the exit code."""
     trainer.check(config, ranks)
 
+    if config.teacher is not None:
+        weights.find(config.teacher)  # or a refusal, before minutes go into data
     with ranks.first_on_host_first():
         data = trainer.load_data(config)
     print(datasets.describe(data))
 
-    teacher = weights.teacher(config, data.n_class)
+    teacher = weights.teacher(config, data.classes)
     np.random.seed(config.seed)  # Chainer's initializers draw from NumPy's global generator
     with config.using_precision():
         model = make_network(config.model, data.n_class, config.size, config.dropout)

@@ -111,6 +111,19 @@ def _match_numbers(used: np.ndarray, names: Sequence[str], n_class: int, source:
     return Matching(class_of, note, False)
 
 
+def first_other(names: Sequence[str], classes: Sequence[str]) -> int | None:
+    """The first name that cannot be what the network calls the class in its place, if there is one.
+
+    Args:
+        names: of the data set's classes, by label.
+        classes: the network's, as many; where either are only numbers, nothing tells them apart.
+    """
+    if _are_numbers(names) or _are_numbers(classes):
+        return None
+    index = _Index(classes)
+    return next((i for i, name in enumerate(names) if i not in index.find(name)), None)
+
+
 def doubt(confusion: np.ndarray) -> str | None:
     """What makes labels that are numbers look wrong, in one line.
 

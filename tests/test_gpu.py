@@ -16,7 +16,7 @@ from trainer.step.optimizer import make_optimizer
 from trainer.step.updater import Updater, UpdateSettings
 
 N_ITERATION = 20
-EXPERIMENT = ('squeezenet', 'alexnet', 'vgg_bn')
+EXPERIMENT = ('squeezenet', 'alexnet', 'vgg_bn', 'airbench94')
 
 
 def losses(name, gpu, dtype, engine='plain', batch=8):

@@ -31,8 +31,8 @@ SQUEEZE_NET = [
     {'__main__'},
     {'infer', 'validate', 'summary', 'compression', 'explore', 'deploy'},
     {'classifier'},
-    {'labels'},
     {'weights'},
+    {'labels'},
     {'__init__'},
     {'networks'},
 ]

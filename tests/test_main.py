@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from squeeze_net import make_network
+from squeeze_net.weights import Weights, tensors_of, write
 from trainer import engine
+from trainer.data.datasets.shapes import SHAPES
+from trainer.data.metadata import Metadata
 
 ROOT = Path(__file__).parents[1]
 QUICK = ['--dataset', 'shapes', '--size', '32', '--limit', '10', '--epoch', '2', '--batch', '20', '--run', 'r']
@@ -216,7 +220,29 @@ def test_learns_from_a_teacher(finished, tmp_path):
     assert not any(are_same)
     assert run(gone_on, *teacher, '--epoch', '1', '--schedule', 'constant').returncode == 0
     done = run(gone_on, '--schedule', 'constant', '--resume')
-    assert done.returncode == 2 and 'was trained with --teacher ' in done.stderr and 'not None' in done.stderr
+    assert done.returncode == 2
+    assert 'was trained with the teacher SqueezeNet of checksum ' in done.stderr and ', not no teacher: ' in done.stderr
+    own = ['--teacher', str(gone_on / 'results/r/weights_last.npz')]
+    done = run(gone_on, *own, '--schedule', 'constant', '--overwrite')
+    assert done.returncode == 2 and 'lies in the run that would be replaced' in done.stderr
+
+
+@pytest.mark.long
+def test_the_documented_teacher_at_growing_sizes_resumed_to_the_bit(tmp_path):
+    np.random.seed(0)
+    path, n_class = tmp_path / 'teacher.npz', len(SHAPES)
+    tensors = tensors_of(make_network('airbench94', n_class, 64))
+    write(Weights(tensors, Metadata('airbench94', n_class, classes=tuple(SHAPES))), path)
+    flags = ['--size', '64', '--progressive_size', '32=1', '--teacher', str(path), '--schedule', 'constant']
+    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+    done = run(whole, *flags, '--epoch', '3')
+    assert done.returncode == 0, done.stderr
+    assert run(parts, *flags, '--epoch', '2').returncode == 0
+    os.renames(path, tmp_path / 'elsewhere' / 'teacher.npz')
+    flags[flags.index(str(path))] = str(tmp_path / 'elsewhere' / 'teacher.npz')
+    done = run(parts, *flags, '--epoch', '3', '--resume')
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(whole, parts)
 
 
 @pytest.mark.long

@@ -82,7 +82,7 @@ def compress_by_plan(source: Weights, plan: Plan, args: argparse.Namespace) -> i
     config = make_config(args, source)
     data = trainer.load_data(config)
     print(datasets.describe(data))
-    teacher = None if plan.teacher is None else weights.read_teacher(plan.teacher, config, data.n_class)
+    teacher = None if plan.teacher is None else weights.read_teacher(plan.teacher, config, data.classes)
     compression = Compression(with_facts(source, config, data), args.output, plan, config, data, teacher)
     if args.scan:
         compression.scan_only()

@@ -1,4 +1,4 @@
-"""A small network that learns CIFAR-10 in minutes, to be a teacher of the others."""
+"""A network that is cheap to train on CIFAR-10 and cheap to ask, to be a teacher of the others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Airbench94(chainer.Chain):
 
     | layer | | output at 32 px |
     | --- | --- | --- |
-    | average pool, for images of 64 px or more: to 32..63 px | | 3 x 32 x 32 |
+    | average pool, for images of 64 px or more: to 32..47 px | | 3 x 32 x 32 |
     | conv1 2x2, ReLU: a fixed whitening | 3 -> 24 | 24 x 31 x 31 |
     | block1: conv 3x3, max pool 2x2/2, BN, ReLU; conv 3x3, BN, ReLU | 24 -> 64 -> 64 | 64 x 15 x 15 |
     | block2 | 64 -> 256 -> 256 | 256 x 7 x 7 |
@@ -59,7 +59,7 @@ class Airbench94(chainer.Chain):
     x: (N, 3, H, W) RGB, each image normalised to mean 0 and deviation 1; returns logits (N, n_class).
 
     Source: K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024), sections 3.1 and 3.2; here with ReLU
-    for GELU, and with scales in the batch normalisation.
+    for GELU, scales in the batch normalisation, a bias of fc, and none of conv1 that learns for some epochs.
     """
 
     recipe: dict[str, Any] = {'size': 64, 'weight_decay': 5e-4, 'freeze': 'conv1'}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import chainer
 
+from squeeze_net import labels
 from squeeze_net.networks import NETWORKS
 from squeeze_net.weights.foreign import describe
 from squeeze_net.weights.formats import FORMATS, WRITTEN
-from squeeze_net.weights.network import build, identify, shapes_of, start_from
+from squeeze_net.weights.network import build, identify, image_size, shapes_of, start_from
 from squeeze_net.weights.published import find
 from squeeze_net.weights.record import MAX_FILE_BYTES, Weights
 from trainer.config import Config
@@ -133,35 +134,41 @@ def loader(config: Config) -> Callable[[str, chainer.Chain], None]:
     return load
 
 
-def read_teacher(source: str, config: Config, n_class: int) -> Weights:
+def read_teacher(source: str, config: Config, classes: Sequence[str]) -> Weights:
     """The weights of `--teacher`, whose network has to take the images of the run and know their classes.
 
     Args:
         source: a file of any format, or a name of `PUBLISHED`.
         config: of the run; its sizes and `preprocess`.
-        n_class: of the data.
+        classes: names of the data's.
     Raises:
         InputError: the file cannot be read; another network, or other classes or images; names them.
     """
     weights = read(find(source))
     about, view = weights.metadata, weights.metadata.preprocessing
-    if about.network not in NETWORKS or about.n_class != n_class:
+    if about.network not in NETWORKS or about.n_class != len(classes):
         raise InputError(
             f'--teacher {source} is {about.network} of {about.n_class} classes, expected one of '
-            f'{", ".join(NETWORKS)} with the {n_class} classes of the data'
+            f'{", ".join(NETWORKS)} with the {len(classes)} classes of the data'
+        )
+    if about.classes is not None and (i := labels.first_other(classes, about.classes)) is not None:
+        raise InputError(
+            f'--teacher {source} knows other classes than the data, or in another order: '
+            f'class {i} is {about.classes[i]!r}, expected {classes[i]!r}'
         )
     if view is not None and view.name != config.preprocess:
         raise InputError(
             f'--teacher {source} expects images of --preprocess {view.name}, the network those of {config.preprocess}'
         )
     sizes = [*(size for size, _ in config.smaller_sizes), config.size]
-    if getattr(NETWORKS[about.network], 'fixed_size', False) and view is not None and {*sizes} != {view.crop}:
+    own = image_size(about)
+    if getattr(NETWORKS[about.network], 'fixed_size', False) and {*sizes} != {own}:
         given = ' and '.join(map(str, sizes))
-        raise InputError(f'--teacher {source} takes images of {view.crop} px only, the training has {given} px')
+        raise InputError(f'--teacher {source} takes images of {own} px only, the training has {given} px')
     return weights
 
 
-def teacher(config: Config, n_class: int) -> Teacher | None:
+def teacher(config: Config, classes: Sequence[str]) -> Teacher | None:
     """Who teaches the run, by `--teacher` and `--distill`; says so in a line.
 
     Raises:
@@ -169,9 +176,10 @@ def teacher(config: Config, n_class: int) -> Teacher | None:
     """
     if config.teacher is None:
         return None
-    weights = read_teacher(config.teacher, config, n_class)
+    weights = read_teacher(config.teacher, config, classes)
     try:
-        model, _ = build(weights, 'a teacher')
+        with config.using_precision():
+            model, _ = build(weights, 'a teacher')
     except InputError as error:
         raise InputError(f'--teacher {config.teacher}: {error}') from None
     print(f'teacher: {weights.metadata.network}, {model.count_params():,} parameters')

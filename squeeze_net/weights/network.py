@@ -11,7 +11,7 @@ import numpy as np
 
 from squeeze_net.networks import BASELINES, NETWORKS, make_network
 from squeeze_net.weights.record import Weights
-from trainer.data.metadata import MAX_CLASSES
+from trainer.data.metadata import MAX_CLASSES, Metadata
 from trainer.errors import InputError
 
 SHOWN = 3  # faults in a message
@@ -123,6 +123,13 @@ def misfit(tensors: Mapping[str, np.ndarray], network: str | None = None, flag: 
     return f'the weights are of no network here; the closest is {closest}, but {_first(differences[closest])}'
 
 
+def image_size(metadata: Metadata) -> int:
+    """Of the images of a network, px: as noted down, or else the usual one for its number of classes."""
+    if metadata.preprocessing is not None:
+        return metadata.preprocessing.crop
+    return IMAGENET_SIZE if metadata.n_class == 1000 else CIFAR_SIZE
+
+
 def build(weights: Weights, purpose: str) -> tuple[chainer.Chain, int]:
     """The network of the weights, filled with them, and the size of its images, px.
 
@@ -140,10 +147,7 @@ def build(weights: Weights, purpose: str) -> tuple[chainer.Chain, int]:
     if metadata.n_class is None:
         lacking = f'the weights hold no classifier of {metadata.network}, which {purpose} needs'
         raise InputError(misfit(weights.tensors, metadata.network) or lacking)
-    if metadata.preprocessing is not None:
-        size = metadata.preprocessing.crop
-    else:
-        size = IMAGENET_SIZE if metadata.n_class == 1000 else CIFAR_SIZE
+    size = image_size(metadata)
     model = make_network(metadata.network, metadata.n_class, size)
     fill_network(model, metadata.network, weights.tensors, '--network')
     return model, size

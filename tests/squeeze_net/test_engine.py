@@ -11,7 +11,7 @@ from trainer.step.optimizer import MomentumSGD
 from trainer.step.predictor import Predictor
 
 pytestmark = pytest.mark.skipif(not engine.is_available(), reason='oneDNN is not installed')
-SIZES = {'squeezenet': 48, 'alexnet': 64, 'vgg_bn': 32}
+SIZES = {'squeezenet': 48, 'alexnet': 64, 'vgg_bn': 32, 'airbench94': 64}
 
 
 def train(name, engine_name, precision, n):
@@ -35,7 +35,7 @@ def train(name, engine_name, precision, n):
 
 
 @pytest.mark.parametrize(
-    'name', ['squeezenet', *(pytest.param(name, marks=pytest.mark.long) for name in ('alexnet', 'vgg_bn'))]
+    'name', ['squeezenet', *(pytest.param(name, marks=pytest.mark.long) for name in SIZES if name != 'squeezenet')]
 )
 def test_losses_track_plain_chainers(name):
     """Later ones drift apart: a rounding error takes some ReLU or maximum across a tie, on Chainer alone as well."""
