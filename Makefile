@@ -1,7 +1,7 @@
 # `make` alone lists the targets.  Needs Python 3.11 to 3.14 with venv and a package index; no compiler.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?=# cuda12 or cuda13, whichever your driver supports
+EXTRAS ?=# of pyproject.toml: cuda12 or cuda13, whichever your driver supports; or mpi, deploy, ...
 INSTALLED = $(VENV)/.installed$(EXTRAS)
 RUN = $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest -n auto --maxprocesses 8 --dist worksteal
@@ -28,7 +28,7 @@ $(INSTALLED): pyproject.toml trainer/pyproject.toml constraints.txt Makefile
 	@echo 'setting up $(VENV) (a minute or two)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt setuptools wheel
-	$(PIP) install --constraint constraints.txt --no-build-isolation -e './trainer$(EXTRAS:%=[%])' -e .
+	$(PIP) install --constraint constraints.txt --no-build-isolation -e ./trainer -e '.$(EXTRAS:%=[%])'
 	@touch $@
 
 $(VENV)/.tools: $(INSTALLED)
@@ -75,4 +75,4 @@ smoke: $(INSTALLED)  ## two epochs on 500 images; fails unless the loss fell
 	print('train loss', log); assert log[-1] < log[0], 'the loss did not fall'"
 
 clean:  ## remove the environment and what `make run` wrote
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs/first_look

@@ -42,8 +42,9 @@ def run(config: trainer.Config, ranks: parallel.Ranks) -> int:
     """The experiment, a line a stage; returns the exit code."""
     trainer.check(config, ranks)
 
-    if config.teacher is not None:
-        weights.find(config.teacher)  # or a refusal, before minutes go into data
+    for source in (config.load_model if config.resume is None else None, config.teacher):
+        if source is not None:
+            weights.find(source)  # or a refusal, before minutes go into data
     with ranks.first_on_host_first():
         data = trainer.load_data(config)
     print(datasets.describe(data))
@@ -59,8 +60,8 @@ def run(config: trainer.Config, ranks: parallel.Ranks) -> int:
 
     if outcome.exit_code:
         print(f'interrupted; go on with\n    {ranks.command(cli.resume_command())}')
-    elif ranks.is_first:
-        print(format_results(outcome.folder, config, BASELINES))
+    elif ranks.is_first:  # smaller pictures leave the baselines no map
+        print(format_results(outcome.folder, config, BASELINES if config.size >= 32 else ()))
     return outcome.exit_code
 
 

@@ -101,6 +101,10 @@ def default_class_names(n_class: int) -> tuple[str, ...]:
     return labels.first_names(labels.imagenet())
 
 
+HELPS = {  # of settings that mean something else in training
+    'seed': 'of which images are held out as the test, where the data have none',
+    'unreadable': 'images that cannot be read: fail, or skip: leave them out',
+}
 COMPUTE = ('gpu', 'precision', 'engine', 'threads')  # settings shared with main.py
 
 
@@ -118,7 +122,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_network_flags(parser)
     group = parser.add_argument_group('compute')
     group.add_argument('-b', '--batch', type=int, default=32, metavar='N', help='images at once (default: 32)')
-    cli.add_settings(group, *COMPUTE, 'workers', unreadable='skip')
+    cli.add_settings(group, *COMPUTE, 'workers', helps=HELPS, unreadable='skip')
 
 
 def from_flags(source: str, args: argparse.Namespace) -> Classifier:

@@ -225,7 +225,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     first_label = 'where labels are numbers, that of the first class (default: 0)'
     images.add_argument('--first_label', type=int, default=0, metavar='N', help=first_label)
-    cli.add_settings(images, 'data', 'limit', 'seed')
+    cli.add_settings(images, 'data', 'limit', 'seed', helps=classifier.HELPS)
     classifier.add_flags(parser)
     out = parser.add_argument_group('what to write')
     out.add_argument('--json', action='store_true', help='one line of JSON instead of the text')

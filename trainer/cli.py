@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field
+from dataclasses import Field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,11 +110,17 @@ class _Group(Protocol):  # a parser, or a group of its arguments
     def add_argument(self, *flags: str, **options: Any) -> argparse.Action: ...
 
 
-def add_settings(target: _Group, *names: str, **defaults: Any) -> None:
-    """Give a command flags of `Config`, some with defaults of its own: `add_settings(parser, 'gpu', batch=32)`."""
+def add_settings(target: _Group, *names: str, helps: Mapping[str, str] | None = None, **defaults: Any) -> None:
+    """Give a command flags of `Config`, some with defaults of its own: `add_settings(parser, 'gpu', batch=32)`.
+
+    Args:
+        helps: name -> what a flag means to this command, where that is not what it means in training.
+    """
     table = settings_of(Config)
     for name in (*names, *defaults):
         field, one = table[name]
+        if helps is not None and name in helps:
+            one = replace(one, help=helps[name])
         add_setting(target, field, one, defaults.get(name, field.default))
 
 
@@ -139,8 +146,11 @@ def add_setting(target: _Group, field: Field[Any], one: Setting, default: Any, *
         if one.metavar is not None:
             options['metavar'] = one.metavar
         shown = field.default if default is argparse.SUPPRESS else default
-        if shown not in (None, '') and '(default' not in one.help:
-            options['help'] += f' (default: {shown:g})' if isinstance(shown, float) else f' (default: {shown})'
+        text = f'(default: {shown:g})' if isinstance(shown, float) else f'(default: {shown})'
+        if '(default' in one.help and shown != field.default:
+            options['help'] = re.sub(r'\(default: [^)]*\)', text, one.help, count=1)
+        elif shown not in (None, '') and '(default' not in one.help:
+            options['help'] += f' {text}'
         if field.name == 'resume':
             options |= {'nargs': '?', 'const': 'auto'}
     target.add_argument(*short, f'--{field.name}', *long, **(options | changed))
@@ -226,5 +236,6 @@ def _values(field: Field[Any], one: Setting) -> str:
         return ', '.join(one.choices)
     bounds = ((one.at_least, '≥'), (one.at_most, '≤'), (one.below, '<'))
     kinds = {'int': 'whole number', 'float': 'number', 'bool': 'given or not'}
-    kind = kinds.get(str(field.type).removesuffix(' | None'), 'text')
-    return ' '.join([kind, *(f'{sign} {bound:g}' for bound, sign in bounds if bound is not None)])
+    kind = kinds.get(str(field.type).removesuffix(' | None'), one.metavar or 'text')
+    shown = [kind.replace('|', '\\|'), *(f'{sign} {bound:,}' for bound, sign in bounds if bound is not None)]
+    return ' '.join(shown)

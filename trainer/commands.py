@@ -19,6 +19,17 @@ from typing import Any, NoReturn
 from trainer.errors import SECONDS_FOR_FIRST, EngineWarning, InputError, TrainingError, rank_from_environment
 
 WIDTH = 80  # columns of a help text
+OTHER_NAMES = {  # what other programs call our flags
+    'learning_rate': 'lr',
+    'batch_size': 'batch',
+    'cuda': 'gpu',
+    'device': 'gpu',
+    'weights': 'pretrained',
+    'checkpoint': 'resume',
+    'output': 'save_path',
+    'label_smoothing': 'smoothing',
+    'num_workers': 'workers',
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,10 +64,11 @@ class Parser(argparse.ArgumentParser):
         """`-o FILE [flags] IMAGE ...`: what a command cannot do without; the flags are listed below."""
         for action in self._actions:
             if action.required and action.option_strings:
-                yield f'{action.option_strings[0]} {action.metavar}'
+                yield f'{action.option_strings[0]} {action.metavar or action.dest.upper()}'
         yield '[flags]'
         for action in self._get_positional_actions():
-            name = action.metavar or '{' + ','.join(map(str, action.choices or ())) + '}'
+            choices = '{' + ','.join(map(str, action.choices or ())) + '}'
+            name = action.metavar or (choices if action.choices else action.dest)
             yield f'[{name}]' if action.nargs == '?' else f'{name} ...' if action.nargs in ('+', 'A...') else f'{name}'
 
     def error(self, message: str) -> NoReturn:
@@ -100,7 +112,9 @@ def add_overwrite(target: Any) -> None:
 
 
 def _wrapped(command: str) -> str:
-    """A command of an example, indented, on more lines where one is too narrow."""
+    """A command of an example, indented, on more lines where one is too narrow; or a comment."""
+    if command.startswith('#'):
+        return textwrap.fill(command, WIDTH - 1, initial_indent='  ', subsequent_indent='  # ')
     lines = textwrap.wrap(command, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
     return '  ' + ' \\\n      '.join(lines)
 
@@ -122,7 +136,10 @@ def _explain(word: str, known: Sequence[str]) -> str:
     if not word.startswith('-'):
         return f'{word!r} is not expected here; flags begin with --, and --help lists them'
     name = word.partition('=')[0]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    plain = name.replace('-', '_').lstrip('_')
+    meant = f'--{OTHER_NAMES.get(plain, plain)}'
+    safe = [flag for flag in known if flag != '--overwrite']
+    close = difflib.get_close_matches(meant, safe, n=1, cutoff=0.75)
     return f'{name}: did you mean {close[0]}?' if close else f'{name} is not a flag; --help lists them'
 
 

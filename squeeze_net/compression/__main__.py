@@ -204,14 +204,17 @@ def make_parser() -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     about = 'prune, retrain, quantise, retrain, encode'
     add_flags_of_compress(kinds.add_parser('compress', help=about, description=f'{about.capitalize()}.'))
-    one = kinds.add_parser('inspect', help='what is in an archive')
+    about = 'what is in an archive'
+    one = kinds.add_parser('inspect', help=about, description=f'{about.capitalize()}: its tensors, and their bytes.')
     one.add_argument('archive', type=Path, metavar='FILE.sqz')
-    one.add_argument('--json', action='store_true')
-    one = kinds.add_parser('decompress', help='into a weights file of another format')
+    one.add_argument('--json', action='store_true', help='one line of JSON instead of the table')
+    about = 'an archive into a weights file of another format'
+    one = kinds.add_parser('decompress', help=about, description=f'{about.capitalize()}.')
     one.add_argument('archive', type=Path, metavar='FILE.sqz')
     one.add_argument('target', type=Path, metavar='DST', help=f'ends in one of {", ".join(weights.WRITTEN)}')
     commands.add_overwrite(one)
-    one = kinds.add_parser('draw', help='accuracy against size, of several compressions')
+    about = 'accuracy against size, of several compressions'
+    one = kinds.add_parser('draw', help=about, description=f'Draw {about}.')
     one.add_argument('reports', type=Path, nargs='+', metavar='REPORT.json', help='as `compress` has written them')
     one.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.png')
     commands.add_overwrite(one)

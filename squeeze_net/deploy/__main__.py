@@ -173,7 +173,7 @@ def make_parser() -> argparse.ArgumentParser:
     classifier.add_network_flags(parser)
     images = parser.add_argument_group('the images for int8')
     images.add_argument('--dataset', choices=list(datasets.DATASETS), help='default: cifar10, if --data is given')
-    cli.add_settings(images, 'data', 'limit', 'seed', 'workers', unreadable='skip')
+    cli.add_settings(images, 'data', 'limit', 'seed', 'workers', helps=classifier.HELPS, unreadable='skip')
     return parser
 
 

@@ -60,7 +60,7 @@ def make_network(name: str, n_class: int, size: int, dropout: float | None = Non
             with chainer.using_config('train', False), chainer.no_backprop_mode():
                 model(np.zeros((1, 3, size, size), chainer.config.dtype))
     except ValueError as error:
-        raise InputError(f'--model {name} --size {size}: {error}') from None
+        raise InputError(f'{name}, --size {size}: {error}') from None
     return model
 
 

@@ -106,7 +106,7 @@ def misfit(tensors: Mapping[str, np.ndarray], network: str | None = None, flag: 
     if network is not None and _fits(tensors, network):
         return None
     if (own := _network_of(tensors)) is not None:
-        return f'these are weights of {own}, not of {network}: add {flag} {own}'
+        return f'these are weights of {own}, not of {network}: give {flag} {own}'
     given = {name: tensor for name, tensor in tensors.items() if name.rpartition('/')[2] != COUNT}
     differences = {}
     for name in NETWORKS:

@@ -121,10 +121,10 @@ def test_weights_of_another_network(network, tmp_path):
     weights.write(Weights(network), tmp_path / 'a.npz')
     words = ('-m', 'squeeze_net', '--dataset', 'shapes', '--size', '32', '-e', '1', '--limit', '2', '-b', '2')
     error = run(*words, '--pretrained', 'a.npz', cwd=tmp_path, code=2)
-    assert 'these are weights of squeezenet_v1.1, not of squeezenet: add --model squeezenet_v1.1' in error
+    assert 'these are weights of squeezenet_v1.1, not of squeezenet: give --model squeezenet_v1.1' in error
     words = ('-m', 'squeeze_net.infer', 'cat.jpg', '-w', 'a.npz')
     error = run(*words, '--network', 'squeezenet', cwd=tmp_path, code=2)
-    assert 'these are weights of squeezenet_v1.1, not of squeezenet: add --network squeezenet_v1.1' in error
+    assert 'these are weights of squeezenet_v1.1, not of squeezenet: give --network squeezenet_v1.1' in error
 
 
 def test_a_published_name_without_a_network(network, tmp_path):

@@ -10,6 +10,7 @@ from argparse import ArgumentTypeError
 from dataclasses import dataclass
 
 from trainer.config.setting import setting
+from trainer.data.augmentation.sizes import LARGEST, SMALLEST
 from trainer.data.datasets import DATASETS
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.engine import ENGINES
@@ -32,6 +33,13 @@ def _milestones(text: str) -> tuple[int, ...]:
     if list(epochs) != sorted(set(epochs)) or (epochs and epochs[0] < 1):
         raise ArgumentTypeError(f'{text!r}; expected rising epochs from 1 on, such as 150,225')
     return epochs
+
+
+def _size(text: str) -> int:
+    """The side of an image, px; the bounds are those of `Sizes`."""
+    if not text.isdecimal() or not SMALLEST <= int(text) <= LARGEST:
+        raise ArgumentTypeError(f'{text!r}; expected {SMALLEST} .. {LARGEST} px')
+    return int(text)
 
 
 def _gpu(text: str) -> int:
@@ -80,10 +88,11 @@ class DataSettings:
     )
     size: int = setting(
         0,  # stands for what suits the data, and is never 0 in a Config
-        'training crop, cut from images of 2 to 10 px more; tests use 6 px more (default: 122; 32: up to 4 px more, '
-        'tested at 32). With another --preprocess, images from files are tested at this size (default: its own)',
+        'training crop, 8 to 1024 px, cut from images of 2 to 10 px more; tests use 6 px more (default: 122; 32: up to '
+        '4 px more, tested at 32). With another --preprocess, images from files are tested at this size (default: its '
+        'own)',
         metavar='PX',
-        at_least=0,
+        parse=_size,
         is_common=True,
     )
     progressive_size: str | None = setting(

@@ -36,8 +36,11 @@ def format_results(folder: Path, config: Config, baselines: Collection[str] = ()
     images = Path(config.save_path) / 'img'
     lines.append(f'records: {folder}   plots: {images}')
     lines.append(f'report: {images / f"report_{run.name}.html"}')
-    if baselines and config.load_model is None and not any(other.model in baselines for other in [run, *peers(folder)]):
-        lines.append(f'a baseline to plot beside it: the same command with --model {next(iter(baselines))}')
+    is_comparable = config.load_model is None and config.teacher is None
+    if baselines and is_comparable and not any(other.model in baselines for other in [run, *peers(folder)]):
+        name = next(iter(baselines))
+        own_run = '' if config.run is None else f' --run {name}'
+        lines.append(f'a baseline to plot beside it: the same command with --model {name}{own_run}')
     return '\n'.join(lines)
 
 

@@ -35,6 +35,8 @@ class Start:
     def __init__(self, config: Config, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
         self.path = ranks.from_first(lambda: find_checkpoint(config))
+        if config.resume is not None and self.path is None:
+            print(f'--resume: {config.run_folder} has no {checkpoint.LAST}: the run starts anew')
         self.entries: list[dict[str, Any]] = []
 
     def load(self, optimizer: Any, load_model: LoadModel | None = None) -> None:

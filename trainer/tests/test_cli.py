@@ -200,7 +200,9 @@ def test_missing_file_is_named():
     [
         ('--epochs 3', r'^--epochs: did you mean --epoch\?$'),
         ('--bach=3', r'^--bach: did you mean --batch\?$'),
-        ('--learning-rate 3', r'^--learning-rate: did you mean'),
+        ('--learning-rate 3', r'^--learning-rate: did you mean --lr\?$'),
+        ('--overwritten', r'^--overwritten is not a flag'),  # never a way to lose a run
+        ('--version', r'^--version is not a flag'),
         ('--xyzzy', r'^--xyzzy is not a flag; --help lists them$'),
         ('stray', r"^'stray' is not expected here"),
         ('--milestones 5,3', r"'5,3'; expected rising epochs"),

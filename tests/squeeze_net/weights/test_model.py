@@ -85,7 +85,7 @@ def test_of_what_fits_no_network_the_closest_is_named(model, change, message, tm
 
 def test_weights_of_another_network_are_called_by_its_name(model):
     other = NETWORKS['squeezenet_v1.0'](10)
-    with pytest.raises(trainer.InputError, match=r'of squeezenet_v1\.1, not of squeezenet_v1\.0: add --model squeez'):
+    with pytest.raises(trainer.InputError, match=r'of squeezenet_v1\.1, not of squeezenet_v1\.0: give --model squeez'):
         weights.start_from(other, 'squeezenet_v1.0', Weights(tensors_of(model)), reset_classifier=True)
     simple = NETWORKS['squeezenet_v1.1_simple'](10)  # its bypasses have no weights
     weights.start_from(simple, 'squeezenet_v1.1_simple', Weights(tensors_of(model)), reset_classifier=False)

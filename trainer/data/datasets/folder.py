@@ -57,7 +57,9 @@ def read_folder(
     if place is None:
         raise InputError('the data set folder needs --data DIR, with train/<class>/* and test/<class>/*, or <class>/*')
     if not place.exists():
-        raise InputError(f'{place} does not exist; expected a folder or tar archive of train/<class>/*, test/<class>/*')
+        raise InputError(
+            f'{place} does not exist; expected a folder, or a tar or zip archive, of train/<class>/* or <class>/*'
+        )
     if place.is_file() and not is_archive(place):
         raise InputError(f'{place} is neither a folder nor a .tar, .tar.gz, .tgz, .tar.xz or .zip')
     layout = arrange(sorted(set(_list(place))), place, lambda path: next(_contents(place, [path]))[1])

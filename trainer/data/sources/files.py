@@ -82,11 +82,13 @@ class ClassFolders(Files):
         class_list: a file of `read_class_list` whose keys are the names of the folders, in the order of the
             labels; a folder that is not in it is an error, a class without a folder is not.
     Raises:
-        InputError: no such folder, no image in it, or a class that the list lacks.
+        InputError: no such folder, no folder or no image in it, or a class that the list lacks.
     """
 
     def __init__(self, root: Path, class_list: Path | None = None) -> None:
         folders = _folders(root)
+        if not folders:
+            raise InputError(f'{root} holds no folder of a class; expected <class>/*')
         if class_list is None:
             keys = names = tuple(folders)
         else:
