@@ -52,7 +52,7 @@ def compile_to_cubin(library, source, options):
 
 
 @pytest.mark.parametrize('module', MODULES)
-@pytest.mark.parametrize('arch', [90, *(pytest.param(arch, marks=pytest.mark.long) for arch in (80, 89, 100))])
+@pytest.mark.parametrize('arch', [89, *(pytest.param(arch, marks=pytest.mark.long) for arch in (80, 90, 100))])
 def test_compiles(arch, module, nvrtc):
     if arch not in architectures(nvrtc):
         assert arch == 100, f'the compiler does not know sm_{arch}'
