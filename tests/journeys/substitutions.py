@@ -222,7 +222,7 @@ GIVEN = {
     'runs/finetuned.sqz.stages/results/pruned/weights_last.npz': link(
         RESULTS / 'squeezenet_v1.1_finetuned/weights_best.npz'
     ),
-    'runs/again/results/teacher/weights_last.npz': link(RESULTS / 'squeezenet_fast/weights_last.npz'),
+    'runs/again/results/teacher/weights_last.npz': link(RESULTS / 'teacher_24/weights_last.npz'),
     'small.sqz': link(RESULTS / 'compression/small.sqz'),
     'RUN': link(RESULTS / 'squeezenet_jpeg'),
     'results/mine': link(RESULTS / 'squeezenet_jpeg'),
