@@ -60,8 +60,9 @@ def run(config: trainer.Config, ranks: parallel.Ranks) -> int:
 
     if outcome.exit_code:
         print(f'interrupted; go on with\n    {ranks.command(cli.resume_command())}')
-    elif ranks.is_first:  # smaller pictures leave the baselines no map
-        print(format_results(outcome.folder, config, BASELINES if config.size >= 32 else ()))
+    elif ranks.is_first:
+        baselines = BASELINES if config.size >= 32 else ()  # smaller pictures leave AlexNet no map
+        print(format_results(outcome.folder, config, baselines))
     return outcome.exit_code
 
 

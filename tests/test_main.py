@@ -69,7 +69,7 @@ def test_runs_end_to_end(finished):
     assert done.stderr == FALLBACK
     assert 'squeezenet: 747,146 parameters' in done.stdout
     assert len(re.findall(r'^epoch \d/2 ', done.stdout, re.MULTILINE)) == 2
-    assert '--model alexnet' in done.stdout  # how to get a baseline
+    assert '--model alexnet --run alexnet' in done.stdout  # how to get a baseline, beside this run
     assert [entry['epoch'] for entry in read_log(folder)] == [1, 2]
     summary = json.loads((folder / 'results/r/summary.json').read_text())
     assert summary['finished'] and np.sum(summary['confusion']) == 100
@@ -235,8 +235,10 @@ def test_the_documented_teacher_at_growing_sizes_resumed_to_the_bit(tmp_path):
     write(Weights(tensors, Metadata('airbench94', n_class, classes=tuple(SHAPES))), path)
     flags = ['--size', '64', '--progressive_size', '32=1', '--teacher', str(path), '--schedule', 'constant']
     whole, parts = tmp_path / 'whole', tmp_path / 'parts'
-    done = run(whole, *flags, '--epoch', '3')
+    done = run(whole, *flags, '--epoch', '3', '--resume')
     assert done.returncode == 0, done.stderr
+    assert 'r has no checkpoint_last.npz: the run starts anew' in done.stdout
+    assert '--model alexnet' not in done.stdout  # which has no teacher
     assert run(parts, *flags, '--epoch', '2').returncode == 0
     os.renames(path, tmp_path / 'elsewhere' / 'teacher.npz')
     flags[flags.index(str(path))] = str(tmp_path / 'elsewhere' / 'teacher.npz')

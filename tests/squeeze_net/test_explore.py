@@ -22,7 +22,7 @@ from squeeze_net.explore import sweep
 from squeeze_net.explore.__main__ import main
 from squeeze_net.explore.metaparameters import Metaparameters, cross, grid
 from squeeze_net.explore.plots import draw, front, marks
-from squeeze_net.explore.point import Point
+from squeeze_net.explore.point import Point, load_data
 from squeeze_net.explore.sweep import Sweep, check_conditions, read_points
 from trainer import Config
 
@@ -86,6 +86,18 @@ def test_values_out_of_range_are_named(values, message):
 def row(ratio, megabytes, accuracy, seed=0):
     values = {'base_e': 128, 'incr_e': 128, 'freq': 2, 'SR': ratio, 'pct3x3': 0.5}
     return values | {'seed': seed, 'bytes': megabytes * 1e6, 'test_accuracy': accuracy}
+
+
+def test_all_seeds_have_the_same_test_images(tmp_path):
+    for i in range(20):
+        path = tmp_path / f'{"ab"[i % 2]}/{i}.png'
+        path.parent.mkdir(exist_ok=True)
+        Image.new('RGB', (8, 8), (12 * i, 0, 0)).save(path)
+    one, other = (
+        load_data(Config(dataset='folder', data=str(tmp_path), size=32, seed=seed)).test.images for seed in (0, 3)
+    )
+    np.testing.assert_array_equal(one, other)
+    assert len(one) == 4
 
 
 def test_the_front_is_what_nothing_smaller_equals():

@@ -146,13 +146,12 @@ class Updater(StandardUpdater):
         key = F.DropoutKey(self.seed, self.iteration, part.start, part.step)
         with chainer.using_config('dropout_key', key), chainer.using_config('train', True):
             y = self.model(x)
-        loss = self.loss_of(y, labels)
-        of_labels = float(loss.array)
+        loss = of_labels = self.loss_of(y, labels)
         if self.teacher is not None:
             loss = self.teacher.loss(x, y, loss)
         loss *= share
         loss.backward()
-        return share * of_labels, share * sum(float(F.accuracy(y, t).array) * part for t, part in labels)
+        return share * float(of_labels.array), share * sum(float(F.accuracy(y, t).array) * part for t, part in labels)
 
     def loss_of(self, y: chainer.Variable, labels: list[tuple[Array, float]]) -> Any:
         """The mean loss of logits (N, n_class), given labels (N,) and the share of each."""
