@@ -160,7 +160,8 @@ def commands(path, data, folder):
     """Module, arguments and what the output has to hold."""
     found = weights.read(path)
     name = str(path)
-    yield 'squeeze_net.infer', [data / 'cat.jpg', '-w', name, '--format', 'csv'], found.metadata.classes[0]
+    every = ['--top', len(found.metadata.classes)]  # which class comes first is not asked of a drawn photo
+    yield 'squeeze_net.infer', [data / 'cat.jpg', '-w', name, '--format', 'csv', *every], found.metadata.classes[0]
     yield 'squeeze_net.validate', [name, '--dataset', 'cifar10', '--data', data, '--limit', '1', '--json'], '"top1"'
     yield 'squeeze_net.summary', [name], f'{found.n_parameters:,}'
     yield 'squeeze_net.weights', [name, folder / 'a.safetensors'], 'a.safetensors: '
