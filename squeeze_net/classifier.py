@@ -12,11 +12,13 @@ import trainer
 from squeeze_net import NETWORKS, labels, weights
 from trainer import Config, cli
 from trainer.classifier import softmax
-from trainer.data import preprocessing
+from trainer.data import datasets, preprocessing
+from trainer.data.augmentation import Sizes, training_size
+from trainer.data.datasets import Data, Stream
 from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
 from trainer.data.sources import read_class_list
 
-__all__ = ['Classifier', 'add_flags', 'default_class_names', 'from_flags', 'softmax']
+__all__ = ['Classifier', 'add_flags', 'default_class_names', 'from_flags', 'load_data', 'softmax']
 
 
 class Classifier(trainer.Classifier):
@@ -129,3 +131,22 @@ def from_flags(source: str, args: argparse.Namespace) -> Classifier:
     """The classifier that the flags ask for, with the weights in `source`."""
     config = cli.config_of(args, *COMPUTE, 'batch')
     return Classifier.open(source, args.network, args.preprocess, args.classes, config, args.batch)
+
+
+def load_data(args: argparse.Namespace, view: Preprocessing, needs_train: bool = True) -> Data | Stream:
+    """The data set that --dataset, --data, --limit, --seed and --unreadable name, for a network that expects `view`.
+
+    Args:
+        needs_train: without, nothing but the test images has to be there.
+    Raises:
+        InputError: data that cannot be read.
+    """
+    return datasets.load(
+        *(args.dataset or 'cifar10', args.data),
+        limit=args.limit,
+        max_side=Sizes.of(training_size(view)).side_max,  # as the training did, so that it scores the same pixels
+        preprocess=view.name,
+        seed=args.seed,
+        unreadable=args.unreadable,
+        needs_train=needs_train,
+    )

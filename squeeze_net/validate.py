@@ -18,7 +18,6 @@ from squeeze_net import classifier, labels
 from squeeze_net.classifier import Classifier, softmax
 from trainer import cli, commands, device
 from trainer.data import datasets, decode
-from trainer.data.augmentation import Sizes, training_size
 from trainer.data.sources import ImageList
 from trainer.files import atomic_write, refuse_to_replace
 from trainer.report.confusion import format_confusion
@@ -158,15 +157,7 @@ def open_images(args: argparse.Namespace, model: Classifier) -> Images:
     if args.list is not None:
         images = ImageList(args.list, root=args.root)
         return Images(decode.batches(images, view, *options), images.labels, images.classes, str(args.list))
-    data = datasets.load(
-        *(args.dataset, args.data),
-        limit=args.limit,
-        max_side=Sizes.of(training_size(view)).side_max,  # as the training did, so that it scores the same pixels
-        preprocess=view.name,
-        seed=args.seed,
-        unreadable=args.unreadable,
-        needs_train=False,
-    )
+    data = classifier.load_data(args, view, needs_train=False)
     for line in data.notes:
         print(line, file=sys.stderr)
     return Images(data.test_batches(view, *options), data.test.labels, data.classes, f'{data.source}, test')

@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from squeeze_net import labels
-from trainer.data import datasets
-from trainer.data.augmentation import Sizes, training_size
+from squeeze_net import classifier, labels
 from trainer.data.datasets import Data, Stream
 from trainer.data.preprocessing import Preprocessing
 from trainer.data.sources import Subset
@@ -45,14 +43,7 @@ def load_images(args: argparse.Namespace, view: Preprocessing, classes: tuple[st
     Raises:
         InputError: data that cannot be read, without training images, or of other classes.
     """
-    data = datasets.load(
-        *(args.dataset or 'cifar10', args.data),
-        limit=args.limit,
-        max_side=Sizes.of(training_size(view)).side_max,  # as the training did, so that it scores the same pixels
-        preprocess=view.name,
-        seed=args.seed,
-        unreadable=args.unreadable,
-    )
+    data = classifier.load_data(args, view)
     matching = labels.match(data.test.labels, data.classes, classes, data.source)
     test = ((pictures, matching.class_of[t]) for pictures, t in _pictures(data, view, args))
     calibration = np.concatenate([pictures for pictures, _ in _pictures(_some_training_images(data), view, args)])
