@@ -58,7 +58,7 @@ def test_plans_of_compression_go_together(path):
 def test_the_experiment_is_what_no_flag_gives():
     config = read(named('experiment'))
     assert config == Config(model='squeezenet', milestones=(150, 225))
-    rates = [c.make_schedule()(epoch) for c in (config, Config()) for epoch in range(300)]
+    rates = [c.make_schedule(300)(epoch) for c in (config, Config()) for epoch in range(300)]
     assert rates[:300] == rates[300:]
 
 
@@ -79,9 +79,10 @@ def test_a_flag_on_the_command_line_replaces_the_length():
 
 
 def test_mxnets_and_mindcvs_rates():
-    rate = read(named('mxnet_squeezenet')).make_schedule()
+    config = read(named('mxnet_squeezenet'))
+    rate = config.make_schedule(config.epoch)
     assert [rate(epoch) for epoch in (0, 0.9, 1, 10)] == pytest.approx([0.04, 0.04, 0.0376, 0.04 * 0.94**10])
     config = read(named('mindcv_squeezenet'))
-    rate = config.make_schedule()
+    rate = config.make_schedule(config.epoch)
     assert rate(2.5) < 0.05 < rate(5) < 0.1 and rate(200) == pytest.approx(0)
     assert config.smoothing == 0.1

@@ -102,3 +102,4 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         part.write_bytes(source.read_bytes())
     part.replace(target)
+    part.unlink(missing_ok=True)  # a rename does nothing where both are one file already

@@ -30,7 +30,7 @@ from trainer.run.extensions import extend
 from trainer.run.log_file import copied_to
 from trainer.run.recorder import Recorder
 from trainer.run.records import WATCHED
-from trainer.run.start import LoadModel, Start, find_checkpoint, saved_settings
+from trainer.run.start import LoadModel, Start, alone_in, find_checkpoint, saved_settings
 from trainer.run.stop import StopRequest, has_ended, is_complete
 from trainer.run.tensorboard import check_tensorboard
 from trainer.step.average import WeightAverage
@@ -87,7 +87,7 @@ def train(
     with copied_to(log_file), StopRequest(is_shared=ranks.size > 1) as stop, config.using_precision():
         data = _with_validation(data, config)
         config = config.fit(len(data.train.labels), ranks.from_first(lambda: saved_settings(config)))
-        with failures.explained(config, ranks):
+        with alone_in(config.run_folder, ranks), failures.explained(config, ranks):
             trainer = build(model, data, config, stop, baselines, load_model, hooks, ranks, teacher)
             trainer.run(show_loop_exception_msg=False)
             recorder = trainer.get_extension('Recorder')
@@ -106,11 +106,12 @@ def check(config: Config, ranks: Ranks = ONE_PROCESS) -> None:
     """Refuse, before minutes go into data, what `train` would refuse without looking at them.
 
     Raises:
-        InputError: a device or precision that is not available, an earlier run that would be lost.
+        InputError: a device or precision that is not available, an earlier run that would be lost, one under way.
     """
     check_tensorboard(config)
     _on_device(config, ranks)
-    ranks.from_first(lambda: find_checkpoint(config))
+    with alone_in(config.run_folder, ranks):
+        ranks.from_first(lambda: find_checkpoint(config))
 
 
 def load_data(config: Config) -> Data | Stream:
@@ -180,8 +181,8 @@ def build(
     trainer = Trainer(updater, lambda trainer: stop.requested or has_ended(trainer, config), out)
     extend(trainer, data, pictures, config, stop, start, layers)
     if ranks.is_first:
-        trainer.extend(Plots(trainer.get_extension('Recorder'), config, baselines))
         checkpoint.prepare_folder(config.run_folder, checkpoint.bytes_needed(model, config))
+        trainer.extend(Plots(trainer.get_extension('Recorder'), config, baselines))
 
     # Where an earlier run left off
     start.resume(trainer)
@@ -248,7 +249,8 @@ def _open_pictures(
     workers = ranks.share_cores(default_workers()) if config.workers is None else config.workers
     sizes = Sizes.of(config.size, getattr(model, 'fixed_size', False), config.smaller_sizes, config.pad)
     pictures = data.pictures(sizes, config.preprocess, config.seed, workers, config.unreadable)
-    pictures.decode_ahead(iterator, ranks.share)
+    is_mixed_in_parts = (config.mixup or config.cutmix) and config.train_batch_divide * ranks.size > 1
+    pictures.decode_ahead(iterator, ranks.share, is_in_order=not is_mixed_in_parts)
     return pictures
 
 

@@ -75,7 +75,7 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
                 raise InputError(f'--{name} {getattr(self, name)} cuts a batch of {self.batch} into empty parts')
         if self.grad_dtype != 'float32' and self.communicator != 'pure_nccl':
             raise InputError(f'--grad_dtype {self.grad_dtype} goes with --communicator pure_nccl alone')
-        if self.run is not None and (not self.run or self.run != Path(self.run).name):
+        if self.run is not None and (self.run in ('', '..') or self.run != Path(self.run).name):
             raise InputError(f'--run is {self.run!r}; expected the name of a folder below results/')
 
     def _check_sizes(self) -> None:
@@ -185,11 +185,8 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
                 )
         return replace(self, **changed)
 
-    def make_schedule(self, n_epoch: float | None = None) -> Schedule:
-        """The learning rate over `n_epoch` epochs, which are --epoch by default."""
-        if n_epoch is None:
-            assert self.epoch is not None, 'how many epochs --iterations are depends on the number of images'
-            n_epoch = self.epoch
+    def make_schedule(self, n_epoch: float) -> Schedule:
+        """The learning rate over `n_epoch` epochs."""
         assert self.schedule != 'auto', 'fit() says what it is'
         if self.schedule == 'step':
             milestones: Sequence[float] = self.milestones or ()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 POLICIES = ('fail', 'skip')
 N_BATCHES_AHEAD = 2
-MAX_IN_FLIGHT = 1024  # jobs and replies in the pipes, which hold 2048 each
+MAX_IN_FLIGHT = 1024  # jobs in the pipes, which hold 2048; replies are read as they come
 PENDING, LEFT_OUT = -1, -2  # instead of the number of an image
 MAX_REPLACEMENTS = 1000  # unreadable images in a row after which a source is given up
 

@@ -59,7 +59,7 @@ class View(chainer.dataset.Converter):
         """The view to test with at the end of an epoch, given those before it: of the size that was trained at."""
         return self
 
-    def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
+    def decode_ahead(self, iterator: EpochIterator, share: Share, is_in_order: bool = True) -> None:
         """Prepare what this process will be asked for, where images are decoded."""
 
     def new_faults(self, name: str, gather: Gather) -> str | None:
@@ -92,10 +92,14 @@ class Pictures:
         views = {'training': self.train, 'validation': self.validation, 'test': self.test}
         return {name: view for name, view in views.items() if view is not None}
 
-    def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
-        """Prepare what `iterator` and the tests will ask this process for; prints a line where images are decoded."""
+    def decode_ahead(self, iterator: EpochIterator, share: Share, is_in_order: bool = True) -> None:
+        """Prepare what `iterator` and the tests will ask this process for; prints a line where images are decoded.
+
+        Args:
+            is_in_order: whether training batches are as `iterator` says; not where their parts are mixed with others.
+        """
         for view in self.views.values():
-            view.decode_ahead(iterator, share)
+            view.decode_ahead(iterator, share, is_in_order)
 
     def new_faults(self, gather: Gather) -> Iterator[str]:
         """Lines about images that could not be read, if there are more than at the last call."""

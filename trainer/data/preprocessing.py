@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RESIZES = ('squash', 'short')
 FILTERS = ('bilinear', 'linear')
 ORDERS = ('RGB', 'BGR')
-LARGEST = 1024  # px
+LARGEST = 2048  # px; of the resized image, so that crops of 1024 px can be cut from it
 
 
 def _is_count(value: Any) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from chainer.training import Extension, Trainer
 
 from trainer.config import Config
+from trainer.errors import InputError
 from trainer.files import free_path
 from trainer.report import confusion, curves
 from trainer.report.page import write_report
@@ -35,6 +36,12 @@ class Plots(Extension):
         self._drawn_at = time.monotonic()
         self._is_followed = False  # the report says that the run goes on
         self._said: set[str] = set()
+        try:
+            self._folder()
+        except OSError as error:  # better now than after an epoch
+            raise InputError(
+                f'{error.filename} cannot be made ({error.strerror}); choose another --save_path'
+            ) from None
 
     def __call__(self, trainer: Trainer) -> None:
         n_epoch = len(self.recorder.entries)

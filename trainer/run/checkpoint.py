@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,10 +30,11 @@ from trainer.run.stop import StopRequest
 from trainer.step.updater import check_finite
 
 LAST, BEST = 'checkpoint_last.npz', 'checkpoint_best.npz'
-BEST_WEIGHTS = 'weights_best.npz'
+LAST_WEIGHTS, BEST_WEIGHTS = 'weights_last.npz', 'weights_best.npz'
+FILES = LAST, BEST, LAST_WEIGHTS, BEST_WEIGHTS
 MODEL = 'updater/model:main/'
 OPTIMIZER = 'updater/optimizer:main/'
-COMPUTED_ON, TEACHER = 'computed_on', 'teacher'
+COMPUTED_ON, TEACHER, IMAGES = 'computed_on', 'teacher', 'images'
 HEADER_BYTES = 4096  # more than an array's header in an npz ever takes
 NO_METADATA = Metadata()
 
@@ -52,6 +53,7 @@ class Checkpoint(Extension):
         metadata: go into every file.
         ranks: the first of them writes, by its clock.
         computed_on: one line that names what computes, with which a resumed run compares its own.
+        images: a line for each split of the data, `data.checksums()`; a resumed run needs the same.
     """
 
     priority = -100  # after everything else: its state must be complete
@@ -63,11 +65,12 @@ class Checkpoint(Extension):
         recorder: Recorder,
         stop: StopRequest,
         metadata: Metadata,
-        ranks: Ranks = ONE_PROCESS,
-        computed_on: str = '',
+        ranks: Ranks,
+        computed_on: str,
+        images: Mapping[str, str],
     ) -> None:
         self.ranks, self.is_asked_to_save = ranks, False
-        self.metadata, self.computed_on = metadata, computed_on
+        self.metadata, self.computed_on, self.images = metadata, computed_on, dict(images)
         self.folder, self.config, self.recorder, self.stop = config.run_folder, config, recorder, stop
         self.interval_s = config.checkpoint_minutes * 60 or float('inf')
         self._saved_at = time.monotonic()
@@ -106,31 +109,34 @@ class Checkpoint(Extension):
         check_finite(trainer.updater.model, trainer.updater.iteration)
         trainer.updater.average_statistics()
         if self.ranks.is_first:
-            save(self.folder / LAST, trainer, self.config, self.metadata, self.computed_on)
+            save(self.folder / LAST, trainer, self.config, self)
         self._saved_at, self._saved = time.monotonic(), self._progress_of(trainer.updater.iteration)
 
     def _keep_epoch(self, trainer: Trainer) -> None:
         if not self.ranks.is_first:
             return
-        last = self.folder / LAST
         average = trainer.updater.average
         with average.in_place() if average is not None else nullcontext():
-            save_weights(self.folder / 'weights_last.npz', trainer.updater.model, self.metadata)
+            save_weights(self.folder / LAST_WEIGHTS, trainer.updater.model, self.metadata)
         if self.recorder.best is self.recorder.entries[-1]:
-            link_or_copy(self.folder / 'weights_last.npz', self.folder / BEST_WEIGHTS)
-            if last.exists():  # not in a run resumed from another one's
-                link_or_copy(last, self.folder / BEST)
+            link_or_copy(self.folder / LAST_WEIGHTS, self.folder / BEST_WEIGHTS)
+            link_or_copy(self.folder / LAST, self.folder / BEST)
 
     def serialize(self, serializer: AbstractSerializer) -> None:
         self._saved_epochs = serializer('saved_epochs', self._saved_epochs)
 
 
-def save(path: Path, trainer: Trainer, config: Config, metadata: Metadata = NO_METADATA, computed_on: str = '') -> None:
+def save(path: Path, trainer: Trainer, config: Config, run: Checkpoint) -> None:
     """Write all that a resumed run needs: weights, statistics, momentum, epoch and position, log, configuration."""
     serializer = DictionarySerializer()
     serializer.save(trainer)
-    teacher = _teacher_of(trainer)
-    texts = {'config': json.dumps(config.as_dict()), TEACHER: teacher, COMPUTED_ON: computed_on, KEY: metadata.dumps()}
+    texts = {
+        'config': json.dumps(config.as_dict()),
+        TEACHER: _teacher_of(trainer),
+        IMAGES: json.dumps(run.images),
+        COMPUTED_ON: run.computed_on,
+        KEY: run.metadata.dumps(),
+    }
     _write_npz(path, serializer.target | texts)
 
 
@@ -156,6 +162,7 @@ def resume(path: Path, trainer: Trainer, config: Config, file: BinaryIO | None =
     Raises:
         InputError: not a checkpoint, or one of another experiment.
     """
+    run = trainer.get_extension('Checkpoint')
     with _open_npz(path, file) as arrays:
         config.check_resumes(_settings(arrays, path), path)
         before, now = (str(arrays[TEACHER]) if TEACHER in arrays else ''), _teacher_of(trainer)
@@ -165,10 +172,16 @@ def resume(path: Path, trainer: Trainer, config: Config, file: BinaryIO | None =
                 f'{path} was trained with {first}, not {second}: '
                 'resume it with the same teacher, or start another run with --run NAME'
             )
+        for name, before in json.loads(str(arrays[IMAGES])).items() if IMAGES in arrays else ():
+            if (now := run.images.get(name, 'none')) != before:
+                raise InputError(
+                    f'{path} was trained on other data, whose {name} are {before}, not {now}: '
+                    'resume it with the same images, or start another run with --run NAME'
+                )
         _check_shapes(arrays, path, MODEL, trainer.updater.model)
         NpzDeserializer(arrays).load(trainer)
         before = str(arrays[COMPUTED_ON]) if COMPUTED_ON in arrays else ''
-        return before if before != trainer.get_extension('Checkpoint').computed_on else ''
+        return before if before != run.computed_on else ''
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -230,11 +243,12 @@ def weights_in_place(path: Path, model: chainer.Link, ranks: Ranks = ONE_PROCESS
         NpzDeserializer(own).load(model)
 
 
-def take_best_weights(path: Path, folder: Path) -> None:
-    """Copy the weights of the best epoch, which lie beside a checkpoint, to the folder of the run that goes on."""
+def take_over(path: Path, folder: Path) -> None:
+    """Make a checkpoint the last one of the run in `folder`, and take the weights of its best epoch from beside it."""
     best = path.with_name(BEST_WEIGHTS)
-    if path.parent.resolve() != folder.resolve() and best.exists():
-        link_or_copy(best, folder / BEST_WEIGHTS)
+    for source, name in (path, LAST), (best, BEST_WEIGHTS):
+        if source.exists() and source.resolve() != (folder / name).resolve():
+            link_or_copy(source, folder / name)
 
 
 def read_metadata(path: Path) -> Metadata:

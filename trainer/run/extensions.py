@@ -68,7 +68,7 @@ def extend(
         config.size_at if config.smaller_sizes else None,
     )
     metadata = Metadata(config.model, data.n_class, pictures.preprocessing, tuple(data.classes))
-    saving = Checkpoint(config, recorder, stop, metadata, ranks, computed_on)
+    saving = Checkpoint(config, recorder, stop, metadata, ranks, computed_on, data.checksums())
     for extension in SetLearningRate(schedule), recorder, saving:
         trainer.extend(extension)
     if data.validation is not None:

@@ -29,8 +29,8 @@ def _sentence(error: Exception, config: Config, ranks: Ranks) -> str:
         return f'{error.filename or "a file"} cannot be written ({error.strerror})'
     if not isinstance(error, MemoryError):
         return str(error)
-    n_row = config.batch // ranks.size
-    return (
-        f'out of memory at --batch {config.batch} --size {config.size}: compute the batch in parts '
-        f'with -trb {min(2 * config.train_batch_divide, n_row)} (and -teb {min(2 * config.test_batch_divide, n_row)})'
-    )
+    n_row, n_train, n_test = config.batch // ranks.size, config.train_batch_divide, config.test_batch_divide
+    way = f'compute the batch in parts with -trb {min(2 * n_train, n_row)} (and -teb {min(2 * n_test, n_row)})'
+    if n_train >= n_row and n_test >= n_row:
+        way = 'its parts are single images already, take a smaller --size'
+    return f'out of memory at --batch {config.batch} --size {config.size}: {way}'

@@ -22,6 +22,7 @@ from trainer.step.updater import Updater
 
 Entry = dict[str, Any]  # of `log.jsonl`, or of `summary.json`
 SUMS = ('loss', 'accuracy', 'seconds', 'images')
+MAX_MATRIX_CLASSES = 2000  # of more, records hold no confusion matrix: it would be larger than they may be
 
 
 class Recorder(Extension):
@@ -134,7 +135,7 @@ class Recorder(Extension):
                 f'(lr {self.schedule(epoch - 1):g}): try a lower --lr, or --warmup 1'
             )
         self.pending, self.test = False, None
-        self.confusion = evaluation.confusion.tolist()
+        self.confusion = _matrix(evaluation)
         self.entries.append(
             {
                 'epoch': epoch,
@@ -175,7 +176,7 @@ class Recorder(Extension):
             'accuracy': evaluation.accuracy,
             'top5': evaluation.top5,
             'per_class_accuracy': evaluation.per_class_accuracy,
-            'confusion': evaluation.confusion.tolist(),
+            'confusion': _matrix(evaluation),
         }
         if self.ranks.is_first:
             self._keep_mistakes('test', self.test['epoch'], evaluation)
@@ -221,3 +222,9 @@ class Recorder(Extension):
         self.parts = next((value for value in rest if isinstance(value, list)), [])  # earlier versions kept none
         self.test = next((value for value in rest if isinstance(value, dict)), None)
         self._resumed_at = time.monotonic()  # also on saving: what was so far is in `elapsed_s`
+
+
+def _matrix(evaluation: Evaluation) -> list[list[int]]:
+    """The confusion matrix, as records hold it."""
+    counts = evaluation.confusion
+    return counts.tolist() if len(counts) <= MAX_MATRIX_CLASSES else []

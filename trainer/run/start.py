@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import chainer
 from chainer.training import Trainer
+from filelock import FileLock, Timeout
 
 from trainer.config import Config
 from trainer.errors import InputError
@@ -75,11 +80,11 @@ class Start:
         """Remove the files of a run that is replaced, once all is loaded, and write `config.yaml`."""
         if not self.ranks.is_first:
             return
-        if self.path is None:
+        if not _goes_on(self.path, self.config):
             for path in earlier_run(self.config.run_folder):
                 path.unlink()
-        else:
-            checkpoint.take_best_weights(self.path, self.config.run_folder)
+        if self.path is not None:
+            checkpoint.take_over(self.path, self.config.run_folder)
         self.config.write(self.config.run_folder / records.CONFIG)
 
 
@@ -114,14 +119,14 @@ def find_checkpoint(config: Config) -> Path | None:
         path = Path(config.resume)
         if not path.is_file():
             raise InputError(f'--resume {path} is not a file; expected a checkpoint_*.npz, or auto')
-    goes_on = path is not None and path.resolve().parent == config.run_folder.resolve()
+    goes_on = _goes_on(path, config)
     if earlier_run(config.run_folder) and not goes_on and not config.overwrite:
         has_checkpoint = (config.run_folder / checkpoint.LAST).exists()
         hint = 'go on with it by --resume' if has_checkpoint else 'it has no checkpoint to resume'
         raise InputError(
             f'{config.run_folder} holds an earlier run ({hint}): replace it by --overwrite, or keep both by --run NAME'
         )
-    replaced = {file.resolve() for file in earlier_run(config.run_folder)} if path is None else set()
+    replaced = {file.resolve() for file in earlier_run(config.run_folder)} if not goes_on else set()
     for source in (config.load_model, config.teacher):
         if source is not None and Path(source).resolve() in replaced:
             raise InputError(f'{source} lies in the run that would be replaced: keep it by another --run NAME')
@@ -129,6 +134,38 @@ def find_checkpoint(config: Config) -> Path | None:
     if not goes_on and not config.overwrite and own.exists() and not own.read_bytes().startswith(HEADS):
         raise InputError(f'{own} was not written by a run: choose another --run, or replace it by --overwrite')
     return path
+
+
+def _goes_on(path: Path | None, config: Config) -> bool:
+    """Whether a checkpoint is one of the run itself, and not of another that it begins with."""
+    return path is not None and path.resolve().parent == config.run_folder.resolve()
+
+
+@contextmanager
+def alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Within, no other process of this machine trains in the folder of a run.
+
+    Raises:
+        InputError: one does.
+    """
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f'trainer-{name}.lock', timeout=0)
+
+    def acquire() -> None:
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(f'another process trains in {folder}: stop it, or keep both by --run NAME') from None
+        except (OSError, NotImplementedError):  # a system without a place for locks, or without locks
+            pass
+
+    ranks.from_first(acquire)
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
 
 def saved_settings(config: Config) -> dict[str, Any] | None:
@@ -143,7 +180,7 @@ def saved_settings(config: Config) -> dict[str, Any] | None:
 
 def earlier_run(folder: Path) -> list[Path]:
     """The files of a run that a new one in this folder would replace."""
-    patterns = '*.npz', records.LOG, records.SUMMARY, records.MISTAKES, records.EVENTS
+    patterns = *checkpoint.FILES, records.LOG, records.SUMMARY, records.MISTAKES, records.EVENTS
     return [path for pattern in patterns for path in folder.glob(pattern)]
 
 

@@ -30,6 +30,7 @@ from trainer import Config, InputError
             r"--lr_multiplier has 'conv1=-2', but takes PATTERN=X with X of at least 0",
         ),
         ({'run': '../elsewhere'}, r'--run'),
+        ({'run': '..'}, r'--run'),
     ],
 )
 def test_bad_values_are_named(flags, message):
@@ -38,9 +39,9 @@ def test_bad_values_are_named(flags, message):
 
 
 def test_default_recipe_is_the_experiments():
-    rate = Config().make_schedule()
+    rate = Config().make_schedule(300)
     assert [round(rate(epoch), 6) for epoch in (0, 149, 150, 224, 225, 299)] == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
-    rate = Config(epoch=10, milestones=(3,), warmup=1).make_schedule()
+    rate = Config(epoch=10, milestones=(3,), warmup=1).make_schedule(10)
     assert [round(rate(epoch), 6) for epoch in (0, 0.5, 1, 2.9, 3)] == [0, 0.05, 0.1, 0.1, 0.01]
 
 

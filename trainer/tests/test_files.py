@@ -26,9 +26,11 @@ def test_second_name_survives_the_first_ones_replacement(tmp_path, monkeypatch, 
     last, best = tmp_path / 'last', tmp_path / 'best'
     last.write_text('1')
     link_or_copy(last, best)
+    link_or_copy(last, best)  # again, of what is one file already
     with atomic_write(last, 'w') as file:
         file.write('2')
     assert (last.read_text(), best.read_text()) == ('2', '1')
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def draw(path, software):

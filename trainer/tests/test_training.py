@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import signal
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
@@ -304,6 +305,57 @@ def test_resuming_onto_another_run_does_not_replace_it(tmp_path):
     run(tmp_path, epoch=1, run='third', resume=path)
 
 
+def test_resumed_from_its_best_epoch_a_run_keeps_that(tmp_path):
+    run(tmp_path, epoch=2, milestones=(5,))
+    folder = tmp_path / 'results/r'
+    (folder / 'checkpoint_best.npz').write_bytes((folder / 'checkpoint_last.npz').read_bytes())
+    run(tmp_path, epoch=3, milestones=(5,), resume='auto')
+    best = str(folder / 'checkpoint_best.npz')
+    before = (folder / 'checkpoint_best.npz').read_bytes()
+    outcome, _ = run(tmp_path, Net(on_forward=stop_at(0)), epoch=3, milestones=(5,), resume=best)
+    assert outcome.exit_code == 128 + signal.SIGTERM
+    assert (folder / 'checkpoint_best.npz').read_bytes() == before
+    with np.load(folder / 'checkpoint_last.npz') as arrays:
+        assert arrays['updater/iteration'] == 8  # of 4 an epoch: one more than the best
+
+
+def test_a_run_that_begins_with_anothers_checkpoint_leaves_nothing_of_the_one_it_replaces(tmp_path):
+    run(tmp_path, epoch=1)
+    path = str(tmp_path / 'results/r/checkpoint_last.npz')
+    run(tmp_path, epoch=3, lr=0.1, run='s')
+    run(tmp_path, Net(on_forward=stop_at(0, in_training=False)), epoch=2, run='s', resume=path, overwrite=True)
+    run(tmp_path, epoch=2, run='s', resume='auto')
+    run(tmp_path, epoch=2, run='t', resume=path)
+    assert_same_state(*(load(tmp_path / f'results/{name}/weights_last.npz') for name in 'st'))
+
+
+def load(path):
+    model = Net(seed=7)
+    chainer.serializers.load_npz(path, model)
+    return model
+
+
+def test_resuming_with_other_images_is_refused(tmp_path):
+    run(tmp_path, epoch=1)
+    for other, which in (replace(DATA, train=DATA.train.limited(5)), 'training'), (make_data(1), 'training'):
+        with pytest.raises(InputError, match=rf'other data, whose {which} images are 40 of checksum \w+, not \d+ of'):
+            trainer.train(Net(), other, configure(tmp_path, epoch=2, milestones=(5,), resume='auto'))
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    refused = []
+
+    def again(is_training):
+        if not refused:
+            with pytest.raises(InputError, match=r'another process trains in .*results/r: .* --run NAME') as error:
+                trainer.check(configure(tmp_path))
+            refused.append(error)
+
+    run(tmp_path, Net(on_forward=again), epoch=1)
+    assert refused
+    trainer.check(configure(tmp_path, resume='auto'))
+
+
 def test_resuming_needs_no_file_that_the_run_began_with(tmp_path):
     run(tmp_path, epoch=1)
     weights = tmp_path / 'w.npz'
@@ -356,6 +408,15 @@ def test_an_earlier_run_is_not_lost(tmp_path):
         run(tmp_path, epoch=1)
     run(tmp_path, epoch=1, overwrite=True)
     run(tmp_path, epoch=1, run='other')
+
+
+def test_weights_of_the_user_in_the_folder_of_a_run_stay(tmp_path):
+    mine = tmp_path / 'results/r/mine.npz'
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b'1')
+    run(tmp_path, epoch=1)
+    run(tmp_path, epoch=1, overwrite=True)
+    assert mine.read_bytes() == b'1'
 
 
 def test_divided_batch_has_the_same_gradients_and_the_true_loss(tmp_path):
@@ -444,6 +505,14 @@ def test_out_of_memory_suggests_a_divided_batch(tmp_path):
         run(tmp_path, Net(on_forward=exhaust))
 
 
+def test_out_of_memory_by_single_images_suggests_smaller_ones(tmp_path):
+    def exhaust(is_training):
+        raise MemoryError
+
+    with pytest.raises(TrainingError, match=r'--batch 2 --size 32: .* smaller --size'):
+        run(tmp_path, Net(on_forward=exhaust), batch=2, train_batch_divide=2, test_batch_divide=2)
+
+
 def test_full_disk_is_found_before_the_first_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=1000))
     with pytest.raises(InputError, match=r'has 0 MB left, but checkpoints need'):
@@ -470,6 +539,19 @@ def test_save_path_that_cannot_be_written(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match=r'cannot be written .*--save_path'):
         run(tmp_path / 'file')
+
+
+def test_plots_that_cannot_be_written_are_found_before_the_first_epoch(tmp_path):
+    (tmp_path / 'img').write_text('')
+    with pytest.raises(InputError, match=r'img cannot be made .*--save_path'):
+        run(tmp_path, Net(on_forward=lambda is_training: is_training and pytest.fail('trained')))
+
+
+def test_of_very_many_classes_no_confusion_matrix_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, 'MAX_MATRIX_CLASSES', 2)
+    outcome, _ = run(tmp_path, epoch=1)
+    assert outcome.summary['confusion'] == [] and outcome.summary['last']['test_accuracy'] > 0
+    run(tmp_path, epoch=2, milestones=(5,), resume='auto')
 
 
 def test_a_batch_is_lowered_to_the_training_images(tmp_path, capsys):

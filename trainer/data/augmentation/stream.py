@@ -111,7 +111,6 @@ class StreamTrainView(_StreamView):
         source: of encoded images.
         preprocessing: size of the pictures, and what their colours become.
         seed: 0 .. 2**64 - 1.
-        scheme: one of `trainer.augmentation.schemes.SCHEMES`; None for that of the preprocessing.
         workers: processes that decode; 0 for none, None for as many as cores.
         unreadable: 'fail', or 'skip' to take the next image that can be read instead.
     """
@@ -121,19 +120,19 @@ class StreamTrainView(_StreamView):
         source: Source,
         preprocessing: Preprocessing,
         seed: int,
-        scheme: str | None = None,
         workers: int | None = None,
         unreadable: str = 'fail',
     ) -> None:
-        cut = TrainCut(preprocessing, scheme or SCHEME_OF.get(preprocessing.name, 'random-crop'), seed)
+        cut = TrainCut(preprocessing, SCHEME_OF[preprocessing.name], seed)
         super().__init__(source, preprocessing, cut, workers, unreadable, train=True)
         self._order: EpochIterator | None = None
         self._share = range(0)
 
-    def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
-        self._share = share(iterator.batch)
-        self._order = EpochIterator(iterator.n, iterator.batch, iterator.seed)  # our own: we are in another thread
-        self._n_batch = len(self._share)
+    def decode_ahead(self, iterator: EpochIterator, share: Share, is_in_order: bool = True) -> None:
+        if is_in_order:
+            self._share = share(iterator.batch)
+            self._order = EpochIterator(iterator.n, iterator.batch, iterator.seed)  # our own: we are in another thread
+            self._n_batch = len(self._share)
         print(describe_decoding(self._workers))
 
     def _after(self, epoch: int, index: int) -> Iterator[tuple[int, int]]:
@@ -167,7 +166,7 @@ class StreamTestView(_StreamView):
         super().__init__(source, preprocessing, CentreCut(preprocessing), workers, unreadable, train=False)
         self._step = 1
 
-    def decode_ahead(self, iterator: EpochIterator, share: Share) -> None:
+    def decode_ahead(self, iterator: EpochIterator, share: Share, is_in_order: bool = True) -> None:
         self._step = share(len(self._source)).step
 
     def _after(self, epoch: int, index: int) -> Iterator[tuple[int, int]]:

@@ -28,7 +28,7 @@ def first_of_each_class(labels: np.ndarray, n: int) -> np.ndarray:
 
 def checksum(labels: np.ndarray, content: np.ndarray) -> str:
     """One line: how many images, and a checksum of their labels and of what tells them from others."""
-    total = zlib.crc32(np.ascontiguousarray(content).tobytes(), zlib.crc32(labels.tobytes()))
+    total = zlib.crc32(np.ascontiguousarray(content).data, zlib.crc32(labels.tobytes()))
     return f'{len(labels)} of checksum {total:08x}'
 
 

@@ -14,9 +14,10 @@ from trainer.data.datasets.data import Data, Split, first_of_each_class
 from trainer.data.datasets.layout import ALL, TEST, TRAIN, VALIDATION, Entry, Layout, arrange
 from trainer.data.holdout import hold_out
 from trainer.data.images import JPEG_SUFFIXES, decode_named, is_hidden, squash
+from trainer.data.preprocessing import find
 from trainer.data.sources import Files, Source, Subset, read_class_list
 from trainer.data.sources.source import read_file
-from trainer.data.stream import Stream, class_list_in
+from trainer.data.stream import CLASS_LISTS, Stream, class_list_in
 from trainer.errors import InputError
 
 MAX_IN_MEMORY = 8 << 30  # bytes of pixels; a larger folder is read as it is needed
@@ -41,10 +42,11 @@ def read_folder(
     max_side x max_side (Pillow's bicubic), which bounds the memory.
 
     Args:
-        place: a folder, or a .tar, .tar.gz, .tgz, .tar.xz or .zip of one.
+        place: a folder, or a .tar, .tar.gz, .tgz, .tar.xz or .zip of one, whose images are read into memory.
         limit: take only the first `limit` images of each class, in every split; no other is decoded.
         max_side: px; None takes images of one square size only.
-        preprocess: a preprocessing by name; any but 'experiment' is cut from the images at their own size.
+        preprocess: a preprocessing by name; any but 'experiment' is cut from the images of a folder at their own size,
+            and those of an archive must be square, if it keeps shapes.
         seed: of what is held out.
         unreadable: what becomes of images that cannot be read into memory: 'fail', or 'skip' to leave them out.
         needs_train: whether there must be training images; without, the test images stand in for them.
@@ -52,7 +54,8 @@ def read_folder(
         (N, 3, H, W) images in memory; a stream of them for a folder that would take more than MAX_IN_MEMORY bytes, or
         with another preprocessing.
     Raises:
-        InputError: nothing found, an image that cannot be read, or a class without training images; names it.
+        InputError: nothing found, an image that cannot be read, a class without training images, or an archive that has
+            to be unpacked; names it.
     """
     if place is None:
         raise InputError('the data set folder needs --data DIR, with train/<class>/* and test/<class>/*, or <class>/*')
@@ -62,7 +65,10 @@ def read_folder(
         )
     if place.is_file() and not is_archive(place):
         raise InputError(f'{place} is neither a folder nor a .tar, .tar.gz, .tgz, .tar.xz or .zip')
-    layout = arrange(sorted(set(_list(place))), place, lambda path: next(_contents(place, [path]))[1])
+    paths = sorted(set(_list(place)))
+    if place.is_file() and (lists := [path for path in paths if PurePosixPath(path).name in CLASS_LISTS]):
+        raise InputError(f'{place} holds {lists[0]}, and lists of classes are read from folders alone: unpack it')
+    layout = arrange(paths, place, lambda path: next(_contents(place, [path]))[1])
     keys, names = _classes(layout, place, needs_train)
     sources = _sources(layout, keys, names, place, seed, needs_train)
     if limit is not None:
@@ -70,7 +76,7 @@ def read_folder(
     n = sum(map(len, sources.values()))
     if place.is_dir() and (preprocess != 'experiment' or (max_side and n * 3 * max_side**2 > MAX_IN_MEMORY)):
         return _stream(place, sources, names, layout.notes)
-    return _read(place, sources, names, max_side, unreadable, layout.notes)
+    return _read(place, sources, names, max_side, preprocess, unreadable, layout.notes)
 
 
 def _list(place: Path) -> Iterator[str]:
@@ -172,10 +178,11 @@ def _read(
     sources: dict[str, Source],
     names: tuple[str, ...],
     max_side: int | None,
+    preprocess: str,
     unreadable: str,
     notes: Sequence[str],
 ) -> Data:
-    images, faults = _decoded(place, sources, max_side, unreadable)
+    images, faults = _decoded(place, sources, max_side, preprocess, unreadable)
     if len({image.shape for image in images.values()}) > 1:
         if max_side is None:
             raise InputError(f'{place} holds images of several sizes; expected one')
@@ -205,17 +212,29 @@ def _read(
 
 
 def _decoded(
-    place: Path, sources: dict[str, Source], max_side: int | None, unreadable: str
+    place: Path, sources: dict[str, Source], max_side: int | None, preprocess: str, unreadable: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """(H, W, 3) uint8 by the names that the sources give, and what is wrong with the images that are not among them."""
-    images, faults = {}, []
+    """(H, W, 3) uint8 by the names that the sources give, and what is wrong with the images that are not among them.
+
+    An image is squashed to a square of max_side unless it is one of at most that.
+    """
+    images, faults, n_bytes = {}, [], 0
     for name, read in _reads(place, sources.values()):
+        full_name = name if place.is_dir() else f'{place}: {name}'
         try:
-            images[name] = _decode(read(), name if place.is_dir() else f'{place}: {name}', max_side)
+            image = np.asarray(decode_named(read(), full_name))
         except InputError as error:
             if unreadable == 'fail':
                 raise InputError(f'{error}; --unreadable skip goes on without it') from None
             faults.append(str(error))
+            continue
+        height, width, _ = image.shape
+        if height != width and find(preprocess).resize == 'short':
+            raise InputError(f'{full_name} is not square, and --preprocess {preprocess} keeps shapes: unpack {place}')
+        images[name] = image if max_side is None or height == width <= max_side else squash(image, max_side, max_side)
+        n_bytes += images[name].nbytes
+        if n_bytes > MAX_IN_MEMORY:
+            raise InputError(f'{place} takes more than {MAX_IN_MEMORY >> 30} GiB in memory, as an archive: unpack it')
     return images, faults
 
 
@@ -226,10 +245,3 @@ def _reads(place: Path, sources: Collection[Source]) -> Iterator[tuple[str, Call
         return
     for path, raw in _contents(place, [source.name(i) for source in sources for i in range(len(source))]):
         yield path, lambda raw=raw: raw  # type: ignore[misc]
-
-
-def _decode(raw: bytes, name: str, max_side: int | None) -> np.ndarray:
-    """(H, W, 3) uint8, RGB; squashed to a square of max_side unless it is one of at most that."""
-    image = np.asarray(decode_named(raw, name))
-    height, width, _ = image.shape
-    return image if max_side is None or height == width <= max_side else squash(image, max_side, max_side)

@@ -120,9 +120,11 @@ def _depth_of_classes(images: Sequence[tuple[str, ...]]) -> int:
 def _annotate(layout: Layout, folder: str, text: str) -> None:
     """Take the classes of a split from Tiny ImageNet's list; the test images beside it have none."""
     split = ROLES.get(folder.lower(), '')
+    if split not in layout.splits:
+        return
     lines = (line.split('\t') for line in text.splitlines())
     class_of = {words[0]: words[1] for words in lines if len(words) > 1}
-    entries = [Entry(path, class_of.get(PurePosixPath(path).name, '')) for path, _ in layout.splits.get(split, [])]
+    entries = [Entry(path, class_of.get(PurePosixPath(path).name, '')) for path, _ in layout.splits[split]]
     layout.splits[split] = [entry for entry in entries if entry.class_name]
     if {entry.class_name for entry in layout.splits.get(TEST, [])} == {'images'}:
         layout.notes.append(f'left out: the {len(layout.splits.pop(TEST)):,} images of test, which have no classes')

@@ -142,14 +142,15 @@ def _class_lines(classes: Sequence[str]) -> str:
 
 @contextmanager
 def _rec(target: Path, classes: Sequence[str] | None) -> Iterator[Write]:
-    index_path = target.with_suffix('.idx')
-    if index_path.exists():
-        raise InputError(f'{index_path} exists; remove it, or choose another name')
+    index_path, class_list = target.with_suffix('.idx'), class_list_of(target)
+    for path in (index_path,) if classes is None else (index_path, class_list):
+        if path.exists():
+            raise InputError(f'{path} exists; remove it, or choose another name')
     # The index is renamed last; a .rec without one can be read all the same.
     with atomic_write(index_path, 'w') as index, atomic_write(target) as file:
         yield lambda number, label, raw: index.write(f'{number}\t{write_record(file, label, number, raw)}\n')
     if classes is not None:
-        with atomic_write(class_list_of(target), 'w') as file:
+        with atomic_write(class_list, 'w') as file:
             file.write(_class_lines(classes))
 
 

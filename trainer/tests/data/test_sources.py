@@ -375,6 +375,12 @@ def test_the_packer_replaces_nothing(tmp_path):
     for target in ('x.rec', 'im 0.jpg'):
         with pytest.raises(InputError, match='exists'):
             pack.pack(source, tmp_path / target)
+    for beside in ('y.idx', 'z.classes.txt'):
+        (tmp_path / beside).write_text('mine')
+        source.classes = ('cat', 'dog')
+        with pytest.raises(InputError, match=f'{beside} exists'):
+            pack.pack(source, tmp_path / f'{beside[0]}.rec')
+        assert (tmp_path / beside).read_text() == 'mine'
     with pytest.raises(InputError, match='there is no folder'):
         pack.pack(source, tmp_path / 'missing' / 'x')
 

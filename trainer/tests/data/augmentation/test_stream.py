@@ -26,8 +26,8 @@ from trainer.data.sources import ImageList
 DATA = (
     Path(os.environ.get('SQUEEZE_NET_DATA', Path(__file__).parents[4].parent / 'shared' / 'data')) / 'imagenet-sample'
 )
-SQUASH = Preprocessing('squash', 'squash', 40, 32, mean=(104, 117, 123), order='BGR')
-SHORT = Preprocessing('short', 'short', 40, 32, mean=(104, 117, 123))
+SQUASH = Preprocessing('caffe', 'squash', 40, 32, mean=(104, 117, 123), order='BGR')
+SHORT = Preprocessing('five-crop', 'short', 40, 32, mean=(104, 117, 123))
 CHANCE = st.lists(st.floats(0, 1, exclude_max=True), min_size=23, max_size=23).map(np.array)
 
 
@@ -183,6 +183,20 @@ def test_a_rank_decodes_its_own_rows_and_no_others(source, rank, monkeypatch):
     assert len(asked) > len(own)
 
 
+def test_where_the_order_is_not_known_nothing_is_decoded_in_vain(source, monkeypatch):
+    asked = []
+    ask = Loader.ask
+    monkeypatch.setattr(Loader, 'ask', lambda self, *row: asked.append(row) or ask(self, *row))
+    iterator = EpochIterator(13, 4, seed=2)
+    view = StreamTrainView(source, SQUASH, 5, workers=1)
+    view.decode_ahead(iterator, lambda n: range(n), is_in_order=False)
+    for _ in range(5):
+        batch = iterator.next()
+        view(SimpleNamespace(epoch=batch.epoch[::-1], index=batch.index[::-1]))
+    view.close()
+    assert len(asked) == 20
+
+
 def test_a_view_that_is_asked_for_something_else_shows_that(source):
     iterator = EpochIterator(13, 4, seed=2)
     view, plain = StreamTrainView(source, SHORT, 5, workers=2), StreamTrainView(source, SHORT, 5, workers=0)
@@ -235,7 +249,7 @@ def test_unreadable_images(source, workers, tmp_path):
         return [faults, [Unreadable(12, 'far.jpg', 'broken')], faults]
 
     assert re.fullmatch(r'3 of 13 .*; far.jpg \(broken\)', test.new_faults('test', gather))
-    train = StreamTrainView(source, SQUASH, 0, 'random-crop', workers, 'skip')
+    train = StreamTrainView(source, SQUASH, 0, workers, 'skip')
     rows = SimpleNamespace(epoch=np.zeros(3, int), index=np.array([3, 4, 6]))
     x, t = train(rows)
     assert t.tolist() == [0, 6 % 3, 0]

@@ -69,6 +69,26 @@ def test_reads_an_archive_in_the_same_order(tmp_path, suffix):
     assert_is_the_set(read_folder(path))
 
 
+def tar(folder, files):
+    with tarfile.open(folder / 'pets.tar', 'w') as archive:
+        archive.add(write(folder / 'set', files), '.')
+    return folder / 'pets.tar'
+
+
+def test_what_is_only_right_for_a_folder_is_refused_of_an_archive(tmp_path, monkeypatch):
+    assert_is_the_set(read_folder(tar(tmp_path, FILES), preprocess='torchvision'))
+    monkeypatch.setattr('trainer.data.datasets.folder.MAX_IN_MEMORY', 5 * 3 * 8**2 - 1)
+    with pytest.raises(InputError, match=r'pets\.tar takes more than 0 GiB in memory, as an archive: unpack it'):
+        read_folder(tmp_path / 'pets.tar')
+    monkeypatch.undo()
+    wide = tar(tmp_path, FILES | {'train/dog/b.png': picture(6, size=(9, 8))})
+    with pytest.raises(InputError, match=r'pets\.tar: .*b\.png is not square, and --preprocess torchvision .*: unpack'):
+        read_folder(wide, max_side=8, preprocess='torchvision')
+    listed = tar(tmp_path, FILES | {'classes.txt': b'dog\ncat\n'})
+    with pytest.raises(InputError, match=r'pets\.tar holds .*classes\.txt, and lists .*: unpack it'):
+        read_folder(listed)
+
+
 def test_limit_decodes_no_other_images(tmp_path):
     write(tmp_path, FILES | {'train/cat/c.png': b'broken'})
     data = load('folder', tmp_path, limit=1)
@@ -299,6 +319,16 @@ def test_tiny_imagenets_layout(tmp_path, in_memory):
     assert splits == [[[1], [0]], None, [[4], [3]]]
     assert classes == ('n01', 'n02')
     assert 'the 1 images of test, which have no classes' in notes
+
+
+@both
+@pytest.mark.parametrize('folder', ['val', 'elsewhere'])
+def test_a_list_of_classes_without_their_images(tmp_path, in_memory, folder):
+    tree(tmp_path, 'train/n01/0.jpg', 'train/n02/1.jpg', 'test/n01/2.jpg', 'test/n02/3.jpg', f'{folder}/4.jpg')
+    write(tmp_path, {f'{folder}/val_annotations.txt': b'4.jpg\tn02\t0\t0\t9\t9\n'})
+    splits, _, notes = as_read(tmp_path, in_memory)
+    assert splits == [[[0], [1]], None, [[2], [3]]]
+    assert 'left out: 1 images' in notes
 
 
 @both
