@@ -10,6 +10,7 @@ import chainer
 
 import trainer
 from squeeze_net import NETWORKS, labels, weights
+from squeeze_net.weights.network import image_size
 from trainer import Config, cli
 from trainer.classifier import softmax
 from trainer.data import datasets, preprocessing
@@ -87,6 +88,8 @@ def open_weights(
         raise trainer.InputError(
             f'{source} does not say what images it expects: give --preprocess {"|".join(PREPROCESSINGS)}'
         )
+    if getattr(model, 'fixed_size', False) and wanted.crop != (size := image_size(metadata)):
+        raise trainer.InputError(f'{source} takes images of {size} px only, not the {wanted.crop} px of {wanted.name}')
     assert metadata.n_class is not None
     names = metadata.classes or default_class_names(metadata.n_class)
     if classes is not None:

@@ -1,7 +1,8 @@
 """Classify images: the likeliest classes of each, as a table, JSON or CSV, or drawn below the image.
 
 An image that cannot be read is named where its answer would stand: the table and JSON say why, CSV has a line without
-rank, class, name and probability. The exit code is 0 if at least one image was read, else 2.
+rank, class, name and probability. The exit code is 0 if at least one image was read, or all with --unreadable fail,
+else 2.
 """
 
 from __future__ import annotations

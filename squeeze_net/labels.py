@@ -66,13 +66,13 @@ def match(
     n_named = f'{len(used)} class{"" if len(used) == 1 else "es"}'
     is_in_order = len(names) == len(classes) and all(label in found[label] for label in used)
     if is_in_order and not first_label:
-        return Matching(np.arange(len(names)), None, not _are_numbers(names))
+        return Matching(np.arange(len(names)), None, not are_numbers(names))
     is_found = all(map(len, found.values()))
     if all(names[label].isdecimal() for label in used) and (first_label or not is_found):
         return _match_numbers(used, names, len(classes), source, first_label)
     if first_label:
         raise InputError(f'--first_label {first_label}: the labels of {source} are names, such as {names[used[0]]!r}')
-    if _are_numbers(classes) and not is_found:
+    if are_numbers(classes) and not is_found:
         if len(names) != len(classes):
             raise InputError(
                 f'{source} has {len(names)} classes, the network {len(classes)}, of which only the numbers are known: '
@@ -85,7 +85,7 @@ def match(
         if len(found[label]) != 1:
             raise InputError(index.fault(names[label], found[label], source))
         (class_of[label],) = found[label]
-    if (class_of[used] == used).all() and _are_numbers(names):
+    if (class_of[used] == used).all() and are_numbers(names):
         return Matching(class_of, None, False)
     example = f'{names[used[0]]}: {class_of[used[0]]}'
     note = f"{n_named} of {source} found among the network's {len(classes):,} by name ({example})"
@@ -118,7 +118,7 @@ def first_other(names: Sequence[str], classes: Sequence[str]) -> int | None:
         names: of the data set's classes, by label.
         classes: the network's, as many; where either are only numbers, nothing tells them apart.
     """
-    if _are_numbers(names) or _are_numbers(classes):
+    if are_numbers(names) or are_numbers(classes):
         return None
     index = _Index(classes)
     return next((i for i, name in enumerate(names) if i not in index.find(name)), None)
@@ -143,7 +143,8 @@ def doubt(confusion: np.ndarray) -> str | None:
     return None
 
 
-def _are_numbers(names: Sequence[str]) -> bool:
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether the names are only 0, 1, 2, ..., as where nobody knows them."""
     return all(name == str(i) for i, name in enumerate(names))
 
 

@@ -19,6 +19,8 @@ import trainer
 from squeeze_net import NETWORKS, make_network, weights
 from squeeze_net.weights.network import build
 from trainer.commands import add_overwrite, command_parser
+from trainer.data.augmentation.sizes import LARGEST
+from trainer.data.metadata import MAX_CLASSES
 from trainer.files import atomic_write, refuse_to_replace
 from trainer.report.tables import text_table
 from trainer.step.layers import count_multiplications
@@ -263,8 +265,10 @@ def main(argv: list[str] | None = None) -> int:
     add_overwrite(parser)
     args = parser.parse_args(argv)
     network, size, n_class = look_up(args.network)
-    if args.n_class is not None and args.n_class < 1:
-        raise trainer.InputError(f'--n_class is {args.n_class}, but must be 1 or more')
+    if args.n_class is not None and not 1 <= args.n_class <= MAX_CLASSES:
+        raise trainer.InputError(f'--n_class is {args.n_class}, expected 1 .. {MAX_CLASSES}')
+    if args.size is not None and not 1 <= args.size <= LARGEST:
+        raise trainer.InputError(f'--size is {args.size}, expected 1 .. {LARGEST} px')
     if args.graph is not None:
         refuse_to_replace(args.graph, '--graph', overwrite=args.overwrite)
     summary = summarise(network, args.size or size, args.n_class or n_class)

@@ -19,7 +19,7 @@ from squeeze_net.classifier import Classifier, softmax
 from trainer import cli, commands, device
 from trainer.data import datasets, decode
 from trainer.data.sources import ImageList
-from trainer.files import atomic_write, refuse_to_replace
+from trainer.files import atomic_write, make_place, refuse_to_replace
 from trainer.report.confusion import format_confusion
 from trainer.run.records import strict_json
 from trainer.step.evaluate import true_ranks
@@ -81,7 +81,7 @@ def score(
     class_of: np.ndarray,
     progress: Callable[[int], object] = lambda n: None,
 ) -> Score:
-    """Score pictures (N, 3, H, W) uint8 with labels (N,), of which `class_of` gives the network's classes."""
+    """Score pictures (N, 3, H, W), 0..255, with labels (N,), of which `class_of` gives the network's classes."""
     result = Score(len(model.classes))
     for pictures, t, *_ in batches:
         result.add(model(pictures), class_of[t])
@@ -95,6 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for flag, path in ('--per_class', args.per_class), ('--confusion', args.confusion):
         if path is not None:
             refuse_to_replace(path, flag, overwrite=args.overwrite)
+            make_place(path)
+    if args.per_class is not None and args.per_class == args.confusion:
+        raise trainer.InputError(f'--per_class and --confusion are both {args.confusion}, expected two files')
+    if args.list is not None:
+        cli.refuse_settings(args, 'goes with --dataset, not with --list', 'data', 'limit', 'seed')
+    elif args.root is not None:
+        raise trainer.InputError(f'--root {args.root} goes with --list, not with --dataset')
     model = classifier.from_flags(args.weights, args)
     images = open_images(args, model)
     source = images.source

@@ -124,6 +124,19 @@ def add_settings(target: _Group, *names: str, helps: Mapping[str, str] | None = 
         add_setting(target, field, one, defaults.get(name, field.default))
 
 
+def refuse_settings(args: argparse.Namespace, why: str, *names: str) -> None:
+    """Refuse settings of `Config` that a command would pass over.
+
+    Args:
+        why: goes on after the flag and its value.
+    Raises:
+        InputError: one has another value than by default; names it.
+    """
+    for name in names:
+        if (value := getattr(args, name)) != settings_of(Config)[name][0].default:
+            raise InputError(f'--{name} {value} {why}')
+
+
 def add_group(target: _Group, group: type) -> None:
     """Give a command a flag for each setting of `group`; those that are not given are left out of its arguments."""
     for field, one in settings_of(group).values():

@@ -11,17 +11,18 @@ from typing import Any
 import trainer
 from squeeze_net import NETWORKS, weights
 from squeeze_net.compression import plots, report
-from squeeze_net.compression.pipeline import Compression, Interrupted
-from squeeze_net.compression.plan import Plan, make_plan, read_plan
+from squeeze_net.compression.pipeline import Compression, Interrupted, stages_of
+from squeeze_net.compression.plan import SCAN, Plan, make_plan, read_plan
+from squeeze_net.labels import are_numbers
 from squeeze_net.weights.formats.sqz import archive
-from squeeze_net.weights.network import identify
+from squeeze_net.weights.network import check_fits, identify
 from squeeze_net.weights.record import MAX_FILE_BYTES, Weights
 from trainer import Config, cli, commands
 from trainer.config import CUT_FROM_FILES
 from trainer.config.setting import settings_of
 from trainer.data import datasets, preprocessing
 from trainer.data.augmentation import Sizes
-from trainer.data.augmentation.sizes import LARGEST, SMALLEST
+from trainer.data.augmentation.sizes import size_tested_at
 from trainer.data.datasets import Data, Stream
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.data.sources.source import read_file
@@ -60,17 +61,20 @@ def compress(args: argparse.Namespace) -> int:
     make_place(args.output)
     if args.output.exists() and args.output.samefile(path):
         raise trainer.InputError(f'-o {args.output} is the file to compress: choose another name')
-    if not (args.output.is_file() and args.output.read_bytes().startswith(archive.MAGIC)):  # one of ours is replaced
-        refuse_to_replace(args.output, '-o', overwrite=args.overwrite)
+    is_resumed = stages_of(args.output).exists() and not args.lossless
+    refuse_to_replace(args.output, '-o', overwrite=args.overwrite or is_resumed)
     if args.lossless:
         useless = [*given, *(name for name in ('config', 'scan') if getattr(args, name))]
         if useless:
             raise trainer.InputError(f'--lossless only encodes: --{useless[0]} does not go with it')
+        cli.refuse_settings(args, 'has no meaning for --lossless, which only encodes', *RETRAINING)
         coded = archive.save(source, args.output)
         print(report.layer_table([report.layer_row(name, one) for name, one in coded.items()]))
         print(f'{args.output}: {args.output.stat().st_size:,} bytes, of which {archive.payload(coded):,} are tensors')
         return 0
     plan = make_plan((read_plan(args.config) if args.config is not None else {}) | given)
+    if 'drop' in given and plan.sparsity != SCAN and not args.scan:
+        raise trainer.InputError(f'--drop {plan.drop:g} has no meaning without --sparsity scan, or --scan')
     return compress_by_plan(source, plan, args)
 
 
@@ -105,6 +109,8 @@ def compress_by_plan(source: Weights, plan: Plan, args: argparse.Namespace) -> i
 
 def draw(args: argparse.Namespace) -> int:
     """`draw`: accuracy against size, of the reports named."""
+    if args.output.suffix != '.png':
+        raise trainer.InputError(f'-o {args.output}: the name must end in .png')
     records = [read_report(path) for path in args.reports]
     make_place(args.output)
     refuse_to_replace(args.output, '-o', overwrite=args.overwrite)
@@ -138,6 +144,7 @@ def read_source(path: Path, args: argparse.Namespace) -> Weights:
     """The weights to compress, with what --network and --preprocess say of them."""
     source = weights.read(path)
     if args.network is not None:
+        check_fits(source, args.network)
         source = identify(source.with_metadata(network=args.network))
     if args.preprocess is not None:
         source = source.with_metadata(preprocessing=preprocessing.find(args.preprocess))
@@ -157,8 +164,7 @@ def make_config(args: argparse.Namespace, source: Weights) -> Config:
 
 def size_of(source: Weights, crop: int) -> int:
     """The `--size` whose test images have `crop` px."""
-    fixed_size = has_fixed_size(source)
-    return next((n for n in (32, *range(SMALLEST, LARGEST + 1)) if Sizes.of(n, fixed_size).test_crop == crop), crop)
+    return crop if has_fixed_size(source) else size_tested_at(crop)
 
 
 def has_fixed_size(source: Weights) -> bool:
@@ -169,7 +175,8 @@ def has_fixed_size(source: Weights) -> bool:
 def with_facts(source: Weights, config: Config, data: Data | Stream) -> Weights:
     """The weights with what the archive says of them: the images that they are tested on, and the classes."""
     view = data.pictures(Sizes.of(config.size, has_fixed_size(source)), config.preprocess).preprocessing
-    return source.with_metadata(preprocessing=view, classes=tuple(data.classes))
+    own = source.metadata.classes
+    return source.with_metadata(preprocessing=view, classes=data.classes if own is None or are_numbers(own) else own)
 
 
 def inspect(args: argparse.Namespace) -> int:

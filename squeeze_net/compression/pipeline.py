@@ -16,11 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 import trainer
-from squeeze_net import NETWORKS, make_network
+from squeeze_net import NETWORKS, labels, make_network
 from squeeze_net.compression import plots, report
 from squeeze_net.compression.calibrate import is_in_full
 from squeeze_net.compression.fold import fold_model, scales_of
-from squeeze_net.compression.plan import KMEANS, RATE, Plan
+from squeeze_net.compression.plan import KMEANS, RATE, SCAN, Plan
 from squeeze_net.compression.prune import Pruning, by_sensitivity, prune, scan_sensitivity, weights_of
 from squeeze_net.compression.quantise import TiedWeights, codebook_of, quantise_model
 from squeeze_net.compression.rate import quantise_by_rate
@@ -37,7 +37,6 @@ from trainer.run.records import SUMMARY, read_json, strict_json
 from trainer.step.evaluate import evaluate
 from trainer.step.optimizer import GradientHook
 
-SCAN = 'scan'  # as --sparsity
 ABSORBED = 'absorbed'  # the stage that is quantised by rate, the scales being in the weights
 LARGEST_HALF = float(np.finfo(np.float16).max)
 PRUNING = ('distill', 'teacher', 'sparsity', 'prune_epoch', 'prune_lr', 'drop')  # flags; the last for SCAN only
@@ -63,6 +62,11 @@ class Stage:
     name: str
     accuracy: float
     n_byte: int
+
+
+def stages_of(target: Path) -> Path:
+    """The folder of the stages of an archive, from which an interrupted compression goes on."""
+    return target.with_name(f'{target.name}.stages')
 
 
 class Compression:
@@ -96,9 +100,15 @@ class Compression:
             raise InputError(f'the weights do not tell their network: give --network, one of {", ".join(NETWORKS)}')
         if source.metadata.n_class != data.n_class:
             raise InputError(f'the network has {source.metadata.n_class} classes, the data {data.n_class}')
+        own = source.metadata.classes
+        if own is not None and (i := labels.first_other(data.classes, own)) is not None:
+            raise InputError(
+                f'the network knows other classes than the data, or in another order: class {i} is {own[i]!r}, '
+                f'not {data.classes[i]!r}'
+            )
         self.network = network
         self.teacher = source if teacher is None else teacher
-        self.folder = target.with_name(f'{target.name}.stages')
+        self.folder = stages_of(target)
         self.stages: list[Stage] = []
 
     def run(self) -> list[Stage]:

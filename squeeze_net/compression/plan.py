@@ -18,6 +18,7 @@ from trainer.config.setting import check_settings, setting
 from trainer.errors import InputError
 
 MAX_BITS = 8
+SCAN = 'scan'  # as --sparsity
 KMEANS, RATE, RATE_KMEANS = QUANTISATIONS = 'kmeans', 'rate', 'rate_kmeans'  # as --quantise
 BY_RATE = ('rate', 'step', 'calibration')  # flags of the last two
 CODEBOOKS = ('bits', 'initialisation')  # flags of all but RATE
@@ -107,6 +108,8 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     plan = Plan(**given)
     if plan.teacher is not None and not plan.distill:
         raise InputError(f'--teacher {plan.teacher} has no meaning without --distill: give its share of the loss, too')
+    if plan.distill and not (plan.prune_epoch or plan.quantise_epoch):
+        raise InputError(f'--distill {plan.distill:g} has no meaning without retraining: no epoch is asked for')
     useless = {KMEANS: BY_RATE, RATE: CODEBOOKS, RATE_KMEANS: ('step',)}[plan.quantise]
     for name in useless:
         if name in given:

@@ -88,10 +88,12 @@ def read_forms(args: argparse.Namespace) -> list[str]:
     """
     if args.batch is not None and args.batch < 1:
         raise trainer.InputError(f'--batch is {args.batch}, but must be 1 or more')
-    forms = list(FORMS) if args.only is None else [name.strip() for name in args.only.split(',')]
+    forms = list(FORMS) if args.only is None else list(dict.fromkeys(map(str.strip, args.only.split(','))))
     for name in forms:
         if name not in FORMS:
             raise trainer.InputError(f'--only {args.only}: {name!r} is not a form; expected some of {",".join(FORMS)}')
+    if not has_images(args):
+        cli.refuse_settings(args, 'goes with --data or --dataset, which are missing', 'limit', 'seed', 'workers')
     of_onnx = ('onnx', 'int8')
     given = (
         ('--batch', args.batch, of_onnx),

@@ -13,6 +13,7 @@ from squeeze_net import classifier, labels
 from trainer.data.datasets import Data, Stream
 from trainer.data.preprocessing import Preprocessing
 from trainer.data.sources import Subset
+from trainer.errors import InputError
 
 N_CALIBRATION = 256
 BATCH = 32
@@ -46,8 +47,10 @@ def load_images(args: argparse.Namespace, view: Preprocessing, classes: tuple[st
     data = classifier.load_data(args, view)
     matching = labels.match(data.test.labels, data.classes, classes, data.source)
     test = ((pictures, matching.class_of[t]) for pictures, t in _pictures(data, view, args))
-    calibration = np.concatenate([pictures for pictures, _ in _pictures(_some_training_images(data), view, args)])
-    return Images(calibration, test, len(data.test.labels), data.source)
+    calibration = [pictures for pictures, _ in _pictures(_some_training_images(data), view, args)]
+    if not calibration:
+        raise InputError(f'{data.source} holds no training image that can be read')
+    return Images(np.concatenate(calibration), test, len(data.test.labels), data.source)
 
 
 def _some_training_images(data: Data | Stream) -> Data | Stream:

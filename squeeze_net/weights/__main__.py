@@ -12,7 +12,7 @@ import numpy as np
 import trainer
 from squeeze_net import NETWORKS, make_network
 from squeeze_net.weights import FORMATS, PUBLISHED, WRITTEN, Weights, find, read, start_from, tensors_of, write
-from squeeze_net.weights.network import identify
+from squeeze_net.weights.network import check_fits, identify
 from trainer import commands
 from trainer.data import preprocessing
 from trainer.data.preprocessing import PREPROCESSINGS
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def with_flags(weights: Weights, args: argparse.Namespace) -> Weights:
     """The same with what the flags add to it."""
     if args.network is not None:
+        check_fits(weights, args.network)
         weights = weights.with_metadata(network=args.network)
     if args.preprocess is not None:
         weights = weights.with_metadata(preprocessing=preprocessing.find(args.preprocess))

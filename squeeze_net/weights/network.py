@@ -123,6 +123,12 @@ def misfit(tensors: Mapping[str, np.ndarray], network: str | None = None, flag: 
     return f'the weights are of no network here; the closest is {closest}, but {_first(differences[closest])}'
 
 
+def check_fits(weights: Weights, network: str) -> None:
+    """Raise an `InputError` if weights are of another network than --network says."""
+    if (fault := misfit(weights.tensors, network)) is not None:
+        raise InputError(fault)
+
+
 def image_size(metadata: Metadata) -> int:
     """Of the images of a network, px: as noted down, or else the usual one for its number of classes."""
     if metadata.preprocessing is not None:

@@ -98,7 +98,10 @@ def test_with_graphviz_it_is_drawn(tmp_path, capsys, monkeypatch):
     ('argv', 'words'),
     [
         (['squeezenet_v1.0', '--size', '20'], 'images of 20 px leave no map: SqueezeNetV10 needs 21 px or more'),
-        (['squeezenet_v1.0', '--n_class', '0'], '--n_class is 0, but must be 1 or more'),
+        (['squeezenet_v1.0', '--n_class', '0'], '--n_class is 0, expected 1 .. 65536'),
+        (['squeezenet_v1.0', '--n_class', '100000000000'], '--n_class is 100000000000, expected 1 .. 65536'),
+        (['vgg_bn', '--size', '-3'], '--size is -3, expected 1 .. 1024 px'),
+        (['squeezenet', '--size', '0'], '--size is 0, expected 1 .. 1024 px'),
         (['squeezenet_v1.0', '--graph', 'net.jpg'], 'net.jpg: the name must end in .svg, .png or .dot'),
     ],
 )

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import trainer
 from squeeze_net.classifier import default_class_names, softmax
-from squeeze_net.validate import Score
+from squeeze_net.validate import Score, main
 from trainer.step.evaluate import true_ranks
 
 DATA = Path(os.environ.get('SQUEEZE_NET_DATA', Path(__file__).parents[3] / 'shared' / 'data'))
@@ -52,3 +53,20 @@ def test_class_names():
     names = default_class_names(1000)
     assert len(names) == 1000 and names[0] == 'tench' and names[999] == 'toilet tissue'
     assert default_class_names(3) == ('0', '1', '2')
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--list', 'x', '--limit', '1'], '--limit 1 goes with --dataset, not with --list'),
+        (['--list', 'x', '--data', 'x'], '--data x goes with --dataset, not with --list'),
+        (['--dataset', 'shapes', '--root', 'x'], '--root x goes with --list, not with --dataset'),
+        (['--list', 'x', '--per_class', 'a/a.csv', '--confusion', 'a/a.csv'], 'both a/a.csv, expected two files'),
+        (['--list', 'x', '--per_class', 'file/a.csv'], 'file'),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused_before_anything_is_read(flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').write_text('')
+    with pytest.raises((trainer.InputError, OSError), match=message):
+        main(['missing.npz', *flags])

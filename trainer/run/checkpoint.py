@@ -21,6 +21,7 @@ from chainer.training import Extension, Trainer
 from numpy.lib.npyio import NpzFile
 
 from trainer.config import Config
+from trainer.data.datasets.archive import check_zip_member
 from trainer.data.metadata import KEY, MAX_TEXT, Metadata
 from trainer.errors import InputError
 from trainer.files import atomic_write, link_or_copy
@@ -292,6 +293,8 @@ def _open_npz(path: Path, file: BinaryIO | None = None) -> Iterator[NpzFile]:
         if (file is not None or path.exists()) and not _is_zip(file or path):  # np.load would try other formats
             raise InputError(f'{path} is not an .npz, or is cut short; expected weights or a checkpoint')
         with np.load(file or path, allow_pickle=False) as arrays:
+            for info in arrays.zip.infolist():
+                check_zip_member(info)
             yield arrays
     except InputError:
         raise

@@ -6,6 +6,7 @@ Source: Keras 2, `save_weights` and `save` (groups of layers, `conv1/conv1/kerne
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -58,7 +59,7 @@ def _arrays(h5py: Any, file: Any, group: Any, path: str, budget: list[int]) -> I
         elif item.shape is not None and item.dtype.kind == 'f':
             if item.external or item.is_virtual:
                 raise InputError(f'{where[:80]} lies in another file, which is not read')
-            budget[0] -= item.size * item.dtype.itemsize
+            budget[0] -= max(item.size, math.prod(item.chunks or ())) * item.dtype.itemsize  # chunks are unpacked whole
             _check(budget[0])
             yield where, item[()]
         _check(budget[0])  # a group may hold itself

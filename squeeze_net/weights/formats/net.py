@@ -150,14 +150,14 @@ def encode(layers: Sequence[CodedLayer]) -> bytes:
     return np.array(counts, '<u4').tobytes() + b''.join(parts)
 
 
-def entries(codes: np.ndarray, longest: int = FILLER_GAP) -> tuple[np.ndarray, np.ndarray]:
+def entries(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes (n,) uint8 as entries and the gaps before them, both uint8; longer runs of zeros get fillers."""
     (places,) = np.nonzero(codes)
     gaps = np.diff(places, prepend=-1) - 1
-    n_filler = gaps // (longest + 1)
+    n_filler = gaps // (FILLER_GAP + 1)
     own = np.cumsum(n_filler + 1) - 1  # where each code's own entry stands
     found = np.zeros(int(own[-1]) + 1 if len(own) else 0, np.uint8)
-    found_gaps = np.full(len(found), longest, np.uint8)
+    found_gaps = np.full(len(found), FILLER_GAP, np.uint8)
     found[own] = codes[places]
-    found_gaps[own] = gaps % (longest + 1)
+    found_gaps[own] = gaps % (FILLER_GAP + 1)
     return found, found_gaps

@@ -13,12 +13,14 @@ import numpy as np
 
 from squeeze_net.weights.formats.layer_names import unwrapped
 from squeeze_net.weights.record import MAX_TENSOR_BYTES, Weights
+from trainer.data.datasets.archive import read_zip_member
 from trainer.data.metadata import KEY, Metadata
 from trainer.errors import InputError
 from trainer.run.checkpoint import MODEL
 
 MAX_ARRAYS, MAX_HEADER, MAX_CONFIG = 1 << 14, 10_000, 1 << 16
 CONFIG = 'config'  # of a checkpoint
+RESERVED = {KEY, CONFIG, 'file', 'allow_pickle'}  # the latter are arguments of NumPy's
 # What zipfile and NumPy raise of files that are broken, locked, or packed in ways they do not know.
 FAULTS: tuple[type[Exception], ...] = (OSError, ValueError, EOFError, LookupError, OverflowError, RuntimeError)
 FAULTS += (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error)
@@ -45,8 +47,7 @@ def read(raw: memoryview) -> Weights:
                 budget -= info.file_size
                 if budget < 0:
                     raise InputError(f'its arrays take more than {MAX_TENSOR_BYTES >> 20} MB')
-                with archive.open(info) as file:
-                    arrays[name.removeprefix(prefix)] = _read_array(file.read(info.file_size), name)
+                arrays[name.removeprefix(prefix)] = _read_array(read_zip_member(archive, info), name)
     except InputError:
         raise
     except FAULTS as error:
@@ -89,7 +90,13 @@ def _metadata(text: np.ndarray | None, config: np.ndarray | None) -> Metadata:
 
 
 def write(weights: Weights) -> bytes:
-    """As `chainer.serializers.save_npz` writes them, with the metadata beside."""
+    """As `chainer.serializers.save_npz` writes them, with the metadata beside.
+
+    Raises:
+        InputError: a tensor has a name that NumPy or this project uses for something else.
+    """
+    if taken := weights.tensors.keys() & RESERVED:
+        raise InputError(f'a tensor called {min(taken)!r} cannot be written to .npz')
     file = io.BytesIO()
     np.savez_compressed(file, **weights.tensors, **{KEY: np.array(weights.metadata.dumps())})  # type: ignore[arg-type]
     return file.getvalue()

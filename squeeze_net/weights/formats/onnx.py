@@ -225,6 +225,7 @@ class _Walk:
             self.n_add += 1
         elif len(biases) == len(layers) == 1 and 'b' not in layers[0] and layers[0]['W'].shape[:1] == (biases[0].size,):
             layers[0]['b'] = biases[0].reshape(-1)
+            self._made_by[output] = layers[0]
         elif layers:
             raise ValueError('an addition of something else')
 
@@ -378,6 +379,12 @@ def _max_pooling(function: Any) -> tuple[str, dict[str, Any]]:
     return 'MaxPool', attributes | ({'ceil_mode': 1} if is_up else {})
 
 
+def _average_pooling(function: Any) -> tuple[str, dict[str, Any]]:
+    """Of windows inside the map and its padding, which counts as zeros."""
+    attributes = {'kernel_shape': [function.kh, function.kw], 'strides': [function.sy, function.sx]}
+    return 'AveragePool', attributes | {'pads': [function.ph, function.pw] * 2, 'count_include_pad': 1}
+
+
 def _response_normalization(function: Any) -> tuple[str, dict[str, Any]]:
     """ONNX divides alpha by the number of channels summed over, Chainer does not."""
     alpha, beta, bias = float(function.alpha * function.n), float(function.beta), float(function.k)
@@ -390,6 +397,7 @@ OPERATORS: dict[str, Callable[[Any], tuple[str, dict[str, Any]]]] = {  # by the 
     'FixedBatchNormalization': lambda f: ('BatchNormalization', {'epsilon': float(f.eps)}),
     'ReLU': lambda f: ('Relu', {}),
     'MaxPoolingND': _max_pooling,
+    'AveragePooling2D': _average_pooling,
     'Concat': lambda f: ('Concat', {'axis': f.axis}),
     '_ + _': lambda f: ('Add', {}),
     'LocalResponseNormalization': _response_normalization,

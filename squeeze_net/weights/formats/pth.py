@@ -22,6 +22,7 @@ import numpy as np
 from squeeze_net.weights.formats.layer_names import TORCH_KINDS, from_torch, torchvision_network, unwrapped
 from squeeze_net.weights.formats.npz import FAULTS
 from squeeze_net.weights.record import MAX_TENSOR_BYTES, Weights
+from trainer.data.datasets.archive import read_zip_member
 from trainer.data.datasets.restricted_pickle import ADMITTED_OF_OBJECTS, DataUnpickler, Opaque
 from trainer.data.datasets.restricted_pickle import FAULTS as PICKLE_FAULTS
 from trainer.data.metadata import Metadata
@@ -208,7 +209,7 @@ def _read_zip(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
         raise InputError(f'it holds {len(infos)} members, of which {len(pickles)} are called data.pkl, expected one')
     folder = pickles[0].rpartition('/')[0]
     byteorder = infos.get(f'{folder}/byteorder')
-    if byteorder is not None and archive.read(byteorder)[:6] != b'little':
+    if byteorder is not None and (byteorder.file_size > 16 or read_zip_member(archive, byteorder)[:6] != b'little'):
         raise InputError('its numbers are big-endian, expected little-endian')
     if infos[pickles[0]].file_size > MAX_PICKLE:
         raise InputError(f'its pickle has {infos[pickles[0]].file_size} bytes, more than {MAX_PICKLE >> 20} MB')
@@ -221,10 +222,10 @@ def _read_zip(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
             budget[0] -= info.file_size
             if budget[0] < 0 or info.file_size > len(raw):  # storages are not compressed
                 raise InputError(f'the storage {storage.key[:40]!r} declares {info.file_size} bytes')
-            loaded[storage] = _values(archive.read(info), storage)
+            loaded[storage] = _values(read_zip_member(archive, info), storage)
         return loaded[storage]
 
-    return _TensorUnpickler(io.BytesIO(archive.read(pickles[0]))).load(), load
+    return _TensorUnpickler(io.BytesIO(read_zip_member(archive, infos[pickles[0]]))).load(), load
 
 
 def _read_legacy(raw: memoryview) -> tuple[Any, Callable[[_Storage], np.ndarray]]:

@@ -18,7 +18,7 @@ import trainer
 import trainer.functions as F
 import trainer.links as L
 from squeeze_net import NETWORKS, weights
-from squeeze_net.compression.__main__ import main
+from squeeze_net.compression.__main__ import main, with_facts
 from squeeze_net.compression.pipeline import Compression
 from squeeze_net.validate import main as validate
 from squeeze_net.weights import Weights, tensors_of
@@ -299,9 +299,39 @@ def test_nothing_else_is_replaced(tmp_path, trained, capsys):
     before = (tmp_path / 'a.sqz').read_bytes()
     with pytest.raises(trainer.InputError, match='is the file to compress'):
         main(['compress', str(tmp_path / 'a.sqz'), '-o', str(tmp_path / 'a.sqz'), *QUICK])
-    with pytest.raises(trainer.InputError, match='--lossless only encodes: --bits does not'):
-        main(['compress', str(trained), '-o', str(tmp_path / 'b.sqz'), '--lossless', '--bits', '4'])
+    for flags in QUICK, ['--lossless']:
+        with pytest.raises(trainer.InputError, match=r'a\.sqz exists: .* --overwrite'):
+            main(['compress', str(trained), '-o', str(tmp_path / 'a.sqz'), *flags])
     assert (tmp_path / 'a.sqz').read_bytes() == before
+    assert main(['compress', str(trained), '-o', str(tmp_path / 'a.sqz'), '--lossless', '--overwrite']) == 0
+
+
+def test_flags_without_a_meaning_are_refused(tmp_path, trained):
+    for flags, message in (
+        (['--lossless', '--bits', '4'], '--lossless only encodes: --bits does not'),
+        (['--lossless', '--data', 'nowhere'], '--data nowhere has no meaning for --lossless'),
+        (['--drop', '0.1'], '--drop 0.1 has no meaning without --sparsity scan'),
+        (['--distill', '0.5', '--prune_epoch', '0', '--quantise_epoch', '0'], '--distill 0.5 has no meaning without'),
+    ):
+        with pytest.raises(trainer.InputError, match=message):
+            main(['compress', str(trained), '-o', str(tmp_path / 'x.sqz'), *flags])
+    with pytest.raises(trainer.InputError, match=r'x\.pdf: the name must end in \.png'):
+        main(['draw', str(tmp_path / 'x.json'), '-o', str(tmp_path / 'x.pdf')])
+
+
+def test_the_network_keeps_its_own_names_of_classes(tmp_path, trained):
+    source = weights.read(trained)
+    names = source.metadata.classes
+    weights.write(source.with_metadata(classes=names[1:] + names[:1]), tmp_path / 'other.npz')
+    with pytest.raises(trainer.InputError, match=f'another order: class 0 is {names[1]!r}, not {names[0]!r}'):
+        main(['compress', str(tmp_path / 'other.npz'), '-o', str(tmp_path / 'x.sqz'), *QUICK])
+    with pytest.raises(trainer.InputError, match='these are weights of squeezenet, not of alexnet'):
+        main(['compress', str(trained), '-o', str(tmp_path / 'x.sqz'), '--lossless', '--network', 'alexnet'])
+    data, config = trainer.datasets.load('shapes', limit=2), trainer.Config(model='squeezenet', size=32)
+    for own, kept in (tuple(f'{name}, a shape' for name in names),) * 2, (('0', '1'), names), (None, names):
+        own = own if own is None or len(own) > 2 else tuple(map(str, range(len(names))))
+        kept = kept if kept == names else own
+        assert with_facts(source.with_metadata(classes=own), config, data).metadata.classes == kept
 
 
 @pytest.mark.parametrize('output', ['folder.sqz', 'file/x.sqz'])

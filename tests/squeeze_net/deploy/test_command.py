@@ -1,12 +1,16 @@
 """The command: what it writes and leaves out, what it refuses, and that nothing of the user's is lost."""
 
+from dataclasses import replace
+
 import pytest
 from deployed import random_weights
 
 import trainer
-from squeeze_net import weights
+from squeeze_net import NETWORKS, weights
 from squeeze_net.deploy.__main__ import FORMS, Form, main
 from squeeze_net.deploy.job import LeftOut
+from trainer.data.metadata import Metadata
+from trainer.data.preprocessing import PREPROCESSINGS
 
 pytest.importorskip('onnx')
 
@@ -95,6 +99,7 @@ def test_a_folder_with_files_is_refused_or_keeps_them(path, folder, capsys, monk
         (['--only', 'onnx', '--single_file'], '--single_file is for page, which --only onnx leaves out'),
         (['--only', 'onnx', '--dataset', 'shapes'], '--data is for int8, which --only onnx leaves out'),
         (['--batch', '0'], '--batch is 0, but must be 1 or more'),
+        (['--only', 'onnx', '--limit', '3'], '--limit 3 goes with --data or --dataset, which are missing'),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(flags, message, path, folder):
@@ -112,3 +117,17 @@ def test_other_weights_and_places_are_refused(path, folder, tmp_path):
     with pytest.raises(trainer.InputError, match='does not say what images it expects: give --preprocess'):
         deploy(path, folder)
     assert not folder.exists()
+
+
+def test_networks_of_one_size_take_no_other(tmp_path, folder):
+    model = NETWORKS['vgg_bn'](10, 32)
+    view = PREPROCESSINGS['experiment']
+    metadata = Metadata('vgg_bn', 10, replace(view, side=38, crop=32))
+    weights.write(weights.Weights(weights.tensors_of(model), metadata), tmp_path / 'vgg.npz')
+    with pytest.raises(trainer.InputError, match=r'vgg\.npz takes images of 32 px only, not the 227 px of caffe'):
+        deploy(tmp_path / 'vgg.npz', folder, '--only', 'onnx', '--preprocess', 'caffe')
+
+
+def test_a_form_named_twice_is_written_once(path, folder):
+    assert deploy(path, folder, '--only', 'onnx,onnx') == 0
+    assert (folder / 'README.md').read_text().count('model.onnx`\n') <= 1

@@ -79,14 +79,14 @@ def test_without_the_runtime_it_is_left_out(tmp_path, monkeypatch):
         int8.write(job_of(random_weights(), tmp_path, load_images=lambda view, classes: None))
 
 
+class Arguments:
+    dataset, data, limit, seed, workers, unreadable = 'shapes', None, 3, 0, 0, 'fail'
+
+
 def test_calibration_images_are_training_images():
     """They are cut as the test images are, and none of those is among them."""
     data = datasets.load('shapes', limit=3)
     view = random_weights().metadata.preprocessing
-
-    class Arguments:
-        dataset, data, limit, seed, workers, unreadable = 'shapes', None, 3, 0, 0, 'fail'
-
     found = images.load_images(Arguments, view, data.classes)
     np.testing.assert_array_equal(found.calibration, data.train.images)  # all of them, at their own size
     test, labels = (np.concatenate(parts) for parts in zip(*found.test, strict=True))
@@ -94,3 +94,10 @@ def test_calibration_images_are_training_images():
     np.testing.assert_array_equal(labels, data.test.labels)
     with pytest.raises(trainer.InputError, match='has 10 classes, the network 2'):
         images.load_images(Arguments, view, ('0', '1'))
+
+
+def test_without_a_training_image_that_can_be_read(monkeypatch):
+    monkeypatch.setattr(images, '_pictures', lambda *_: iter(()))
+    data = datasets.load('shapes', limit=1)
+    with pytest.raises(trainer.InputError, match='holds no training image that can be read'):
+        images.load_images(Arguments, random_weights().metadata.preprocessing, data.classes)

@@ -217,6 +217,7 @@ def test_half_precisions_of_safetensors():
         ('squeezenet_v1.0', 64),
         ('squeezenet_v1.1_complex_bn', 64),
         ('squeezenet_v1.0_simple', 65),
+        ('airbench94', 64),  # which it averages to 32
         pytest.param('alexnet', 64, marks=pytest.mark.long),
         pytest.param('vgg_bn', 32, marks=pytest.mark.long),
     ],
@@ -296,6 +297,7 @@ def test_command(tmp_path, capsys):
         ([str(tmp_path / 'a.npz'), str(tmp_path / 'x.h5')], r'expected a name that ends in \.npz'),
         ([str(names)], 'is not a weights file'),
         ([str(tmp_path / 'a.npz'), '--reset-classifier', '0'], 'must be 1 or more'),
+        ([str(tmp_path / 'a.npz'), '--network', 'squeezenet'], 'weights of squeezenet_v1.1, not of squeezenet: give'),
     ):
         with pytest.raises(trainer.InputError, match=message):
             main(argv)
@@ -307,6 +309,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     with pytest.raises(trainer.InputError):
         weights.write(Weights({'x/W': np.zeros((1, 1, 1, 1), np.float32)}), path)
     assert path.read_bytes() == b'old' and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize('name', ['file', 'allow_pickle', 'metadata', 'config'])
+def test_names_that_npz_cannot_hold(name, tmp_path):
+    with pytest.raises(trainer.InputError, match=f"a tensor called '{name}' cannot be written to .npz"):
+        weights.write(Weights({name: np.zeros(3, np.float32)}), tmp_path / 'a.npz')
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_arrays_of_npz():

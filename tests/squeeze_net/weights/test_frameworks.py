@@ -171,6 +171,24 @@ def test_onnx_of_other_exporters(published, tmp_path):
     check(tmp_path / 'a.onnx', zoo(published, Constants).SerializeToString(), published)
 
 
+class Scaled(Constants):
+    """What is multiplied behind its bias."""
+
+    def node(self, kind, inputs, **attributes):
+        if kind == 'Relu':
+            kind, inputs = 'Mul', [*inputs, samples.OnnxGraph.constant(self, f'two{len(self.nodes)}', np.float32([2]))]
+        return super().node(kind, inputs, **attributes)
+
+
+def test_onnx_that_scales_its_layers_is_not_what_it_looks_like(published):
+    assert parse(zoo(published, Constants).SerializeToString(), '.onnx').metadata.network == 'squeezenet_v1.1'
+    try:
+        found = parse(zoo(published, Scaled).SerializeToString(), '.onnx')
+    except trainer.InputError:
+        return
+    assert found.metadata.network is None
+
+
 def test_onnx_in_half_precision(published):
     half = {name: tensor.astype(np.float16) for name, tensor in published[0].items()}
     found = parse(zoo((half,)).SerializeToString(), '.onnx')

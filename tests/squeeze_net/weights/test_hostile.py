@@ -78,15 +78,21 @@ def npz_of(header):
     return file.getvalue()
 
 
-def zip_bomb(name='conv1/W.npy', n_mib=385):
+def zip_bomb(name='conv1/W.npy', n_mib=385, method=zipfile.ZIP_DEFLATED, **others):
     file = io.BytesIO()
-    with (
-        zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-        archive.open(name, 'w') as member,
-    ):
-        for _ in range(n_mib):
-            member.write(bytes(1 << 20))
+    with zipfile.ZipFile(file, 'w', method, compresslevel=1) as archive:
+        for beside, raw in others.items():
+            archive.writestr(beside, raw)
+        with archive.open(name, 'w') as member:
+            for _ in range(n_mib):
+                member.write(bytes(1 << 20))
     return file.getvalue()
+
+
+def lying(raw, n_bytes=1000):
+    """A zip of one file whose directory says that it has `n_bytes`."""
+    at = raw.rindex(b'PK\1\2') + 24
+    return raw[:at] + struct.pack('<I', n_bytes) + raw[at + 4 :]
 
 
 def safetensors_of(header, data=b'\0' * 16):
@@ -169,6 +175,8 @@ LIES = {
     'npz, objects': ('.npz', npz_of({'descr': '|O', 'fortran_order': False, 'shape': (2,)}), None),
     'npz, a header that is code': ('.npz', npz_of('__import__("os").abort()'), None),
     'npz, a bomb': ('.npz', zip_bomb(), 'take more than 384 MB'),
+    'npz, a bomb that lies': ('.npz', lying(zip_bomb(n_mib=100)), None),
+    'npz, packed without bounds': ('.npz', lying(zip_bomb(n_mib=1, method=zipfile.ZIP_BZIP2)), 'by method 12 of zip'),
     'safetensors, a huge header': ('.safetensors', struct.pack('<Q', 1 << 62) + b'{}', 'length of a header'),
     'safetensors, a huge shape': (
         '.safetensors',
@@ -232,6 +240,12 @@ LIES = {
     'pth, before its storage': ('.pth', pth_of((2, 2), (-2, 1)), 'strides'),
     'pth, a loop': ('.pth', pickled_loop(), 'is not a tensor'),
     'pth, a bomb': ('.pth', zip_bomb('model/data.pkl', 17), 'more than 16 MB'),
+    'pth, a bomb that lies': ('.pth', lying(zip_bomb('model/data.pkl', 100)), None),
+    'pth, a bomb beside': (
+        '.pth',
+        zip_bomb('model/byteorder', 100, **{'model/data.pkl': pickle.dumps({}, protocol=2)}),
+        'big-endian',
+    ),
     'net, huge counts': ('.net', b'\xff' * 4 * 26, 'its header says'),
 }
 

@@ -15,7 +15,12 @@ SMALL, TEST_MARGIN = 32, 6
 def training_size(view: Preprocessing) -> int:
     """The `--size` of the training that tested a network of any size with this view."""
     is_in_memory = view.side == view.crop  # `Sizes.preprocessing`; from files, the crop is the training's
-    return view.crop - TEST_MARGIN if is_in_memory and view.crop > SMALL else view.crop
+    return size_tested_at(view.crop) if is_in_memory else view.crop
+
+
+def size_tested_at(crop: int) -> int:
+    """The `--size` whose test images have `crop` px, of a network of any size; of two, the small set."""
+    return crop if crop == SMALL or crop - TEST_MARGIN < SMALLEST else crop - TEST_MARGIN
 
 
 class Sizes(NamedTuple):

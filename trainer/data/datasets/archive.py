@@ -74,13 +74,29 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple
             for info in archive.infolist():
                 if not info.is_dir() and is_wanted(info.filename):
                     _check_size(path, info.filename, info.file_size)
-                    with archive.open(info) as file:
-                        yield info.filename, file.read(info.file_size)  # which bounds what is decompressed
+                    yield info.filename, read_zip_member(archive, info)
         return
     with _opened(path) as archive:
         for member in _files(archive):
             if is_wanted(member.name):
                 yield member.name, _contents(archive, member, path)
+
+
+def read_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The contents of a member of a zip, of which no more is unpacked than its directory declares.
+
+    Raises:
+        InputError: it is packed in a way that Python unpacks without bounds.
+    """
+    check_zip_member(info)
+    with archive.open(info) as file:
+        return file.read(info.file_size)
+
+
+def check_zip_member(info: zipfile.ZipInfo) -> None:
+    """Raise an `InputError` for what is not stored or deflated: bzip2 and lzma unpack all that they are given."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f'{info.filename[:80]} is packed by method {info.compress_type} of zip, expected deflate')
 
 
 def list_members(path: Path) -> Iterator[tuple[str, int, int]]:

@@ -97,3 +97,10 @@ def test_weights_hold_no_optimizer_state(tmp_path):
 def test_prepared_folder_exists_and_is_left_clean(tmp_path):
     prepare_folder(tmp_path / 'a/b', 1000)
     assert list((tmp_path / 'a/b').iterdir()) == []
+
+
+def test_what_unpacks_without_bounds_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'w.npz', 'w', zipfile.ZIP_LZMA) as archive:
+        archive.writestr('fc/W.npy', bytes(1000))
+    with pytest.raises(InputError, match=r'fc/W\.npy is packed by method 14 of zip, expected deflate'):
+        load_model(tmp_path / 'w.npz', L.Linear(2, 2))

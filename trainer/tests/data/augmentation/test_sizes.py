@@ -1,7 +1,8 @@
 import pytest
 
-from trainer.data.augmentation import Sizes
+from trainer.data.augmentation import Sizes, training_size
 from trainer.data.augmentation.sizes import read_sizes
+from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.errors import InputError
 
 
@@ -46,3 +47,11 @@ def test_other_forms_of_sizes_are_refused(text):
 def test_a_network_of_fixed_size_takes_no_smaller_images():
     with pytest.raises(InputError, match='images of any size'):
         Sizes.of(122, fixed_size=True, smaller=((64, 2),))
+
+
+def test_the_test_view_tells_the_size_of_the_training():
+    view = PREPROCESSINGS['experiment']
+    sizes = [size for size in range(8, 1025) if size != 26]  # which is tested at 32 px, as the small set is
+    assert [training_size(Sizes.of(size).preprocessing(view)) for size in sizes] == sizes
+    assert [training_size(Sizes.of(size, fixed_size=True).preprocessing(view)) for size in sizes] == sizes
+    assert training_size(PREPROCESSINGS['torchvision']) == 224
