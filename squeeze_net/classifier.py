@@ -9,8 +9,7 @@ from pathlib import Path
 import chainer
 
 import trainer
-from squeeze_net import NETWORKS, labels, weights
-from squeeze_net.weights.network import image_size
+from squeeze_net import NETWORKS, labels, make_network, weights
 from trainer import Config, cli
 from trainer.classifier import softmax
 from trainer.data import datasets, preprocessing
@@ -88,9 +87,11 @@ def open_weights(
         raise trainer.InputError(
             f'{source} does not say what images it expects: give --preprocess {"|".join(PREPROCESSINGS)}'
         )
-    if getattr(model, 'fixed_size', False) and wanted.crop != (size := image_size(metadata)):
-        raise trainer.InputError(f'{source} takes images of {size} px only, not the {wanted.crop} px of {wanted.name}')
-    assert metadata.n_class is not None
+    assert metadata.network is not None and metadata.n_class is not None
+    if getattr(model, 'fixed_size', False) and wanted != metadata.preprocessing:
+        other = make_network(metadata.network, metadata.n_class, wanted.crop)
+        if [p.shape for p in other.params()] != [p.shape for p in model.params()]:
+            raise trainer.InputError(f'{source} does not take images of {wanted.crop} px, as {wanted.name} makes them')
     names = metadata.classes or default_class_names(metadata.n_class)
     if classes is not None:
         names = read_class_list(classes).names

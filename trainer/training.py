@@ -187,7 +187,8 @@ def build(
     # Where an earlier run left off
     start.resume(trainer)
     if ranks.size > 1:
-        ranks.check_alike(description.identity(model, data, config, target, teacher))
+        images = trainer.get_extension('Checkpoint').images
+        ranks.check_alike(description.identity(model, images, config, target, teacher))
     start.begin()
     return trainer
 

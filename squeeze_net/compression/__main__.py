@@ -61,8 +61,8 @@ def compress(args: argparse.Namespace) -> int:
     make_place(args.output)
     if args.output.exists() and args.output.samefile(path):
         raise trainer.InputError(f'-o {args.output} is the file to compress: choose another name')
-    is_resumed = stages_of(args.output).exists() and not args.lossless
-    refuse_to_replace(args.output, '-o', overwrite=args.overwrite or is_resumed)
+    is_resumed = (stages_of(args.output) / 'pruned.json').exists() and not args.lossless
+    refuse_to_replace(args.output, '-o', overwrite=args.overwrite or args.scan or is_resumed)
     if args.lossless:
         useless = [*given, *(name for name in ('config', 'scan') if getattr(args, name))]
         if useless:

@@ -10,6 +10,7 @@ from squeeze_net.weights.formats.sqz import archive
 
 FILES = 'squeezenet.c', 'squeezenet.h'
 ARCHIVE = f'model{archive.SUFFIX}'
+MAX_SIDE = 1024  # px, of its resized image, MAX_CROP in squeezenet.c
 NOT_COMPUTED = {'alexnet': 'the local response normalisation', 'airbench94': 'the average pool'}
 
 
@@ -40,3 +41,5 @@ def check_network(job: Job) -> None:
     network = job.weights.metadata.network
     if network in NOT_COMPUTED:
         raise LeftOut(f'the C file does not compute {NOT_COMPUTED[network]} of {network}')
+    if job.view.side > MAX_SIDE:
+        raise LeftOut(f'the C file makes images of at most {MAX_SIDE} px, the network expects {job.view.side} px')

@@ -117,7 +117,7 @@ def misfit(tensors: Mapping[str, np.ndarray], network: str | None = None, flag: 
     if not differences:
         names = ', '.join(name[:60] for name in sorted(given)[:SHOWN])
         return f'the weights are of no network here: none has tensors called {names}'
-    closest = min(differences, key=lambda name: len(differences[name]))
+    closest = min(differences, key=lambda name: (len(differences[name]), name != network))
     if closest == network:
         return None
     return f'the weights are of no network here; the closest is {closest}, but {_first(differences[closest])}'

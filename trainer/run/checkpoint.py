@@ -54,7 +54,7 @@ class Checkpoint(Extension):
         metadata: go into every file.
         ranks: the first of them writes, by its clock.
         computed_on: one line that names what computes, with which a resumed run compares its own.
-        images: a line for each split of the data, `data.checksums()`; a resumed run needs the same.
+        images: a line for each split of the data, `data.checksums()`; a resumed run needs as many.
     """
 
     priority = -100  # after everything else: its state must be complete
@@ -153,13 +153,13 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray | str]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def resume(path: Path, trainer: Trainer, config: Config, file: BinaryIO | None = None) -> str:
+def resume(path: Path, trainer: Trainer, config: Config, file: BinaryIO | None = None) -> list[str]:
     """Bring a freshly built trainer to the state in a checkpoint.
 
     Args:
         file: what is in it, where another machine has read it.
     Returns:
-        What has computed so far, if that is known and not the same: the bits will not be those of an unbroken run.
+        Lines about what is not the same as before, so that the bits will not be those of an unbroken run.
     Raises:
         InputError: not a checkpoint, or one of another experiment.
     """
@@ -173,16 +173,28 @@ def resume(path: Path, trainer: Trainer, config: Config, file: BinaryIO | None =
                 f'{path} was trained with {first}, not {second}: '
                 'resume it with the same teacher, or start another run with --run NAME'
             )
-        for name, before in json.loads(str(arrays[IMAGES])).items() if IMAGES in arrays else ():
-            if (now := run.images.get(name, 'none')) != before:
-                raise InputError(
-                    f'{path} was trained on other data, whose {name} are {before}, not {now}: '
-                    'resume it with the same images, or start another run with --run NAME'
-                )
+        notes = _compare_images(json.loads(str(arrays[IMAGES])), run.images, path) if IMAGES in arrays else []
         _check_shapes(arrays, path, MODEL, trainer.updater.model)
         NpzDeserializer(arrays).load(trainer)
         before = str(arrays[COMPUTED_ON]) if COMPUTED_ON in arrays else ''
-        return before if before != run.computed_on else ''
+        if before not in ('', run.computed_on):
+            notes.append(f'it was computed on {before}: from here on, results differ from an unbroken run by rounding')
+        return notes
+
+
+def _compare_images(before: dict[str, str], now: dict[str, str], path: Path) -> list[str]:
+    """Refuse more images or fewer than a run had; of as many others, which another decoder may have made, tell."""
+    notes = []
+    for name in before | now:
+        old, new = before.get(name, 'none'), now.get(name, 'none')
+        if old.split()[0] != new.split()[0]:
+            raise InputError(
+                f'{path} was trained on other data, whose {name} are {old}, not {new}: '
+                'resume it with the same images, or start another run with --run NAME'
+            )
+        if old != new:
+            notes.append(f'the {name} are other ones, or decoded otherwise: {new}, which were {old}')
+    return notes
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -249,7 +261,7 @@ def take_over(path: Path, folder: Path) -> None:
     best = path.with_name(BEST_WEIGHTS)
     for source, name in (path, LAST), (best, BEST_WEIGHTS):
         if source.exists() and source.resolve() != (folder / name).resolve():
-            link_or_copy(source, folder / name)
+            link_or_copy(source.resolve(), folder / name)  # not of a link the name
 
 
 def read_metadata(path: Path) -> Metadata:

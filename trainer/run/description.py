@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import chainer
@@ -52,11 +53,11 @@ def facts(
 
 
 def identity(
-    model: chainer.Chain, data: Data | Stream, config: Config, target: Device, teacher: Teacher | None = None
+    model: chainer.Chain, images: Mapping[str, str], config: Config, target: Device, teacher: Teacher | None = None
 ) -> dict[str, Any]:
-    """What all ranks need to have in common."""
+    """What all ranks need to have in common; `images` are the checksums of the data."""
     versions = {f'the version of {name}': version for name, version in device.versions(target).items()}
     flags = {f'--{name}': value for name, value in config.as_dict().items() if name not in OWN_FLAGS}
     weights = {'weights': f'of checksum {checksum(model)}'}
     taught = {} if teacher is None else {'the teacher': teacher.identity}
-    return versions | flags | data.checksums() | weights | taught
+    return versions | flags | dict(images) | weights | taught

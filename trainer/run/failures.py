@@ -31,6 +31,6 @@ def _sentence(error: Exception, config: Config, ranks: Ranks) -> str:
         return str(error)
     n_row, n_train, n_test = config.batch // ranks.size, config.train_batch_divide, config.test_batch_divide
     way = f'compute the batch in parts with -trb {min(2 * n_train, n_row)} (and -teb {min(2 * n_test, n_row)})'
-    if n_train >= n_row and n_test >= n_row:
+    if n_train >= n_row:
         way = 'its parts are single images already, take a smaller --size'
     return f'out of memory at --batch {config.batch} --size {config.size}: {way}'

@@ -68,13 +68,13 @@ class Start:
         if self.path is None:
             return
         file = None if self.ranks.size == 1 else io.BytesIO(self.ranks.from_first(self.path.read_bytes))
-        before = checkpoint.resume(self.path, trainer, self.config, file)
+        notes = checkpoint.resume(self.path, trainer, self.config, file)
         recorder = trainer.get_extension('Recorder')
         check_rates(recorder.own_entries, recorder.schedule, self.config)
         hint = '; it has ended, and is only drawn again' if has_ended(trainer, self.config) else ''
         print(f'resumed {self.path} at epoch {trainer.updater.epoch_detail:.2f}{hint}')
-        if before:
-            print(f'it was computed on {before}: from here on, results differ from an unbroken run by rounding')
+        for note in notes:
+            print(note)
 
     def begin(self) -> None:
         """Remove the files of a run that is replaced, once all is loaded, and write `config.yaml`."""
@@ -143,17 +143,19 @@ def _goes_on(path: Path | None, config: Config) -> bool:
 
 @contextmanager
 def alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Within, no other process of this machine trains in the folder of a run.
+    """Within, no other process that has the same folder for temporary files trains in the folder of a run.
 
     Raises:
         InputError: one does.
     """
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir()) / f'trainer-{name}.lock', timeout=0)
+    held: list[FileLock] = []
 
     def acquire() -> None:
         try:
+            lock = FileLock(Path(tempfile.gettempdir()) / f'trainer-{name}.lock', timeout=0)
             lock.acquire()
+            held.append(lock)
         except Timeout:
             raise InputError(f'another process trains in {folder}: stop it, or keep both by --run NAME') from None
         except (OSError, NotImplementedError):  # a system without a place for locks, or without locks
@@ -163,7 +165,7 @@ def alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
     try:
         yield
     finally:
-        if lock.is_locked:
+        for lock in held:
             Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
 

@@ -335,11 +335,36 @@ def load(path):
     return model
 
 
-def test_resuming_with_other_images_is_refused(tmp_path):
+def test_resuming_with_more_or_fewer_images_is_refused_and_others_are_told(tmp_path, capsys):
     run(tmp_path, epoch=1)
-    for other, which in (replace(DATA, train=DATA.train.limited(5)), 'training'), (make_data(1), 'training'):
-        with pytest.raises(InputError, match=rf'other data, whose {which} images are 40 of checksum \w+, not \d+ of'):
-            trainer.train(Net(), other, configure(tmp_path, epoch=2, milestones=(5,), resume='auto'))
+    again = configure(tmp_path, epoch=2, milestones=(5,), resume='auto')
+    fewer = {name: replace(DATA, **{name: getattr(DATA, name).limited(4)}) for name in ('train', 'test')}
+    with pytest.raises(InputError, match=r'other data, whose training images are 40 of checksum \w+, not 12 of'):
+        trainer.train(Net(), fewer['train'], again)
+    with pytest.raises(InputError, match=r'other data, whose test images are 15 of checksum \w+, not 12 of'):
+        trainer.train(Net(), fewer['test'], again)
+    with pytest.raises(InputError, match=r'other data, whose validation images are none, not 15 of'):
+        trainer.train(Net(), replace(DATA, validation=DATA.test), again)
+    trainer.train(Net(), make_data(1), again)
+    assert 'the training images are other ones, or decoded otherwise: 40 of checksum' in capsys.readouterr().out
+
+
+def test_checkpoints_of_earlier_versions_know_no_images(tmp_path, capsys):
+    run(tmp_path, epoch=1)
+    path = tmp_path / 'results/r/checkpoint_last.npz'
+    with np.load(path) as arrays:
+        kept = {name: arrays[name] for name in arrays.files if name != 'images'}
+    np.savez(path, **kept)
+    run(tmp_path, epoch=2, milestones=(5,), resume='auto')
+    assert 'other ones' not in capsys.readouterr().out
+
+
+def test_resuming_by_a_link(tmp_path):
+    run(tmp_path, epoch=1)
+    (tmp_path / 'latest.npz').symlink_to('results/r/checkpoint_last.npz')
+    run(tmp_path, epoch=1, run='s', resume=str(tmp_path / 'latest.npz'))
+    (tmp_path / 'results/r/checkpoint_last.npz').unlink()
+    run(tmp_path, epoch=2, milestones=(5,), run='s', resume='auto')
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):

@@ -328,9 +328,8 @@ def test_the_network_keeps_its_own_names_of_classes(tmp_path, trained):
     with pytest.raises(trainer.InputError, match='these are weights of squeezenet, not of alexnet'):
         main(['compress', str(trained), '-o', str(tmp_path / 'x.sqz'), '--lossless', '--network', 'alexnet'])
     data, config = trainer.datasets.load('shapes', limit=2), trainer.Config(model='squeezenet', size=32)
-    for own, kept in (tuple(f'{name}, a shape' for name in names),) * 2, (('0', '1'), names), (None, names):
-        own = own if own is None or len(own) > 2 else tuple(map(str, range(len(names))))
-        kept = kept if kept == names else own
+    longer, numbers = tuple(f'{name}, a shape' for name in names), tuple(map(str, range(len(names))))
+    for own, kept in (longer, longer), (numbers, names), (None, names):
         assert with_facts(source.with_metadata(classes=own), config, data).metadata.classes == kept
 
 

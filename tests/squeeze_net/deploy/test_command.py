@@ -124,10 +124,15 @@ def test_networks_of_one_size_take_no_other(tmp_path, folder):
     view = PREPROCESSINGS['experiment']
     metadata = Metadata('vgg_bn', 10, replace(view, side=38, crop=32))
     weights.write(weights.Weights(weights.tensors_of(model), metadata), tmp_path / 'vgg.npz')
-    with pytest.raises(trainer.InputError, match=r'vgg\.npz takes images of 32 px only, not the 227 px of caffe'):
+    with pytest.raises(trainer.InputError, match=r'vgg\.npz does not take images of 227 px, as caffe makes them'):
         deploy(tmp_path / 'vgg.npz', folder, '--only', 'onnx', '--preprocess', 'caffe')
+    with pytest.raises(trainer.InputError, match=r'--only c: the C file makes images of at most 1024 px, .* 1030 px'):
+        weights.write(
+            random_weights().with_metadata(preprocessing=replace(view, side=1030, crop=1030)), tmp_path / 'a.npz'
+        )
+        deploy(tmp_path / 'a.npz', folder, '--only', 'c')
 
 
 def test_a_form_named_twice_is_written_once(path, folder):
     assert deploy(path, folder, '--only', 'onnx,onnx') == 0
-    assert (folder / 'README.md').read_text().count('model.onnx`\n') <= 1
+    assert (folder / 'README.md').read_text().count(': `model.onnx`') == 1

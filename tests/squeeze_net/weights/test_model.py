@@ -6,7 +6,7 @@ import pytest
 import trainer
 from squeeze_net import NETWORKS, weights
 from squeeze_net.weights import Weights, tensors_of
-from squeeze_net.weights.network import classifier_of, fill, identify
+from squeeze_net.weights.network import classifier_of, fill, identify, misfit
 from trainer.data.metadata import Metadata
 
 
@@ -99,3 +99,11 @@ def test_statistics_and_counts_go_along():
     other = NETWORKS['squeezenet_v1.1_bn'](4)
     fill(other, tensors_of(model))
     assert (other.conv1_bn.avg_mean == 3).all() and other.conv1_bn.N == 17
+
+
+@pytest.mark.parametrize('network', ['squeezenet_v1.1', 'squeezenet_v1.1_simple'])
+def test_weights_without_a_classifier_are_of_either_network_of_their_shapes(network):
+    tensors = tensors_of(NETWORKS['squeezenet_v1.1'](10))
+    del tensors['conv10/W']
+    assert misfit(tensors, network) is None
+    assert 'not of squeezenet' in misfit(tensors, 'squeezenet') or 'closest is squeezenet_v1.1' in misfit(tensors)

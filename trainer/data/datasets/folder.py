@@ -66,8 +66,8 @@ def read_folder(
     if place.is_file() and not is_archive(place):
         raise InputError(f'{place} is neither a folder nor a .tar, .tar.gz, .tgz, .tar.xz or .zip')
     paths = sorted(set(_list(place)))
-    if place.is_file() and (lists := [path for path in paths if PurePosixPath(path).name in CLASS_LISTS]):
-        raise InputError(f'{place} holds {lists[0]}, and lists of classes are read from folders alone: unpack it')
+    if place.is_file() and (listed := next(filter(_is_class_list, paths), None)):
+        raise InputError(f'{place} holds {listed}, and lists of classes are read from folders alone: unpack it')
     layout = arrange(paths, place, lambda path: next(_contents(place, [path]))[1])
     keys, names = _classes(layout, place, needs_train)
     sources = _sources(layout, keys, names, place, seed, needs_train)
@@ -89,6 +89,12 @@ def _list(place: Path) -> Iterator[str]:
         folders[:] = [name for name in folders if not is_hidden(name)]
         below = Path(folder).relative_to(place)
         yield from ((below / name).as_posix() for name in files)
+
+
+def _is_class_list(path: str) -> bool:
+    """As `class_list_in` finds it in a folder."""
+    *folders, name = PurePosixPath(path).parts
+    return name in CLASS_LISTS and len(folders) <= 1
 
 
 def _plain(name: str) -> str:
@@ -233,7 +239,7 @@ def _decoded(
             raise InputError(f'{full_name} is not square, and --preprocess {preprocess} keeps shapes: unpack {place}')
         images[name] = image if max_side is None or height == width <= max_side else squash(image, max_side, max_side)
         n_bytes += images[name].nbytes
-        if n_bytes > MAX_IN_MEMORY:
+        if n_bytes > MAX_IN_MEMORY and place.is_file():
             raise InputError(f'{place} takes more than {MAX_IN_MEMORY >> 30} GiB in memory, as an archive: unpack it')
     return images, faults
 

@@ -1,5 +1,7 @@
 """One interface for pictures: what training and other programs see of a data set, in memory or streamed."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -73,3 +75,11 @@ def test_validation_images_are_held_out_of_training(data):
     assert len(split.limited(1).validation.labels) == len(np.unique(split.validation.labels))
     pictures.close()
     whole.close()
+
+
+def test_checksums_of_names_that_are_not_utf8(tmp_path):
+    for name in ('a/1.png', 'a/2.png', 'b/1.png', os.fsdecode(b'b/caf\xe9.png')):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new('RGB', (9, 9)).save(tmp_path / name)
+    found = load('folder', tmp_path, preprocess='caffe')
+    assert found.checksums()['training images'].startswith('3 of checksum')

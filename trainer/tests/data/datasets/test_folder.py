@@ -84,7 +84,9 @@ def test_what_is_only_right_for_a_folder_is_refused_of_an_archive(tmp_path, monk
     wide = tar(tmp_path, FILES | {'train/dog/b.png': picture(6, size=(9, 8))})
     with pytest.raises(InputError, match=r'pets\.tar: .*b\.png is not square, and --preprocess torchvision .*: unpack'):
         read_folder(wide, max_side=8, preprocess='torchvision')
-    listed = tar(tmp_path, FILES | {'classes.txt': b'dog\ncat\n'})
+    (tmp_path / 'set/train/dog/b.png').unlink()
+    assert_is_the_set(read_folder(tar(tmp_path, {'train/cat/classes.txt': b'dog\ncat\n'})))  # of an annotation tool
+    listed = tar(tmp_path, {'classes.txt': b'dog\ncat\n'})
     with pytest.raises(InputError, match=r'pets\.tar holds .*classes\.txt, and lists .*: unpack it'):
         read_folder(listed)
 
