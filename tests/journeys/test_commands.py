@@ -304,8 +304,11 @@ def test_names_that_the_terminal_has_no_characters_for(folder):
 
 
 @pytest.mark.journeys
-def test_a_reader_that_leaves_and_ctrl_c_end_it_quietly(home):
-    words = [sys.executable, '-P', '-m', 'squeeze_net.infer', 'photos', '-w', str(VALIDATE[1]), '-b', '1']
+def test_a_reader_that_leaves_and_ctrl_c_end_it_quietly(home, tmp_path):
+    """More answers than the pipe holds, so that it cannot have ended before."""
+    (tmp_path / 'many.txt').write_text(f'{home}/photos/train/cat/0.jpg\n' * 2000)
+    words = [sys.executable, '-P', '-m', 'squeeze_net.infer', 'photos', str(tmp_path / 'many.txt')]
+    words += ['-w', str(VALIDATE[1]), '-b', '1']
     environment, left_out = os.environ | {'PYTHONPATH': str(ROOT)}, 'photos: 2 other files left out (.txt)\n'
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'cwd': home, 'env': environment, 'text': True}
     with subprocess.Popen(words, **pipes) as process:
