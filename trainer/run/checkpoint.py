@@ -261,7 +261,7 @@ def take_over(path: Path, folder: Path) -> None:
     best = path.with_name(BEST_WEIGHTS)
     for source, name in (path, LAST), (best, BEST_WEIGHTS):
         if source.exists() and source.resolve() != (folder / name).resolve():
-            link_or_copy(source.resolve(), folder / name)  # not of a link the name
+            link_or_copy(source.resolve(), folder / name)  # the file, where a link was given
 
 
 def read_metadata(path: Path) -> Metadata:
