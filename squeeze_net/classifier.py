@@ -80,7 +80,7 @@ def open_weights(
     model, loaded = weights.load_model(weights.find(source), network)
     metadata = loaded.metadata
     if preprocess is not None:
-        wanted = preprocessing.find(preprocess)
+        wanted = preprocessing.find(preprocess, metadata.preprocessing)
     elif metadata.preprocessing is not None:
         wanted = metadata.preprocessing
     else:

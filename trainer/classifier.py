@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer import device, engine
 from trainer.config import Config
-from trainer.data.images import decode_named
+from trainer.data.images import decode_named, to_rgb
 from trainer.data.preprocessing import Preprocessing
 from trainer.data.sources.source import read_file
 from trainer.errors import InputError
@@ -57,17 +57,12 @@ class Classifier:
         """The name and the probability, 0..1, of each class, the likeliest first.
 
         Args:
-            image: a file, or an image of Pillow, of any size; turned upright as its EXIF orientation says.
+            image: a file, or an image of Pillow, of any size; becomes RGB, and upright, as `trainer.data.images` says.
         Raises:
-            InputError: a file that is not an image.
+            InputError: a file that is not an image, or pixels of which no range is known.
         """
-        from PIL import ImageOps
-
-        if isinstance(image, (str, Path)):
-            image = decode_named(read_file(Path(image)), str(image))
-        else:
-            image = ImageOps.exif_transpose(image).convert('RGB')
-        probabilities = softmax(self(self.preprocessing.cut(image).transpose(2, 0, 1)[None]))[0]
+        picture = decode_named(read_file(Path(image)), str(image)) if isinstance(image, (str, Path)) else to_rgb(image)
+        probabilities = softmax(self(self.preprocessing.cut(picture).transpose(2, 0, 1)[None]))[0]
         order = np.argsort(-probabilities, kind='stable')
         return [(self.classes[i], float(probabilities[i])) for i in order]
 

@@ -54,7 +54,8 @@ def with_flags(weights: Weights, args: argparse.Namespace) -> Weights:
         check_fits(weights, args.network)
         weights = weights.with_metadata(network=args.network)
     if args.preprocess is not None:
-        weights = weights.with_metadata(preprocessing=preprocessing.find(args.preprocess))
+        view = preprocessing.find(args.preprocess, weights.metadata.preprocessing)
+        weights = weights.with_metadata(preprocessing=view)
     weights = identify(weights)
     if args.reset_classifier is not None:
         weights = reset_classifier(weights, args.reset_classifier, args.seed)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -74,6 +76,30 @@ def is_hidden(name: str) -> bool:
     return name.startswith('.') or name in ('__MACOSX', '@eaDir') or name.lower() in JUNK
 
 
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """The files in a folder and in those below it, also where these are links, sorted; hidden ones do not count.
+
+    Args:
+        folder: where to look; one that cannot be listed counts as empty.
+        above: the folders that it lies in, without links; a link back to one of them is passed over.
+    """
+    place = os.path.realpath(folder)
+    if place in above:
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if is_hidden(entry.name):
+            continue
+        path = folder / entry.name
+        if path.is_dir() if entry.is_symlink() else entry.is_dir():
+            yield from files_below(path, (*above, place))
+        else:
+            yield path
+
+
 def format_of(raw: bytes) -> Format | None:
     """The format of an encoded image by how it begins; None for what is not known."""
     return next((form for form in FORMATS if raw.startswith(form.starts, form.at)), None)
@@ -111,11 +137,20 @@ def decode(raw: bytes, suffices: Callable[[int, int], tuple[float, float]] | Non
                 least = suffices(*((height, width) if orientation >= 5 else (width, height)))
                 across, down = reversed(least) if orientation >= 5 else least
                 image.draft('RGB', (max(1, math.ceil(across)), max(1, math.ceil(down))))
-            return _upright(_as_rgb(image), orientation)
+            return to_rgb(image)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # Pillow raises what its decoders raise: OSError, SyntaxError, ValueError, struct.error
         raise InputError(str(error).partition(' <')[0] or type(error).__name__) from None
+
+
+def to_rgb(image: Image) -> Image:
+    """An image of Pillow as `decode` makes it of its file: RGB, upright.
+
+    Raises:
+        InputError: its pixels are numbers of which no range is known.
+    """
+    return _upright(_as_rgb(image), _orientation(image))
 
 
 def _orientation(image: Image) -> int:
@@ -136,8 +171,11 @@ def _upright(image: Image, orientation: int) -> Image:
         *(None, Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM),
         *(Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90),
     )
-    turn = turns[orientation - 1]
-    return image if turn is None else image.transpose(turn)
+    if (turn := turns[orientation - 1]) is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info.clear()  # what it says of the orientation, with the rest
+    return turned
 
 
 def _as_rgb(image: Image) -> Image:

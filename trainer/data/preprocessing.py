@@ -167,12 +167,16 @@ PREPROCESSINGS = {
 }
 
 
-def find(name: str) -> Preprocessing:
+def find(name: str, own: Preprocessing | None = None) -> Preprocessing:
     """A preprocessing by name.
 
+    Args:
+        own: that of a network, of any size: it is what is found where it has that name.
     Raises:
         InputError: an unknown name.
     """
+    if own is not None and own.name == name:
+        return own
     if name not in PREPROCESSINGS:
         raise InputError(f'{name!r} is not a preprocessing; expected one of {", ".join(PREPROCESSINGS)}')
     return PREPROCESSINGS[name]

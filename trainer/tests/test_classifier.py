@@ -1,5 +1,7 @@
 """A network and the weights of its run name what is on a photo; weights that do not say how are refused."""
 
+from types import SimpleNamespace
+
 import chainer
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 import trainer
 import trainer.functions as F
 import trainer.links as L
+from trainer.data.images import to_rgb
 from trainer.data.metadata import Metadata
 from trainer.data.preprocessing import PREPROCESSINGS
 from trainer.run.checkpoint import save_weights
@@ -83,3 +86,30 @@ def test_what_does_not_fit_is_refused(weights, tmp_path):
     (tmp_path / 'photo.jpg').write_text('<html>')
     with pytest.raises(trainer.InputError, match=r'photo\.jpg cannot be read as an image'):
         trainer.load_classifier(make_net(), weights).classify(tmp_path / 'photo.jpg')
+
+
+def test_an_image_of_pillow_is_named_as_its_file_is(weights, tmp_path):
+    classifier = trainer.load_classifier(make_net(), weights)
+    transparent = Image.effect_noise((40, 30), 80).convert('RGBA')
+    transparent.putalpha(90)
+    deep = Image.fromarray((np.arange(1200).reshape(30, 40) * 50).astype(np.uint16))
+    for number, image in enumerate((transparent, deep)):
+        path = tmp_path / f'{number}.png'
+        image.save(path)
+        assert classifier.classify(image) == classifier.classify(path) != classifier.classify(image.convert('RGB'))
+        with Image.open(path) as opened:
+            assert classifier.classify(opened) == classifier.classify(path)
+
+
+def test_a_photo_is_turned_once(weights, tmp_path):
+    classifier = trainer.load_classifier(make_net(), weights)
+    seen = []
+    classifier.preprocessing = SimpleNamespace(cut=lambda image: seen.append(image.size) or VIEW.cut(image))
+    classifier.preprocessing.colours = VIEW.colours
+    exif = Image.Exif()
+    exif[0x0112] = 6  # it lies on its side
+    Image.effect_noise((40, 30), 80).convert('RGB').save(tmp_path / 'photo.jpg', exif=exif)
+    with Image.open(tmp_path / 'photo.jpg') as opened:
+        for image in (tmp_path / 'photo.jpg', opened, to_rgb(opened)):
+            classifier.classify(image)
+    assert seen == [(30, 40)] * 3

@@ -83,3 +83,9 @@ def test_what_a_foreign_file_says_is_checked(change, message):
 def test_unknown_name():
     with pytest.raises(InputError, match="'cafe' is not a preprocessing; expected one of experiment, caffe"):
         find('cafe')
+
+
+def test_that_of_a_network_is_found_at_its_own_size():
+    own = PREPROCESSINGS['experiment'].sized(102)
+    assert find('experiment', own) == own
+    assert find('caffe', own) == PREPROCESSINGS['caffe']
