@@ -37,7 +37,7 @@ from trainer.step.average import WeightAverage
 from trainer.step.captured import choose_updater
 from trainer.step.hooks import GradientHook, MeanGradient
 from trainer.step.mixing import Mixing
-from trainer.step.network import check_call, check_network
+from trainer.step.network import check_call, check_network, last_child
 from trainer.step.optimizer import Muon, make_optimizer
 from trainer.step.parameters import freeze, multiply_rates
 from trainer.step.teacher import CAPTURE_OBSTACLE, Teacher
@@ -163,11 +163,12 @@ def build(
 
     # Network and optimizer
     model.to_device(target)
-    layers = check_network(model, data.n_class, config.size, pictures.preprocessing.crop)
+    smaller = [crop for crop, _ in config.smaller_sizes]
+    layers = check_network(model, data.n_class, config.size, pictures.preprocessing.crop, smaller)
     optimizer = _set_up_optimizer(model, config, hooks, ranks)
-    start.load(optimizer, load_model)
     if isinstance(optimizer, Muon):
-        optimizer.choose(data.n_class)
+        optimizer.choose(data.n_class, last_child(layers))
+    start.load(optimizer, load_model)
     multiply_rates(optimizer, config.lr_multiplier)
     freeze(model, config.freeze)
 

@@ -79,11 +79,16 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
             raise InputError(f'--run is {self.run!r}; expected the name of a folder below results/')
 
     def _check_sizes(self) -> None:
-        given = f'--progressive_size {self.progressive_size}'
         if self.smaller_sizes and self.cutmix:
-            raise InputError(f'{given} and --cutmix do not go together')
-        if self.smaller_sizes and self.epoch is not None and self.smaller_sizes[-1][1] >= self.epoch:
-            raise InputError(f'{given} leaves no epoch of --epoch {self.epoch} for --size {self.size}')
+            raise InputError(f'--progressive_size {self.progressive_size} and --cutmix do not go together')
+        if self.epoch is not None:
+            self._check_last_size(self.epoch)
+
+    def _check_last_size(self, n_epoch: float) -> None:
+        if self.smaller_sizes and self.smaller_sizes[-1][1] >= n_epoch:
+            raise InputError(
+                f'--progressive_size {self.progressive_size} leaves no epoch of {self.length} for --size {self.size}'
+            )
 
     @property
     def smaller_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -166,6 +171,8 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
         Args:
             n_train: number of training images.
             saved: the settings in the checkpoint that the run resumes; its schedule stays, whatever the length now.
+        Raises:
+            InputError: --iterations end before --size is reached, or before --start_epoch.
         """
         changed: dict[str, Any] = {}
         if self.batch > n_train:
@@ -180,10 +187,13 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
             else:
                 changed |= {'schedule': 'cosine', 'warmup': self.warmup or round(min(1, n_epoch / 5), 3)}
                 print(
-                    f'a run of less than {SHORT_EPOCHS} epochs: --schedule cosine --warmup {changed["warmup"]:g} '
+                    f'a run of fewer than {SHORT_EPOCHS} epochs: --schedule cosine --warmup {changed["warmup"]:g} '
                     '(for other rates give --schedule or --lr)'
                 )
-        return replace(self, **changed)
+        fitted = replace(self, **changed)
+        if fitted.iterations is not None:
+            fitted._check_last_size(fitted.count_epochs(n_train))
+        return fitted
 
     def make_schedule(self, n_epoch: float) -> Schedule:
         """The learning rate over `n_epoch` epochs."""

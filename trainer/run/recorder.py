@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -97,8 +98,10 @@ class Recorder(Extension):
 
     @property
     def is_out_of_patience(self) -> bool:
-        """Whether `patience` epochs have ended since the best one."""
+        """Whether `patience` epochs have ended since the best one; of growing pictures, at the largest size."""
         if self.patience is None or not self.own_entries:
+            return False
+        if self.size_at is not None and self.entries[-1]['size'] != self.size_at(sys.maxsize):
             return False
         return self.entries[-1]['epoch'] - self.best['epoch'] >= self.patience
 

@@ -9,6 +9,7 @@ from typing import Any
 import chainer
 from chainer.utils.conv import get_conv_outsize
 
+OTHER = 'other'  # the row of what belongs to no child
 Row = dict[str, Any]  # of the table: name, output, parameters, multiplications
 
 
@@ -27,7 +28,7 @@ def counting_layers(model: chainer.Link) -> Iterator[list[Row]]:
         identity: {'name': child.name, 'output': None, 'parameters': 0, 'multiplications': 0}
         for identity, child in children.items()
     }
-    other: Row = {'name': 'other', 'output': None, 'parameters': 0, 'multiplications': 0}
+    other: Row = {'name': OTHER, 'output': None, 'parameters': 0, 'multiplications': 0}
     open_rows, called = [other], list[int]()
     layers: list[Row] = []
     with _Links(rows, open_rows, called), _Functions(open_rows):

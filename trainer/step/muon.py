@@ -52,7 +52,14 @@ class MuonRule(UpdateRule):
     """v = momentum * v + g;  W = (1 - DECAY * lr) * W - lr * sqrt(max(1, m / n)) * orthogonal(g + momentum * v)
 
     for a weight W seen as a matrix of m = out rows and n = in * kh * kw columns.
+
+    Args:
+        ratio: of its rate to that of the optimizer.
     """
+
+    def __init__(self, parent_hyperparam: Any = None, ratio: float = 1.0) -> None:
+        super().__init__(parent_hyperparam)
+        self.ratio = ratio
 
     def init_state(self, parameter: Any) -> None:
         with chainer.using_device(parameter.device):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import chainer
 import numpy as np
 
 from trainer.errors import InputError
-from trainer.step.layers import Row, counting_layers
+from trainer.step.layers import OTHER, Row, counting_layers
 
 N_SHOWN = 3  # names that a message lists
 
 
-def check_network(model: chainer.Link, n_class: int, size: int, test_size: int | None = None) -> list[Row]:
+def check_network(
+    model: chainer.Link, n_class: int, size: int, test_size: int | None = None, smaller: Iterable[int] = ()
+) -> list[Row]:
     """Compute a black image in test mode, and refuse what cannot be trained; statistics stay as they are.
 
     Parameters get their shapes where the first image decides them. What the network's own code raises is left as it
@@ -26,6 +28,7 @@ def check_network(model: chainer.Link, n_class: int, size: int, test_size: int |
         n_class: number of classes of the data.
         size: of its images, px.
         test_size: of those it is tested with, px, if that is another.
+        smaller: sizes of `--progressive_size`, px.
     Returns:
         What its layers cost, for an image that it is tested with.
     Raises:
@@ -45,9 +48,30 @@ def check_network(model: chainer.Link, n_class: int, size: int, test_size: int |
     if test_size not in (None, size):
         remedy = f'set `fixed_size = True` on the network, which tests it at {size} px, too'
         _, counted = _compute(model, test_size, remedy)
+    for crop in smaller:
+        _check_smaller(model, crop)
     if _are_probabilities(y):
         print('note: the outputs look like probabilities; logits are expected: leave out softmax, the loss computes it')
     return counted
+
+
+def _check_smaller(model: chainer.Link, crop: int) -> None:
+    try:
+        _compute(model, crop, 'leave out --progressive_size')
+    except InputError:
+        raise
+    except Exception as error:  # of a map that has vanished, Chainer raises what its functions raise
+        raise InputError(f'--progressive_size has {crop} px, which the network cannot compute; give more') from error
+
+
+def last_child(layers: Sequence[Row]) -> str | None:
+    """The name of the child that computes last of those that multiply, and so gives the logits; None if none does.
+
+    Args:
+        layers: of `check_network`.
+    """
+    name = next((row['name'] for row in reversed(layers) if row['multiplications']), OTHER)
+    return None if name == OTHER else name
 
 
 def check_logits(y: Any, n: int, n_class: int | None = None) -> None:

@@ -300,11 +300,12 @@ class Muon(NesterovAG):
         super().__init__(lr=lr, momentum=momentum)
         self._ratio = muon_lr / lr if lr else 1.0  # at --lr 0 both stand still
 
-    def choose(self, n_class: int) -> list[str]:
+    def choose(self, n_class: int, last: str | None = None) -> list[str]:
         """Have the weights inside the network orthogonalised, but those that see pixels, give logits or are large.
 
         Args:
-            n_class: the rows of the last weight.
+            n_class: the rows of the weight that gives the logits.
+            last: the child of the network that it belongs to; None if that is not known.
         Returns:
             Their paths.
         """
@@ -312,11 +313,11 @@ class Muon(NesterovAG):
         chosen = []
         parameter: Any
         for path, parameter in self.target.namedparams():
-            if parameter.ndim < 2 or parameter.shape[1] == COLOURS or parameter.shape[0] == n_class:
+            gives_logits = parameter.shape[0] == n_class and (last is None or path.startswith(f'/{last}/'))
+            if parameter.ndim < 2 or parameter.shape[1] == COLOURS or gives_logits:
                 continue
             if min(parameter.shape[0], parameter.size // parameter.shape[0]) <= LARGEST:
-                parameter.update_rule = MuonRule(parent_hyperparam=self.hyperparam)
-                parameter.update_rule.lr_multiplier = self._ratio
+                parameter.update_rule = MuonRule(self.hyperparam, self._ratio)
                 chosen.append(path)
         scale_rate(self)
         return chosen

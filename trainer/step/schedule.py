@@ -81,16 +81,18 @@ def get_rate(optimizer: Any) -> float:
 
 
 def multiplier_of(parameter: chainer.Parameter) -> float:
-    """What `--lr_multiplier` makes of the rate of a parameter."""
-    return getattr(parameter.update_rule, 'lr_multiplier', 1.0)
+    """The rate of a parameter over that of its optimizer: what `--lr_multiplier` says, by the `ratio` of its rule."""
+    rule = parameter.update_rule
+    return getattr(rule, 'ratio', 1.0) * getattr(rule, 'lr_multiplier', 1.0)
 
 
 def scale_rate(optimizer: Any) -> None:
     """Tell Chainer's update rules of the rates that are not the optimizer's own."""
+    name = _rate_name(optimizer)
     for parameter in optimizer.target.params():
-        if (multiplier := multiplier_of(parameter)) != 1:
-            name = _rate_name(optimizer)
-            setattr(parameter.update_rule.hyperparam, name, getattr(optimizer, name) * multiplier)
+        own = getattr(parameter.update_rule, 'hyperparam', None)
+        if own is not None and ((multiplier := multiplier_of(parameter)) != 1 or name in vars(own)):
+            setattr(own, name, getattr(optimizer, name) * multiplier)
 
 
 def _rate_name(optimizer: Any) -> str:

@@ -139,6 +139,38 @@ def test_growing_pictures_are_tested_as_they_are_trained_and_the_largest_choose_
     assert outcome.summary['best']['epoch'] == 4
 
 
+def test_growing_pictures_reach_the_last_size_before_a_run_ends(tmp_path, capsys):
+    with pytest.raises(InputError, match=r'--progressive_size 24=3 leaves no epoch of --iterations 4 for --size 40'):
+        run(tmp_path, iterations=4, size=40, progressive_size='24=3')
+    outcome, _ = run(tmp_path, epoch=8, lr=0, size=40, progressive_size='24=4', patience=1)
+    assert outcome.summary['stopped_early'] == 6 and outcome.summary['best']['epoch'] == 5
+
+
+class Deep(Net):
+    """Of images below 16 px nothing is left."""
+
+    def forward(self, x):
+        return super().forward(F.average_pooling_2d(x, 16, 1))
+
+
+def test_sizes_that_the_network_cannot_compute_are_told_before_the_training(tmp_path):
+    with pytest.raises(InputError, match=r'--progressive_size has 8 px, which the network cannot compute'):
+        run(tmp_path, Deep(0), epoch=4, size=40, progressive_size='8=1')
+    with pytest.raises(InputError, match=r'--progressive_size has 4 px; expected 8 .. 1024'):
+        run(tmp_path, epoch=4, size=40, progressive_size='4=1')
+
+
+def test_a_run_by_muon_is_continued_by_hand(tmp_path):
+    """40 images in batches of 10: no batch spans two epochs, so that epoch 2 can be started by hand."""
+    flags = {'batch': 10, 'optimizer': 'muon', 'schedule': 'constant'}
+    _, unbroken = run(tmp_path / 'whole', epoch=2, **flags)
+    half, _ = run(tmp_path / 'half', epoch=1, **flags)
+    files = {'load_model': 'weights_last.npz', 'load_optimizer': 'checkpoint_last.npz'}
+    files = {name: str(half.folder / file) for name, file in files.items()}
+    _, rest = run(tmp_path / 'rest', Net(9), epoch=2, start_epoch=2, **files, **flags)
+    assert_same_state(rest, unbroken)
+
+
 def test_another_number_of_iterations_is_another_run(tmp_path):
     run(tmp_path, iterations=3)
     with pytest.raises(InputError, match=r'was trained with --iterations 3, not 9'):

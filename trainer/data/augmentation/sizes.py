@@ -86,7 +86,7 @@ def read_sizes(text: str | None) -> tuple[tuple[int, int], ...]:
     """`64=12,96=20` -> ((64, 12), (96, 20)).
 
     Raises:
-        InputError: not of this form, or epochs that do not rise from 1 on.
+        InputError: not of this form, a size out of range, or epochs that do not rise from 1 on.
     """
     try:
         sizes = [tuple(int(number) for number in word.split('=')) for word in (text.split(',') if text else [])]
@@ -95,4 +95,6 @@ def read_sizes(text: str | None) -> tuple[tuple[int, int], ...]:
         sizes, epochs = [], [0]
     if epochs != sorted(set(epochs)) or (epochs and epochs[0] < 1):
         raise InputError(f'--progressive_size is {text!r}; expected sizes and rising epochs, such as 64=12,96=20')
+    if odd := [crop for crop, _ in sizes if not SMALLEST <= crop <= LARGEST]:
+        raise InputError(f'--progressive_size has {odd[0]} px; expected {SMALLEST} .. {LARGEST}')
     return tuple((crop, epoch) for crop, epoch in sizes)

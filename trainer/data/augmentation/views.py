@@ -31,7 +31,9 @@ class _View(View):
         self._sizes = sizes
         self._device = chainer.get_device('@numpy')
         self._drawn: dict[tuple[int, Sizes], Draws] = {}
-        self.evaluation: Any = None  # what a GPU has captured of scoring this split, kept by `trainer.step.captured`
+        self.evaluation: Any = (
+            None  # what a GPU has captured of scoring this split, by `trainer.step.captured_evaluation`
+        )
 
     def draws(self, epoch: int, sizes: Sizes | None = None) -> Draws:
         """One row an image of the split, on the CPU, at sizes that need not be those of the epoch."""
@@ -144,14 +146,15 @@ class TestView(_View):
     ) -> None:
         super().__init__(split, sizes._replace(smaller=()), colours)
         self._at = sizes.at
-        self._others: dict[Sizes, TestView] = {}  # of the sizes that training begins with
+        self._other: TestView | None = None  # of the size that training has reached
 
     def at(self, epoch: int) -> TestView:
         if (sizes := self._at(epoch)._replace(smaller=())) == self._sizes:
+            self._other = None
             return self
-        if sizes not in self._others:
-            self._others[sizes] = TestView((self._images, self._labels), sizes, self._preprocessing)
-        return self._others[sizes]
+        if self._other is None or self._other._sizes != sizes:
+            self._other = TestView((self._images, self._labels), sizes, self._preprocessing)
+        return self._other
 
     def draws(self, epoch: int = 0, sizes: Sizes | None = None) -> Draws:
         """The one view of each image of the split, on the CPU."""

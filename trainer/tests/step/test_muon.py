@@ -7,6 +7,8 @@ import trainer.links as L
 from trainer.engine.onednn.operation import BFLOAT16
 from trainer.step.muon import DECAY, _product, orthogonalise
 from trainer.step.optimizer import Muon
+from trainer.step.parameters import multiply_rates
+from trainer.step.schedule import scale_rate
 
 
 @pytest.mark.parametrize('shape', [(16, 16), (16, 96), (96, 16), (1, 5)])
@@ -84,3 +86,22 @@ def test_matrices_too_large_to_orthogonalise_are_nesterovs():
     model = chainer.Sequential(L.Linear(20, 1100), L.Linear(1100, 1100), L.Linear(1100, 4))
     optimizer = Muon(lr=0.1, momentum=0.9, muon_lr=0.02).setup(model)
     assert optimizer.choose(n_class=4) == ['/0/W']
+
+
+@pytest.mark.parametrize('multiplier', [1.0, 2.0, 5.0])  # 5: of the two rates, the product is that of the optimizer
+def test_a_multiplier_is_of_the_orthogonalised_rate_and_follows_the_schedule(multiplier):
+    model = Net()
+    optimizer = Muon(lr=0.1, momentum=0.9, muon_lr=0.02).setup(model)
+    optimizer.choose(n_class=4)
+    multiply_rates(optimizer, f'hidden={multiplier},first=3')
+    for lr in 0.1, 0.01:
+        optimizer.lr = lr
+        scale_rate(optimizer)
+        rates = [part.W.update_rule.hyperparam.lr for part in (model.first, model.hidden, model.last)]
+        assert rates == pytest.approx([3 * lr, multiplier * lr / 5, lr])
+
+
+def test_only_the_weight_that_gives_the_logits_is_left_out_of_those_with_as_many_rows():
+    model = chainer.Sequential(L.Linear(20, 4), L.Linear(4, 4), L.Linear(4, 4))
+    for last, chosen in (None, []), ('2', ['/0/W', '/1/W']):
+        assert Muon(lr=0.1, momentum=0.9, muon_lr=0.02).setup(model).choose(4, last) == chosen
