@@ -49,6 +49,7 @@ class Scoring:
     def score_test(self, updater: Updater) -> Evaluation:
         """The test images, with the weights of the best epoch; the network keeps its own."""
         self.stop.check()
+        updater.leave_arena()
         with weights_in_place(self.best_weights, updater.model, updater.ranks):
             return self._score(updater, self.pictures.test, len(self.data.test.labels), 'testing')
 

@@ -220,7 +220,7 @@ class CapturedUpdater(Updater):
         self._since = dict.fromkeys(self._since, 0.0)
         if not math.isfinite(loss):
             raise TrainingError(
-                f'the loss is {loss} by iteration {self.iteration + 1} (epoch {math.ceil(self.epoch_detail)}, '
+                f'the loss is {loss} by iteration {self.iteration + 1} (epoch {self.n_epoch_before + 1}, '
                 f'lr {get_rate(self.optimizer):g}): try a lower --lr, or --warmup 1'
             )
         state = self._state.read()
@@ -253,10 +253,6 @@ class CapturedUpdater(Updater):
         except KeyError:  # a checkpoint made on a CPU
             return
         self._since, self._resumed_state = state['since'], state['state']
-
-    def finish(self) -> None:
-        super().finish()
-        self.optimizer.leave_arena()  # the network goes on without us
 
     def _read_device(self) -> dict[str, dict[str, float]]:
         """What a checkpoint has to hold of it: the sums not yet reported and the scale of the loss."""

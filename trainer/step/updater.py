@@ -179,10 +179,16 @@ class Updater(StandardUpdater):
         arrays = [value for _, value in sorted(statistics_of(self.model).items(), key=lambda item: item[0])]
         self.ranks.average_arrays(arrays + ([] if self.average is None else self.average.statistics))
 
+    def leave_arena(self) -> None:
+        """Give the parameters arrays that files can be read into, which a GPU's arena is not."""
+        if hasattr(self.optimizer, 'leave_arena'):
+            self.optimizer.leave_arena()
+
     def finish(self) -> None:
         """Leave the network as it was tested and saved: with the averaged weights, if there are any."""
         if self.average is not None:
             self.average.apply()
+        self.leave_arena()  # the network goes on without us
 
     def is_at_end(self) -> bool:
         """Whether an epoch or the run has ended with the last iteration."""

@@ -26,6 +26,8 @@ from trainer.engine.cuda import runtime as runtimes
 from trainer.engine.errors import EngineWarning
 from trainer.errors import TrainingError
 from trainer.functions.shifts import find_dead_biases
+from trainer.run import testing
+from trainer.run.checkpoint import weights_in_place
 from trainer.step.average import WeightAverage
 from trainer.step.captured import CapturedUpdater
 from trainer.step.evaluate import evaluate
@@ -585,6 +587,26 @@ def test_a_whole_run_and_its_continuation(tmp_path):
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=tolerance(), atol=tolerance())
     assert yaml.safe_load((outcome.folder / 'config.yaml').read_text())['precision'] in ('float32', 'fp16')
+
+
+@pytest.mark.usefixtures('no_rendering')
+def test_weights_of_the_best_epoch_are_read_into_arrays_that_take_them(tmp_path, monkeypatch):
+    """A file cannot be read into CuPy's arrays that are not contiguous, as those of the arena are."""
+    are_contiguous = []
+
+    def watched(path, model, ranks):
+        are_contiguous.extend(p.array.flags.c_contiguous for p in model.params())
+        return weights_in_place(path, model, ranks)
+
+    monkeypatch.setattr(testing, 'weights_in_place', watched)
+    images, labels = data(40)
+    noise = Data(
+        'noise', Split(images, labels), Split(images[:20], labels[:20]), tuple('abcd'), 'random numbers', False
+    )
+    gpu = -1 if target().xp is np else 0
+    config = Config(size=12, batch=8, lr=0.05, epoch=2, gpu=gpu, save_path=str(tmp_path), validation='8')
+    assert trainer.train(Net(), noise, config).summary['test']['epoch'] in (1, 2)
+    assert are_contiguous and all(are_contiguous)
 
 
 def test_an_evaluation_is_kept_for_its_view_and_model_alone():
