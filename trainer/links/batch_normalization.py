@@ -24,7 +24,8 @@ class BatchNormalization(chainer.links.BatchNormalization):
         self, x: Input, *, relu: bool = False, finetune: bool = False
     ) -> Output:
         if self.avg_mean is None or self.gamma is None or self.beta is None or finetune:
-            y = super().forward(to_float32(joined(x)), finetune=finetune)
+            with chainer.using_config('train', chainer.config.train and not self.is_fixed):
+                y = super().forward(to_float32(joined(x)), finetune=finetune)
             return F.relu(y) if relu else y
         if self.is_fixed or not chainer.config.train:
             statistics = self.avg_mean, self.avg_var

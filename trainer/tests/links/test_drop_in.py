@@ -104,6 +104,18 @@ def test_a_recomputed_forward_pass_moves_no_statistics():
     assert not link.avg_mean.any()
 
 
+@pytest.mark.parametrize('options', [{}, {'use_gamma': False}, {'use_beta': False}], ids=str)
+def test_fixed_batch_normalization_computes_in_training_as_in_the_test(options):
+    link = L.BatchNormalization(6, **options)
+    link(X)
+    mean, var = link.avg_mean.copy(), link.avg_var.copy()
+    link.is_fixed = True
+    y = link(X, relu=True).array
+    with chainer.using_config('train', False):
+        close(y, link(X, relu=True).array)
+    assert np.array_equal(link.avg_mean, mean) and np.array_equal(link.avg_var, var)
+
+
 def test_links_find_out_their_inputs_at_the_first_call():
     x = chainer.Variable(X)
     pair = F.side_by_side([x, x])
