@@ -26,10 +26,10 @@ from squeeze_net.classifier import Classifier, softmax
 from trainer import commands
 from trainer.commands import refuse_address
 from trainer.data import decode
-from trainer.data.images import image_suffixes, is_hidden, is_image_name
+from trainer.data.images import files_below, image_suffixes, is_image_name
 from trainer.data.sources.files import named_line
 from trainer.data.sources.source import read_file, read_text
-from trainer.files import atomic_write, free_path
+from trainer.files import atomic_write, free_path, is_picture_of
 from trainer.run.records import strict_json
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Fault:
 def gather(sources: Sequence[Path]) -> list[Path]:
     """All images of the sources: files, folders (with those below, sorted by name), and lists.
 
-    Hidden files and folders do not count; how many others are left out is printed to stderr.
+    Hidden files and folders do not count, nor what --draw has made; how many others are left out is printed to stderr.
 
     Raises:
         InputError: a source that does not exist, is an address, or holds no image.
@@ -101,11 +101,8 @@ def gather(sources: Sequence[Path]) -> list[Path]:
     for source in sources:
         refuse_address(source)
         if source.is_dir():
-            inside = [
-                path for path in sorted(source.rglob('*')) if not any(map(is_hidden, path.relative_to(source).parts))
-            ]
-            files = [path for path in inside if not path.is_dir()]
-            images = [path for path in files if is_image_name(path.name)]
+            files = list(files_below(source))
+            images = [path for path in files if is_image_name(path.name) and not is_picture_of(path, SOFTWARE)]
             others = [path for path in files if not is_image_name(path.name)]
             if not images:
                 raise trainer.InputError(f'{source} holds no images ({", ".join(image_suffixes())})')
@@ -243,10 +240,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.batch = min(args.batch, len(paths))
     model = classifier.from_flags(args.weights, args)
     drawer = None if args.draw is None else Drawer(args.draw)
-    workers = 0 if len(paths) < FEW else args.workers  # processes take longer to start than a few images to decode
+    workers = args.workers
+    if workers is None and len(paths) < FEW:
+        workers = 0  # processes take longer to start than a few images to decode
     batches = decode.batches(Photos(paths), model.preprocessing, args.batch, workers, args.unreadable)
-    if 'json' in args.format and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding='utf-8', errors='backslashreplace')  # as JSON is, whatever the terminal has
+    if 'json' in args.format:
+        commands.write_utf8()
     with batches:
         if args.format == 'csv':
             print(CSV_HEADER)

@@ -96,6 +96,21 @@ def test_lists(photos):
         gather([file])
 
 
+def test_links_are_followed_but_not_back_and_what_it_has_drawn_is_left_out(model, photos, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp('elsewhere')
+    Image.new('RGB', (9, 9)).save(elsewhere / 'far.png')
+    (photos / 'deep/link').symlink_to(elsewhere)
+    (photos / 'deep/back').symlink_to(photos)
+    (photos / 'deep/gone').symlink_to(photos / 'nowhere')
+    names = ['blue.png', 'green.png', 'far.png', 'red.png']
+    assert [path.name for path in gather([photos])] == names
+    drawer = infer.Drawer(photos / 'drawn')
+    for answer in answers(model, gather([photos]))[0]:
+        drawer(answer)
+    assert len(list((photos / 'drawn').iterdir())) == 4
+    assert [path.name for path in gather([photos])] == names
+
+
 def test_what_is_hidden_or_another_kind_of_file_does_not_count(photos, capsys):
     (photos / '__MACOSX').mkdir()
     for name in ('.red.png', '__MACOSX/red.png', 'notes.txt', 'film.mov', 'more.txt'):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ from trainer.data.datasets.archive import MAX_BYTES, is_archive, member_names, r
 from trainer.data.datasets.data import Data, Split, first_of_each_class
 from trainer.data.datasets.layout import ALL, TEST, TRAIN, VALIDATION, Entry, Layout, arrange
 from trainer.data.holdout import hold_out
-from trainer.data.images import JPEG_SUFFIXES, decode_named, is_hidden, squash
+from trainer.data.images import JPEG_SUFFIXES, decode_named, files_below, squash
 from trainer.data.preprocessing import find
 from trainer.data.sources import Files, Source, Subset, read_class_list
 from trainer.data.sources.source import read_file
@@ -85,10 +84,7 @@ def _list(place: Path) -> Iterator[str]:
         for name in member_names(place):
             yield _plain(name)
         return
-    for folder, folders, files in os.walk(place):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        below = Path(folder).relative_to(place)
-        yield from ((below / name).as_posix() for name in files)
+    yield from (path.relative_to(place).as_posix() for path in files_below(place))
 
 
 def _is_class_list(path: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.images import image_suffixes, is_hidden, is_image_name
+from trainer.data.images import files_below, image_suffixes, is_hidden, is_image_name
 from trainer.data.sources.class_list import read_class_list, read_class_names
 from trainer.data.sources.source import Names, checked_labels, read_file, read_label, read_lines
 from trainer.errors import InputError
@@ -153,9 +153,4 @@ def _folders(root: Path) -> list[str]:
 
 def _images_below(folder: Path) -> list[str]:
     """Paths of the images in a folder and in those below, sorted; hidden ones do not count."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        below = Path(place).relative_to(folder)
-        found += [(below / name).as_posix() for name in files if is_image_name(name)]
-    return sorted(found)
+    return sorted(path.relative_to(folder).as_posix() for path in files_below(folder) if is_image_name(path.name))

@@ -91,6 +91,19 @@ def test_what_is_only_right_for_a_folder_is_refused_of_an_archive(tmp_path, monk
         read_folder(listed)
 
 
+def test_folders_that_are_links_count_as_folders(tmp_path):
+    real = write(tmp_path / 'real', FILES)
+    place = tmp_path / 'pets'
+    (place / 'train').mkdir(parents=True)
+    for path in (real / 'train').iterdir():
+        (place / 'train' / path.name).symlink_to(path)
+    for path in real.iterdir():
+        if path.name != 'train':
+            (place / path.name).symlink_to(path)
+    (place / 'train/cat/back').symlink_to(place)
+    assert_is_the_set(read_folder(place))
+
+
 def test_limit_decodes_no_other_images(tmp_path):
     write(tmp_path, FILES | {'train/cat/c.png': b'broken'})
     data = load('folder', tmp_path, limit=1)
