@@ -20,6 +20,13 @@ from trainer.run import records
 
 TYPES: dict[str, tuple[Any, str]] = {'int': (int, 'N'), 'float': (float, 'X'), 'str': (str, 'TEXT')}
 LENGTHS = {'epoch', 'iterations'}  # one replaces the other
+USED_WITH = {  # settings that act with one value of another
+    'milestones': ('schedule', 'step'),
+    'power': ('schedule', 'poly'),
+    'factor': ('schedule', 'factor'),
+    'factor_every': ('schedule', 'factor'),
+    'muon_lr': ('optimizer', 'muon'),
+}
 RATES = {'schedule', 'milestones', 'warmup', 'lr'}  # with any of them given, the schedule is not chosen by the length
 
 
@@ -40,10 +47,10 @@ def parse(
         describe: (the settings that are given) -> those that the weights of `--finetune` ask for: `model`, and those of
             their images.
     Raises:
-        InputError: an unknown flag, a value out of range, or a YAML file with an unknown key.
+        InputError: an unknown flag, one without effect, a value out of range, or a YAML file with an unknown key.
     """
     parser = make_parser(networks, description, examples)
-    given = vars(parser.parse_args(argv))
+    given = typed = vars(parser.parse_args(argv))
     config_file = given.pop('config', None)
     if config_file is not None:
         given = put_over(given, read_yaml(Path(config_file), parser, Config))
@@ -56,7 +63,11 @@ def parse(
         recipe = recipe | getattr(networks[model], 'finetuning', {}) | chosen
     if not RATES & given.keys() and 'schedule' not in recipe:
         recipe = recipe | {'schedule': 'auto'}
-    return Config(**put_over(given, recipe))
+    config = Config(**put_over(given, recipe))
+    for name, (other, value) in USED_WITH.items():
+        if name in typed and (found := getattr(config, other)) != value:
+            raise InputError(f'--{name} goes with --{other} {value}, not with --{other} {found}, as it is here')
+    return config
 
 
 def put_over(upper: Mapping[str, Any], lower: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,8 +196,11 @@ def read_yaml(path: Path, parser: Parser, group: type) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f'--config {error}') from None
     table = settings_of(group)
+    names = {flag[2:]: name for name, (_, one) in table.items() for flag in one.flags if flag.startswith('--')}
     argv: list[str] = []
     for key, value in values.items():
+        key = key.replace('-', '_')
+        key = names.get(key, key)
         if key not in table:
             close = difflib.get_close_matches(key, table, n=1)
             hint = f'; did you mean {close[0]!r}?' if close else ''

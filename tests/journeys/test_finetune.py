@@ -118,6 +118,10 @@ def test_weights_of_an_earlier_run_in_any_format(photos, tuned, tmp_path, suffix
             ['--finetune', PUBLISHED, '--model', 'alexnet'],
             r'of squeezenet_v1\.1, not of --model alexnet: leave --model out',
         ),
+        (
+            ['--finetune', PUBLISHED, '--model', 'squeezenet_v1.0'],
+            r'of squeezenet_v1\.1, not of --model squeezenet_v1\.0: leave --model out',
+        ),
         (['--finetune', PUBLISHED, '-m', 'x.npz'], r'--finetune \S+ and --pretrained x\.npz both say which weights'),
         (['--finetune', 'nowhere.npz'], r'nowhere\.npz does not exist; expected a weights file, or a published one of'),
         (['--pretrained', PUBLISHED, '--model', 'squeezenet_v1.1'], r'1000 classes, the data of 3: give --finetune'),
@@ -134,7 +138,7 @@ def test_a_short_run_warms_up_and_keeps_its_schedule_when_resumed(tmp_path):
     done = train(tmp_path, *flags, '-e', '5')
     assert done.returncode == 0, done.stderr
     assert (
-        len(re.findall('^a run of less than 30 epochs: --schedule cosine --warmup 1 ', done.stdout, re.MULTILINE)) == 1
+        len(re.findall('^a run of fewer than 30 epochs: --schedule cosine --warmup 1 ', done.stdout, re.MULTILINE)) == 1
     )
     assert (settings_of(tmp_path)['schedule'], settings_of(tmp_path)['warmup']) == ('cosine', 1)
     done = train(tmp_path, *flags, '-e', '40', '--resume')

@@ -148,7 +148,7 @@ class RecipeSettings:
     schedule: str = setting(
         'step',
         'step: a tenth after each milestone; cosine, poly: down to 0; factor: multiplied by --factor; auto: step, or '
-        'for less than 30 epochs cosine and a warm-up (default: auto, or step with --lr, --warmup or --milestones)',
+        'for fewer than 30 epochs cosine and a warm-up (default: auto, or step with --lr, --warmup or --milestones)',
         choices=SCHEDULES,
         is_common=True,
     )

@@ -113,7 +113,7 @@ def test_a_short_run_without_rates_of_its_own_warms_up_and_anneals(line, schedul
     assert (config.schedule, config.warmup) == (schedule, warmup)
     said = capsys.readouterr().out
     assert (
-        (f'less than 30 epochs: --schedule cosine --warmup {warmup:g} (' in said)
+        (f'fewer than 30 epochs: --schedule cosine --warmup {warmup:g} (' in said)
         == (schedule == 'cosine')
         == bool(said)
     )
@@ -275,3 +275,33 @@ def test_resume_command_begins_as_typed(module, first, name, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['main.py' if module is None else f'/{module}.py', '-e', '3'])
     assert cli.resume_command() == f'python {first} -e 3 --resume'
     assert program_name() == name
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (
+            ['--schedule', 'cosine', '--milestones', '8,12'],
+            '--milestones goes with --schedule step, not with --schedule',
+        ),
+        (['--power', '2'], '--power goes with --schedule poly, not with --schedule auto'),
+        (['--schedule', 'poly', '--factor', '0.9'], '--factor goes with --schedule factor'),
+        (
+            ['--factor_every', '2', '--lr', '0.1'],
+            '--factor_every goes with --schedule factor, not with --schedule step',
+        ),
+        (['--muon_lr', '0.01'], '--muon_lr goes with --optimizer muon, not with --optimizer momentum'),
+    ],
+)
+def test_a_flag_without_effect_is_refused(words, message):
+    with pytest.raises(InputError, match=f'^{message}'):
+        parse(*words)
+
+
+def test_a_file_may_hold_settings_that_the_command_line_leaves_without_effect(tmp_path):
+    path = tmp_path / 'c.yaml'
+    path.write_text('schedule: step\nmilestones: [8, 12]\noptimizer: muon\nmuon_lr: 0.01\npretrained: w.npz\n')
+    config = parse('--config', str(path), '--schedule', 'cosine', '--optimizer', 'nesterov')
+    assert (config.schedule, config.optimizer, config.load_model) == ('cosine', 'nesterov', 'w.npz')
+    path.write_text('lr-batch: 128\n')
+    assert parse('--config', str(path)).lr_batch == 128
