@@ -86,12 +86,13 @@ def summarise(name: str, size: int = 227, n_class: int = 1000) -> Summary:
     """
     model = make_network(name, n_class, size)
     layers = [Layer('input', (3, size, size))]
+    links = _Links(model, layers)
     with (
         chainer.using_config('train', False),
         chainer.using_config('engine', 'plain'),  # a function for each operation
         chainer.no_backprop_mode(),
-        _Links(model, layers),
-        _Functions(layers),
+        links,
+        _Functions(links),
     ):
         y = model(np.zeros((1, 3, size, size), np.float32))
     if len(layers[-1].output) == 3:  # logits in a map, which are then averaged
@@ -107,6 +108,7 @@ class _Links(chainer.LinkHook):
 
     def __init__(self, model: chainer.Chain, layers: list[Layer]) -> None:
         self.layers, self.children = layers, {id(link) for link in model.children()}
+        self.open: Layer | None = None  # of the child that is being called, which may pool inside
         self.counted: set[int] = set()  # links; a second call has no parameters of its own
 
     def forward_preprocess(self, args: Any) -> None:
@@ -124,32 +126,41 @@ class _Links(chainer.LinkHook):
             layer.bypass = {False: 'none', True: 'simple'}.get(link.bypass, link.bypass)
             layer.depth = 2
         self.layers.append(layer)
+        self.open = layer
 
     def forward_postprocess(self, args: Any) -> None:
-        if id(args.link) in self.children:
-            self.layers[-1].output = tuple(args.out.shape[1:])
+        if id(args.link) in self.children and self.open is not None:
+            self.open.output = tuple(args.out.shape[1:])
+            self.open = None
+
+
+POOLS = {'MaxPooling': 'maxpool', 'AveragePooling': 'avgpool'}  # by the functions' names
 
 
 class _Functions(chainer.FunctionHook):
-    """Adds the multiplications of a function to its layer, and a layer for each max pool."""
+    """Adds the multiplications of a function to its layer, and a layer for each pool that is in none."""
 
     name = 'SummaryOfFunctions'
 
-    def __init__(self, layers: list[Layer]) -> None:
-        self.layers = layers
+    def __init__(self, links: _Links) -> None:
+        self.links = links
 
     def forward_postprocess(self, function: Any, in_data: Any) -> None:
-        layer = self.layers[-1]
+        layer = self.links.layers[-1]
         layer.macs += count_multiplications(function, in_data)
         if function.label == 'Convolution2DFunction' and layer.s1x1 is None:
             n_out, _, height, width = in_data[1].shape
             layer.window = f'{height}x{width}/{function.sy} (x{n_out})'
-        if function.label.startswith('MaxPooling'):
+        kind = POOLS.get(re.sub('(2D|ND)$', '', function.label))
+        if kind is not None and self.links.open is None:
             C, H = in_data[0].shape[1:3]
-            ksize, stride, pad = function.ksize[0], function.stride[0], function.pad[0]
+            if hasattr(function, 'ksize'):
+                ksize, stride, pad = function.ksize[0], function.stride[0], function.pad[0]
+            else:
+                ksize, stride, pad = function.kh, function.sy, function.ph
             side = get_conv_outsize(H, ksize, stride, pad, function.cover_all)
             number = re.sub(r'\D', '', layer.name.split('_')[0])
-            self.layers.append(Layer(f'maxpool{number}', (C, side, side), f'{ksize}x{ksize}/{stride}'))
+            self.links.layers.append(Layer(f'{kind}{number}', (C, side, side), f'{ksize}x{ksize}/{stride}'))
 
 
 COLUMNS = ('layer', 'output', 'filter/stride', 'depth', 's1x1', 'e1x1', 'e3x3', 'bypass', 'parameters', 'MACs', 'bytes')
@@ -240,16 +251,19 @@ def draw(summary: Summary, path: Path) -> None:
 
 
 def look_up(source: str) -> tuple[str, int, int]:
-    """Network, size of the images in px and number of classes: of a name in `NETWORKS`, or of a weights file.
+    """Network, size of the images in px and number of classes: of a name in `NETWORKS`, or of weights.
+
+    Args:
+        source: such a name, a file, or a name of `squeeze_net.weights.PUBLISHED`.
 
     Raises:
         trainer.InputError: neither, or a file that cannot be read.
     """
     if source in NETWORKS:
         return source, 227, 1000
-    if not Path(source).is_file():
+    if source not in weights.PUBLISHED and not Path(source).is_file():
         raise trainer.InputError(f'{source} is neither a weights file nor one of {", ".join(NETWORKS)}')
-    loaded = weights.read(source)
+    loaded = weights.read(weights.find(source))
     _, size = build(loaded, 'a summary')
     return str(loaded.metadata.network), size, int(loaded.metadata.n_class or 0)
 

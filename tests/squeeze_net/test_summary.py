@@ -2,12 +2,15 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
 import trainer
 from squeeze_net import NETWORKS, summary
 from squeeze_net.summary import as_dot, as_json, as_markdown, as_text, summarise
+
+EXAMPLE = Path(__file__).parents[2] / 'results/squeezenet_fast/weights_last.npz'
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,24 @@ def test_the_rows_are_those_of_table_1():
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_every_parameter_of_every_network_is_in_some_row(name):
-    assert summarise(name, 64, 7).parameters == NETWORKS[name](7, 64).count_params()
+    found = summarise(name, 64, 7)
+    assert found.parameters == NETWORKS[name](7, 64).count_params()
+    names = [layer.name for layer in found.layers]
+    assert len(set(names)) == len(names) and all(layer.output for layer in found.layers)
+
+
+def test_pools_within_a_layer_belong_to_it():
+    rows = {layer.name: layer for layer in summarise('airbench94', 64, 10).layers}
+    blocks = [f'block{i}_{j}' for i in (1, 2, 3) for j in (1, 2)]
+    assert list(rows) == ['input', 'avgpool', 'conv1', *blocks, 'maxpool3', 'fc']
+    assert rows['avgpool'].output == (3, 32, 32) and rows['avgpool'].window == '2x2/2'
+    assert rows['block1_1'].output == (64, 15, 15) and rows['maxpool3'].output == (256, 1, 1)
+
+
+def test_published_names_are_taken_too(monkeypatch, capsys):
+    monkeypatch.setattr(summary.weights, 'find', lambda name: EXAMPLE)
+    assert summary.main(['squeezenet_v1.1_torchvision']) == 0
+    assert '747,146' in capsys.readouterr().out
 
 
 def test_bypasses_are_told():
