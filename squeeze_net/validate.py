@@ -31,7 +31,7 @@ python -m squeeze_net.validate results/squeezenet_v1.1_finetuned/weights_best.np
 """
 
 
-SHOWN = 20  # classes of a matrix on the terminal, names of unreadable images
+SHOWN = 20  # names of unreadable images
 
 
 class Score:
@@ -92,6 +92,8 @@ def score(
 def main(argv: Sequence[str] | None = None) -> int:
     """Score the weights; returns the exit code."""
     args = make_parser().parse_args(argv)
+    if args.json:
+        commands.write_utf8()
     for flag, path in ('--per_class', args.per_class), ('--confusion', args.confusion):
         if path is not None:
             refuse_to_replace(path, flag, overwrite=args.overwrite)
@@ -144,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_per_class(scores, model.classes, args.per_class)
     if args.confusion is not None:
         write_confusion(scores, model.classes, args.confusion)
-    elif len(model.classes) <= SHOWN and not args.json:
+    elif not args.json:
         print('\n' + format_confusion(model.classes, scores.confusion))
     return 0
 

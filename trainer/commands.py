@@ -111,6 +111,12 @@ def add_overwrite(target: Any) -> None:
     target.add_argument('--overwrite', action='store_true', help='replace files that exist')
 
 
+def write_utf8() -> None:
+    """Write standard output in UTF-8, as JSON is, whatever the terminal has."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding='utf-8', errors='backslashreplace')
+
+
 def _wrapped(command: str) -> str:
     """A command of an example, indented, on more lines where one is too narrow; or a comment."""
     if command.startswith('#'):

@@ -26,7 +26,7 @@ def atomic_write(path: Path, mode: str = 'wb') -> Iterator[IO]:
         path: the file to replace or create; its folder must exist.
         mode: 'wb' or 'w' (UTF-8).
     """
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    part = _beside(path, f'{os.getpid()}.part')
     try:
         # In a text may be names of files that are not UTF-8.
         encoding, errors = (None, None) if 'b' in mode else ('utf-8', 'backslashreplace')
@@ -41,6 +41,11 @@ def atomic_write(path: Path, mode: str = 'wb') -> Iterator[IO]:
         part.unlink(missing_ok=True)
 
 
+def _beside(path: Path, suffix: str) -> Path:
+    """A hidden file in the same folder; its name is no longer than a disk allows, where that of `path` is not."""
+    return path.with_name(f'.{path.name[-50:]}.{suffix}')
+
+
 def make_place(path: Path) -> None:
     """Make the folder of a file, and find out before hours of work whether the file can be written.
 
@@ -50,9 +55,10 @@ def make_place(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    with atomic_write(path.with_name(f'.{path.name}.probe')) as file:
+    probe = _beside(path, 'probe')
+    with atomic_write(probe) as file:
         file.write(b'')
-    path.with_name(f'.{path.name}.probe').unlink()
+    probe.unlink()
 
 
 def is_picture_of(path: Path, software: str) -> bool:
@@ -95,7 +101,7 @@ def refuse_to_replace(path: Path, flag: str = '', *, overwrite: bool) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` another name of `source`'s bytes (a hard link where the disk has them), atomically."""
-    part = target.with_name(f'.{target.name}.{os.getpid()}.part')
+    part = _beside(target, f'{os.getpid()}.part')
     part.unlink(missing_ok=True)
     try:
         os.link(source, part)

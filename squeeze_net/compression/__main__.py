@@ -147,7 +147,8 @@ def read_source(path: Path, args: argparse.Namespace) -> Weights:
         check_fits(source, args.network)
         source = identify(source.with_metadata(network=args.network))
     if args.preprocess is not None:
-        source = source.with_metadata(preprocessing=preprocessing.find(args.preprocess))
+        view = preprocessing.find(args.preprocess, source.metadata.preprocessing)
+        source = source.with_metadata(preprocessing=view)
     return source
 
 
@@ -188,6 +189,7 @@ def inspect(args: argparse.Namespace) -> int:
         raise trainer.InputError(f'{args.archive} cannot be read as an archive: {error}') from None
     rows = [report.entry_row(entry) for entry in opened.entries.values()]
     if args.json:
+        commands.write_utf8()
         print(strict_json({'metadata': opened.metadata.dumps(), 'n_byte': opened.n_byte, 'layers': rows}))
         return 0
     metadata = opened.metadata

@@ -3,7 +3,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from trainer.errors import InputError
-from trainer.files import SOFTWARE, atomic_write, free_path, link_or_copy, refuse_to_replace
+from trainer.files import SOFTWARE, atomic_write, free_path, link_or_copy, make_place, refuse_to_replace
 
 
 def test_replaces_whole_or_not_at_all(tmp_path):
@@ -52,3 +52,12 @@ def test_only_own_pictures_are_replaced(tmp_path):
         refuse_to_replace(path, '-o', overwrite=False)
     refuse_to_replace(path, '-o', overwrite=True)
     refuse_to_replace(third, overwrite=False)
+
+
+def test_names_as_long_as_a_disk_allows(tmp_path):
+    path = tmp_path / ('é' * 127)  # 254 bytes
+    make_place(path)
+    with atomic_write(path, 'w') as file:
+        file.write('new')
+    link_or_copy(path, tmp_path / ('ü' * 127))
+    assert (tmp_path / ('ü' * 127)).read_text() == 'new' and len(list(tmp_path.iterdir())) == 2
