@@ -89,7 +89,7 @@ def format_confusion(classes: Sequence[str], confusion: Any) -> str:
     """The confusion matrix for the terminal; at most 100 columns wide.
 
     Up to 20 classes: a line a class, with its row of the matrix in %, its accuracy, and a bar where there is
-    room.  More: the accuracies in three columns, then the ten most confused pairs.
+    room.  More: the ten most confused pairs.
 
     Args:
         classes: the n_class names.
@@ -103,7 +103,7 @@ def format_confusion(classes: Sequence[str], confusion: Any) -> str:
     percent = row_percent(counts)
     if n_class <= MAX_CELL_TEXTS:
         return '\n'.join(_matrix_lines(names, percent))
-    return '\n'.join([*_accuracy_lines(names, percent), '', *_confused_lines(names, counts)])
+    return '\n'.join(_confused_lines(names, counts))
 
 
 def _matrix_lines(names: Sequence[str], percent: np.ndarray) -> list[str]:
@@ -118,18 +118,12 @@ def _matrix_lines(names: Sequence[str], percent: np.ndarray) -> list[str]:
     return lines
 
 
-def _accuracy_lines(names: Sequence[str], percent: np.ndarray) -> list[str]:
-    cells = [f'{name[:21]:21} {_accuracy(percent[i, i])}' for i, name in enumerate(names)]
-    n_rows = -(-len(cells) // 3)
-    return ['accuracy by class', *('   '.join(cells[i::n_rows]) for i in range(n_rows))]
-
-
 def _confused_lines(names: Sequence[str], counts: np.ndarray) -> list[str]:
     lines = [
         f'{true[:30]} taken for {other[:30]}: {n} of {n_images}, {share:.1f} %'
         for true, other, n, n_images, share in confused_pairs(names, counts)
     ]
-    return ['most confused', *(lines or ['none'])]
+    return ['most confused:', *(f'  {line}' for line in lines or ['none'])]
 
 
 def confused_pairs(names: Sequence[str], counts: np.ndarray) -> list[tuple[str, str, int, int, float]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import textwrap
+import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
@@ -222,6 +224,17 @@ def verbatim(text: str) -> str:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG whose bytes depend on the picture alone; returns its path."""
-    with atomic_write(path) as file:
+    with atomic_write(path) as file, warnings.catch_warnings(record=True) as caught:
         figure.savefig(file, format='png', metadata={'Software': SOFTWARE})
+    lacks = [one for one in caught if str(one.message).startswith('Glyph ')]
+    for one in caught:
+        if one not in lacks:
+            warnings.showwarning(one.message, one.category, one.filename, one.lineno)
+    if lacks:
+        _say_what_lacks()
     return path
+
+
+@functools.cache  # once
+def _say_what_lacks() -> None:
+    print('the font of the plots lacks characters of the names, and shows boxes; the report in HTML has them')

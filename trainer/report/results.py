@@ -13,8 +13,6 @@ from trainer.report.confusion import final_confusion, format_confusion
 from trainer.run.progress import format_top5
 from trainer.run.records import WATCHED, peers, read_run, watched_of
 
-MAX_CLASSES_SHOWN = 20  # of more, the confusion matrix is only in summary.json
-
 
 def format_results(folder: Path, config: Config, baselines: Collection[str] = ()) -> str:
     """The confusion matrix, the accuracy of the last and the best epoch, and where records and plots are.
@@ -27,7 +25,7 @@ def format_results(folder: Path, config: Config, baselines: Collection[str] = ()
     run = read_run(folder)
     summary = run.summary or {}
     lines = []
-    if len(summary['classes']) <= MAX_CLASSES_SHOWN:
+    if summary.get('confusion'):
         lines.append(format_confusion(summary['classes'], np.array(final_confusion(summary))))
     lines += [f'{name} epoch {summary[name]["epoch"]}: {_score(summary[name])}' for name in ('last', 'best')]
     if run.test:

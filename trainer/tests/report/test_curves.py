@@ -64,6 +64,15 @@ def test_pictures_are_reproducible(tmp_path, n_epoch):
     assert sorted(path.name for path in (tmp_path / 'a').iterdir()) == ['accuracy.png', 'confusion_net.png', 'loss.png']
 
 
+def test_names_that_the_font_lacks_are_told_once(tmp_path, capsys, recwarn):
+    curves._say_what_lacks.cache_clear()
+    run = fake_run(tmp_path, 'net', fake_log(2))
+    run.summary['classes'] = ['猫', *run.summary['classes'][1:]]
+    for _ in range(2):
+        confusion.draw_confusion(run, tmp_path)
+    assert capsys.readouterr().out.count('the font of the plots lacks characters') == 1 and not recwarn.list
+
+
 def test_pyplot_is_left_alone(tmp_path):
     sys.modules.pop('matplotlib.pyplot', None)
     curves.draw_curves([fake_run(tmp_path, 'net', fake_log(2))], tmp_path)
@@ -214,9 +223,8 @@ def test_format_confusion_of_many_classes_lists_the_most_confused():
     matrix[3, 7] = 15
     matrix[29] = 0
     text = confusion.format_confusion(names, matrix.tolist())
-    assert text.splitlines()[-2:] == ['most confused', 'class3 taken for class7: 15 of 20, 75.0 %']
+    assert text.splitlines()[-2:] == ['most confused:', '  class3 taken for class7: 15 of 20, 75.0 %']
     assert max(map(len, text.splitlines())) <= 100
-    assert all(f'class{i} ' in text for i in range(30))
 
 
 def test_format_confusion_refuses_another_shape_and_hides_control_characters():
