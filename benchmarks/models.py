@@ -61,12 +61,12 @@ MODELS = [
     Model('SqueezeNet v1.1', 'squeezenet_v1.1', 'ImageNet', 227, 'caffe_squeezenet_v1.1', 'squeezenet_v1.1.caffemodel'),
     Model('SqueezeNet v1.0, simple bypass', 'squeezenet_v1.0_simple', 'ImageNet', 227, 'caffe_squeezenet_v1.0'),
     Model('SqueezeNet v1.0, complex bypass', 'squeezenet_v1.0_complex', 'ImageNet', 227, 'caffe_squeezenet_v1.0'),
-    Model('SqueezeNet v1.1, batch normalisation', 'squeezenet_v1.1_bn', 'ImageNet', 227, 'mindcv_squeezenet'),
+    Model('SqueezeNet v1.1, batch normalisation', 'squeezenet_v1.1_bn', 'ImageNet', 227, ''),
     Model('AlexNet', 'alexnet', 'ImageNet', 227, ''),
     Model('SqueezeNet, pre-activation', 'squeezenet', 'CIFAR-10', 122, 'experiment', OURS, 'experiment'),
     Model('SqueezeNet v1.1, fine-tuned', 'squeezenet_v1.1', 'CIFAR-10', 122, 'finetune_cifar10', OURS_FINE_TUNED),
-    Model('AlexNet', 'alexnet', 'CIFAR-10', 122, 'experiment'),
-    Model('VGG with batch normalisation', 'vgg_bn', 'CIFAR-10', 32, 'experiment'),
+    Model('AlexNet', 'alexnet', 'CIFAR-10', 122, ''),
+    Model('VGG with batch normalisation', 'vgg_bn', 'CIFAR-10', 32, ''),
 ]
 
 

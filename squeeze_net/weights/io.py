@@ -126,7 +126,8 @@ def loader(config: Config) -> Callable[[str, chainer.Chain], None]:
         try:
             start_from(model, config.model, weights, config.reset_classifier)
         except InputError as error:
-            raise InputError(f'--pretrained {source}: {error}') from None
+            flag = '--pretrained' if config.finetune is None else '--finetune'
+            raise InputError(f'{flag} {source}: {error}') from None
         view = weights.metadata.preprocessing
         if view is not None and view.name != config.preprocess:
             print(f'note: {source} expects images of --preprocess {view.name}, not {config.preprocess}')
@@ -204,7 +205,7 @@ def finetuning(given: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             f'--finetune {source} does not say of which network it is: add --model, one of {", ".join(NETWORKS)}'
         )
-    if own in NETWORKS and shapes_of(own).keys() != shapes_of(chosen).keys():
+    if own in NETWORKS and shapes_of(own) != shapes_of(chosen):
         raise InputError(f'--finetune {source} holds the weights of {own}, not of --model {chosen}: leave --model out')
     settings: dict[str, Any] = {'model': chosen}
     if view is None and 'preprocess' not in given:

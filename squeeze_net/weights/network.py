@@ -223,7 +223,7 @@ def fill(model: chainer.Chain, tensors: dict[str, np.ndarray], without: frozense
     if faults:
         raise InputError(f'the weights do not fit the network: {_first(faults)}')
     for name, tensor in given.items():
-        places[name][...] = places[name].dtype.type(0) if tensor.size == 0 else tensor
+        places[name][...] = tensor
     for path, link in model.namedlinks(skipself=True):
         count = counts.get(f'{path[1:]}/{COUNT}')
         if count is not None and count.size == 1 and COUNT in link._persistent:
