@@ -21,18 +21,17 @@ class Predictor:
     Where the CPU engine serves, the network runs once for each new shape of input and what it computes is noted down;
     batch normalisation and rectifiers are folded into the convolutions before them, weights are brought into the
     layout of the primitives, all memory is laid out, and from then on that plan is replayed. A network whose
-    Python code decides by the values of its maps must not be planned: give `plan=False`. A network that computes
-    with something the engine does not know is not planned, and just called.
+    Python code decides by the values of its maps must not be planned: it has to have `can_plan = False`. A network
+    that computes with something the engine does not know is not planned, and just called.
 
     The weights are those at the time of the first call; make a new predictor when they have changed.
 
     Args:
         model: maps images (N, 3, H, W) to logits (N, n_class).
-        plan: whether to plan where it can be.
     """
 
-    def __init__(self, model: chainer.Chain, plan: bool = True) -> None:
-        self.model, self._may_plan = model, plan
+    def __init__(self, model: chainer.Chain) -> None:
+        self.model, self._may_plan = model, getattr(model, 'can_plan', True)
         self._plans: dict[tuple[Any, ...], Callable[[Array], Array]] = {}
 
     def __call__(self, x: Array) -> Array:

@@ -100,7 +100,7 @@ def test_batch_normalisation_and_rectifiers_are_folded_where_only_they_read_a_co
     assert 'ReLU' not in names
 
 
-@pytest.mark.parametrize('how', ['unknown function', 'engine off', 'float64', 'plan=False', 'not a link'])
+@pytest.mark.parametrize('how', ['unknown function', 'engine off', 'float64', 'can_plan = False', 'not a link'])
 def test_what_cannot_be_planned_is_called(how):
     class Plain(Net):
         def forward(self, x):
@@ -115,7 +115,8 @@ def test_what_cannot_be_planned_is_called(how):
             parameter.array = parameter.array.astype(np.float64)
         x = x.astype(np.float64)
     with chainer.using_config('engine', 'plain' if how == 'engine off' else 'fused'):
-        predict = Predictor(model if how != 'not a link' else lambda x: model(x), plan=how != 'plan=False')
+        model.can_plan = how != 'can_plan = False'
+        predict = Predictor(model if how != 'not a link' else lambda x: model(x))
         expected = call(model, x)
         before = model.n_call
         for n in range(1, 4):
