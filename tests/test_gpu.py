@@ -15,6 +15,7 @@ from trainer.step.evaluate import evaluate
 from trainer.step.optimizer import make_optimizer
 from trainer.step.updater import Updater, UpdateSettings
 
+pytestmark = pytest.mark.gpu
 N_ITERATION = 20
 EXPERIMENT = ('squeezenet', 'alexnet', 'vgg_bn', 'airbench94')
 
@@ -41,7 +42,6 @@ def losses(name, gpu, dtype, engine='plain', batch=8):
     return np.array(found), test.loss
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize('name', EXPERIMENT)
 def test_losses_are_the_cpus(name):
     """In float64, where rounding has no time to grow: in float32 it flips a ReLU within a few iterations."""
@@ -51,7 +51,6 @@ def test_losses_are_the_cpus(name):
     assert gpu_test == pytest.approx(cpu_test, rel=1e-8)
 
 
-@pytest.mark.gpu
 @pytest.mark.cudnn
 @pytest.mark.parametrize('engine', ['plain', 'fused'])
 @pytest.mark.parametrize('name', EXPERIMENT)
@@ -62,7 +61,6 @@ def test_first_losses_in_float32_are_the_cpus(name, engine):
     # From the third on, a rounding error has taken some ReLU or maximum across a tie.
 
 
-@pytest.mark.gpu
 @pytest.mark.cudnn
 @pytest.mark.slow
 def test_the_engine_learns_as_plain_chainer_does(tmp_path):
@@ -80,3 +78,16 @@ def test_the_engine_learns_as_plain_chainer_does(tmp_path):
             found.append(train(model, data, config).summary['last']['test_accuracy'])
         accuracy[engine] = np.mean(found)
     assert accuracy['fused'] > accuracy['plain'] - 0.03
+
+
+def test_the_engines_stream_stays_the_current_one():
+    """It can be captured; CuPy itself computes `with` other streams, and leaves these for what is on its stack."""
+    import cupy
+
+    open_device(0)
+    own = cupy.cuda.get_current_stream()
+    with cupy.cuda.Stream(non_blocking=True):
+        pass
+    assert cupy.cuda.get_current_stream() == own != cupy.cuda.Stream.null
+    cupy.zeros((3, 4)).T.get()
+    assert cupy.cuda.get_current_stream() == own

@@ -82,7 +82,8 @@ def used_mib(updater: Any) -> float:
     """What the pools hold: Chainer's and that of the captured iteration."""
     from chainer.backends import cuda
 
-    return (cuda.memory_pool.total_bytes() + updater._graph.pool.total_bytes()) / 2**20
+    graph = updater._graph  # None if the iteration cannot be captured
+    return (cuda.memory_pool.total_bytes() + (0 if graph is None else graph.pool.total_bytes())) / 2**20
 
 
 def measure_bandwidth(run: Any) -> float:

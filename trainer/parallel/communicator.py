@@ -35,9 +35,11 @@ def open_communicator(name: str, gpu: int, grad_dtype: str) -> Any:
     _memory_utility.unpack_params = _unpack_params
     options = {} if grad_dtype == 'float32' else {'allreduce_grad_dtype': np.dtype(grad_dtype)}
     try:
-        return chainermn.create_communicator(name, **options)
+        communicator = chainermn.create_communicator(name, **options)
     except (RuntimeError, ImportError, AttributeError) as error:
         raise InputError(f'--communicator {name}: {error}') from None
+    communicator.batched_copy = False  # its kernels take `half` from a header of CuPy that no longer has it
+    return communicator
 
 
 def _is_cuda_aware() -> bool:
@@ -59,7 +61,7 @@ def _unpack_params(
             value = param.xp.empty_like(param.data)
             param.grad = value
         n_byte = value.size * np.dtype(transfer_dtype).itemsize
-        received = value if value.dtype == transfer_dtype else param.xp.empty(value.shape, transfer_dtype)
+        received = value if value.dtype == transfer_dtype else param.xp.empty_like(value, dtype=transfer_dtype)
         buffer.to_device(received, n_byte, offset, stream)
         offset += n_byte
         if received is not value:

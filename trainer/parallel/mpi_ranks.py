@@ -52,7 +52,7 @@ class MpiRanks(Ranks):
 
     def connect(self, model: chainer.Chain, sync_bn: bool) -> None:
         if model.xp is not np:
-            model.xp.cuda.Stream.null.use()  # ChainerMN's own; the engine's would not wait for it
+            model.xp.cuda.Stream.null.__enter__()  # for good: ChainerMN's own, which the engine's would not wait for
         if sync_bn:
             synchronize(model, self.communicator)
 

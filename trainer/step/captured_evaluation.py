@@ -17,6 +17,7 @@ from trainer.engine.cuda import weights
 from trainer.engine.cuda.optimizer import State
 from trainer.engine.cuda.runtime import Graph, runtime
 from trainer.engine.maps import Map, address
+from trainer.engine.warn import warn_once
 
 
 class CapturedEvaluation:
@@ -82,8 +83,10 @@ class CapturedEvaluation:
         if self._graph is None and self._may_capture:
             try:
                 self._graph = runtime().capture(lambda: self._step(self.batch))
-            except Exception:  # the updater has said it, of the same model
+            except Exception as error:
                 self._may_capture = False
+                why = ' '.join(str(error).split())
+                warn_once(f'the test cannot be captured ({why}), so each batch runs as Python, which is slower')
         if self._graph is None:
             self._step(self.batch)
         else:

@@ -14,6 +14,7 @@ from trainer.engine.cuda import cudnn
 from trainer.engine.cuda.plan_cache import Cache, Known, folder
 from trainer.engine.cuda.problem import NUMPY_TYPES, Problem, Tensor
 from trainer.engine.errors import EngineError
+from trainer.engine.warn import warn_once
 
 ALIGNMENT = 16  # bytes; what cuDNN is promised of every address
 N_CANDIDATE, N_SETTING, N_COMPILED = 8, 3, 3  # tried at most: in all, of one engine, of those compiled (seconds each)
@@ -111,10 +112,12 @@ def _make(problem: Problem, handle: Handle, cache: Cache, key: str) -> Plan:
     known = cache.load(key)
     if known is not None:
         handle.use(0)  # cuDNN warms the plan up on the stream it was given last, which may be gone
-        with suppress(Exception):  # cuDNN does not take it, whyever: tried again, then
+        try:
             graph = cudnn.load().pygraph(handle=handle.address)
             graph.deserialize(handle.address, list(known.data))
             return _plan(graph, handle, problem, graph.get_workspace_size(), known.engine, known.seconds)
+        except Exception as error:  # whyever; it is found anew
+            warn_once(f'cuDNN does not take plans that were kept, and tries them again: {cudnn.in_one_line(error)}')
     best, seconds = _fastest(problem, handle)
     best.graph.build_plan_at_index(best.place)  # nothing is left to build: makes it the one that the graph executes
     with suppress(Exception):  # a folder that cannot be written, or a plan that cannot: it is found again next time

@@ -90,8 +90,9 @@ class Runtime:
         return self.xp.zeros(shape, dtype)
 
     def upload(self, source: np.ndarray, out: Array) -> None:
-        """Copy to the device after the work under way; waits for it, so not to be done every iteration."""
+        """Copy to the device after the work under way, and wait for it; so not to be done every iteration."""
         out.set(source)  # type: ignore[attr-defined]
+        self.synchronize()
 
     def download(self, x: Array) -> np.ndarray:
         """Copy to the host; waits for the work under way."""
@@ -120,7 +121,9 @@ class Runtime:
         """Send everything of this thread through a stream that can be captured; the default one cannot."""
         if self.device not in self._streams:
             self._streams[self.device] = self.xp.cuda.Stream(non_blocking=True)
-        self._streams[self.device].use()
+        own = self._streams[self.device]
+        if self.xp.cuda.get_current_stream() != own:
+            own.__enter__()  # for good; what `use()` sets is lost where a `with stream` ends, which CuPy's `get` has too
 
     def capture(self, function: Callable[[], None]) -> Graph:
         """The work that `function` sends to the device, noted down instead of done.
