@@ -123,7 +123,7 @@ class Runtime:
             self._streams[self.device] = self.xp.cuda.Stream(non_blocking=True)
         own = self._streams[self.device]
         if self.xp.cuda.get_current_stream() != own:
-            own.__enter__()  # for good; what `use()` sets is lost where a `with stream` ends, which CuPy's `get` has too
+            own.__enter__()  # for good; that of `use()` is lost where a `with stream` ends, as in CuPy's own `get`
 
     def capture(self, function: Callable[[], None]) -> Graph:
         """The work that `function` sends to the device, noted down instead of done.
