@@ -92,7 +92,8 @@ class Fault:
 def gather(sources: Sequence[Path]) -> list[Path]:
     """All images of the sources: files, folders (with those below, sorted by name), and lists.
 
-    Hidden files and folders do not count, nor what --draw has made; how many others are left out is printed to stderr.
+    Hidden files and folders do not count, nor what --draw has made; how many files of other kinds are left out is
+    printed to stderr.
 
     Raises:
         InputError: a source that does not exist, is an address, or holds no image.
@@ -102,10 +103,11 @@ def gather(sources: Sequence[Path]) -> list[Path]:
         refuse_address(source)
         if source.is_dir():
             files = list(files_below(source))
-            images = [path for path in files if is_image_name(path.name) and not is_picture_of(path, SOFTWARE)]
+            images = [path for path in files if is_image_name(path.name) and not _is_drawn(path)]
             others = [path for path in files if not is_image_name(path.name)]
             if not images:
-                raise trainer.InputError(f'{source} holds no images ({", ".join(image_suffixes())})')
+                besides = ' besides those of --draw' if any(map(_is_drawn, files)) else ''
+                raise trainer.InputError(f'{source} holds no images{besides} ({", ".join(image_suffixes())})')
             if others:
                 kinds = sorted({path.suffix.lower() or path.name for path in others})
                 shown = ', '.join(kinds[:N_KIND]) + (', ...' if len(kinds) > N_KIND else '')
@@ -118,6 +120,10 @@ def gather(sources: Sequence[Path]) -> list[Path]:
         else:
             paths += read_list(source) if source.suffix.lower() == '.txt' else [source]
     return paths
+
+
+def _is_drawn(path: Path) -> bool:
+    return path.suffix == '.png' and is_picture_of(path, SOFTWARE)
 
 
 def read_list(path: Path) -> list[Path]:

@@ -138,7 +138,7 @@ POOLS = {'MaxPooling': 'maxpool', 'AveragePooling': 'avgpool'}  # by the functio
 
 
 class _Functions(chainer.FunctionHook):
-    """Adds the multiplications of a function to its layer, and a layer for each pool that is in none."""
+    """Adds the multiplications of a function to its layer, and a row for each pool outside of a layer."""
 
     name = 'SummaryOfFunctions'
 
@@ -262,7 +262,9 @@ def look_up(source: str) -> tuple[str, int, int]:
     if source in NETWORKS:
         return source, 227, 1000
     if source not in weights.PUBLISHED and not Path(source).is_file():
-        raise trainer.InputError(f'{source} is neither a weights file nor one of {", ".join(NETWORKS)}')
+        raise trainer.InputError(
+            f'{source} is neither a weights file, nor the name of published weights, nor one of {", ".join(NETWORKS)}'
+        )
     loaded = weights.read(weights.find(source))
     _, size = build(loaded, 'a summary')
     return str(loaded.metadata.network), size, int(loaded.metadata.n_class or 0)
@@ -271,7 +273,9 @@ def look_up(source: str) -> tuple[str, int, int]:
 def main(argv: list[str] | None = None) -> int:
     """Print the table of a network, and draw its graph if asked; returns the exit code."""
     parser = command_parser('python -m squeeze_net.summary', __doc__, EXAMPLES)
-    parser.add_argument('network', metavar='NAME', help=f'{", ".join(NETWORKS)}; or a weights file')
+    parser.add_argument(
+        'network', metavar='NAME', help=f'{", ".join(NETWORKS)}; a weights file; or the name of published weights'
+    )
     parser.add_argument('--size', type=int, metavar='PX', help='of the images (default: what a file says, or 227)')
     parser.add_argument('--n_class', type=int, metavar='N', help='default: what a file says, or 1000')
     parser.add_argument('--format', choices=list(FORMATS), default='text', help='default: text')

@@ -20,12 +20,12 @@ from trainer.run import records
 
 TYPES: dict[str, tuple[Any, str]] = {'int': (int, 'N'), 'float': (float, 'X'), 'str': (str, 'TEXT')}
 LENGTHS = {'epoch', 'iterations'}  # one replaces the other
-USED_WITH = {  # settings that act with one value of another
-    'milestones': ('schedule', 'step'),
-    'power': ('schedule', 'poly'),
-    'factor': ('schedule', 'factor'),
-    'factor_every': ('schedule', 'factor'),
-    'muon_lr': ('optimizer', 'muon'),
+USED_WITH = {  # settings that act with some values of another
+    'milestones': ('schedule', ('step', 'auto')),
+    'power': ('schedule', ('poly',)),
+    'factor': ('schedule', ('factor',)),
+    'factor_every': ('schedule', ('factor',)),
+    'muon_lr': ('optimizer', ('muon',)),
 }
 RATES = {'schedule', 'milestones', 'warmup', 'lr'}  # with any of them given, the schedule is not chosen by the length
 
@@ -50,7 +50,8 @@ def parse(
         InputError: an unknown flag, one without effect, a value out of range, or a YAML file with an unknown key.
     """
     parser = make_parser(networks, description, examples)
-    given = typed = vars(parser.parse_args(argv))
+    given = vars(parser.parse_args(argv))
+    typed = set(given)
     config_file = given.pop('config', None)
     if config_file is not None:
         given = put_over(given, read_yaml(Path(config_file), parser, Config))
@@ -64,9 +65,9 @@ def parse(
     if not RATES & given.keys() and 'schedule' not in recipe:
         recipe = recipe | {'schedule': 'auto'}
     config = Config(**put_over(given, recipe))
-    for name, (other, value) in USED_WITH.items():
-        if name in typed and (found := getattr(config, other)) != value:
-            raise InputError(f'--{name} goes with --{other} {value}, not with --{other} {found}, as it is here')
+    for name, (other, values) in USED_WITH.items():
+        if name in typed and (found := getattr(config, other)) not in values:
+            raise InputError(f'--{name} goes with --{other} {values[0]}, not with --{other} {found}')
     return config
 
 
@@ -186,7 +187,7 @@ def config_of(args: argparse.Namespace, *names: str, **more: Any) -> Config:
 
 
 def read_yaml(path: Path, parser: Parser, group: type) -> dict[str, Any]:
-    """Settings of `group` from a YAML mapping of their names, checked by the parser as on the command line.
+    """Settings of `group` from a YAML mapping of names of flags, checked by the parser as on the command line.
 
     Raises:
         InputError: a file that cannot be read, an unknown key, a value that does not fit; names file and key.
@@ -199,13 +200,13 @@ def read_yaml(path: Path, parser: Parser, group: type) -> dict[str, Any]:
     names = {flag[2:]: name for name, (_, one) in table.items() for flag in one.flags if flag.startswith('--')}
     argv: list[str] = []
     for key, value in values.items():
-        key = key.replace('-', '_')
-        key = names.get(key, key)
-        if key not in table:
-            close = difflib.get_close_matches(key, table, n=1)
+        name = key.replace('-', '_')
+        name = names.get(name, name)
+        if name not in table:
+            close = difflib.get_close_matches(name, table, n=1)
             hint = f'; did you mean {close[0]!r}?' if close else ''
             raise InputError(f'--config {path} has the unknown key {key!r}{hint}')
-        argv += _as_flags(key, value, *table[key], path)
+        argv += _as_flags(name, value, *table[name], path)
     try:
         return vars(parser.parse_args(argv))
     except InputError as error:

@@ -42,7 +42,7 @@ def atomic_write(path: Path, mode: str = 'wb') -> Iterator[IO]:
 
 
 def _beside(path: Path, suffix: str) -> Path:
-    """A hidden file in the same folder; its name is no longer than a disk allows, where that of `path` is not."""
+    """A hidden file in the same folder; its name is short enough for any disk, also where that of `path` is long."""
     return path.with_name(f'.{path.name[-50:]}.{suffix}')
 
 

@@ -87,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = commands.command_parser('python -m squeeze_net.explore', __doc__, EXAMPLES)
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='of the points and their runs')
     parser.add_argument('--images', type=Path, metavar='DIR', help='folder of the pictures (default: -o)')
-    parser.add_argument('--draw_only', action='store_true', help='only draw all points already trained')
+    parser.add_argument('--draw_only', action='store_true', help='draw the points already trained, and train none')
     group = parser.add_argument_group('the points')
     for flag, default, help in (
         ('--ratios', RATIOS, 'squeeze ratios (SR)'),

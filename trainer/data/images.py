@@ -76,16 +76,16 @@ def is_hidden(name: str) -> bool:
     return name.startswith('.') or name in ('__MACOSX', '@eaDir') or name.lower() in JUNK
 
 
-def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """The files in a folder and in those below it, also where these are links, sorted; hidden ones do not count.
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and in those below it, sorted; hidden ones do not count.
 
-    Args:
-        folder: where to look; one that cannot be listed counts as empty.
-        above: the folders that it lies in, without links; a link back to one of them is passed over.
+    Links to folders elsewhere are followed; not those to folders that are walked anyway, or that hold one of these.
+    Folders that cannot be listed count as empty.
     """
-    place = os.path.realpath(folder)
-    if place in above:
-        return
+    return _files_below(folder, [Path(os.path.realpath(folder))])
+
+
+def _files_below(folder: Path, walked: list[Path]) -> Iterator[Path]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
@@ -94,10 +94,14 @@ def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
         if is_hidden(entry.name):
             continue
         path = folder / entry.name
-        if path.is_dir() if entry.is_symlink() else entry.is_dir():
-            yield from files_below(path, (*above, place))
-        else:
+        if not entry.is_symlink():
+            yield from _files_below(path, walked) if entry.is_dir() else [path]
+        elif not os.path.isdir(path):  # noqa: PTH112 - `is_dir` raises where the link leads to itself or may not be followed
             yield path
+        else:
+            place = Path(os.path.realpath(path))
+            if not any(place.is_relative_to(other) or other.is_relative_to(place) for other in walked):
+                yield from _files_below(path, [*walked, place])
 
 
 def format_of(raw: bytes) -> Format | None:

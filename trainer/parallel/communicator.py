@@ -38,7 +38,8 @@ def open_communicator(name: str, gpu: int, grad_dtype: str) -> Any:
         communicator = chainermn.create_communicator(name, **options)
     except (RuntimeError, ImportError, AttributeError) as error:
         raise InputError(f'--communicator {name}: {error}') from None
-    communicator.batched_copy = False  # its kernels take `half` from a header of CuPy that no longer has it
+    # Its kernels take `half` from a header of CuPy that no longer has it; `set_config` does not reach the attribute.
+    communicator.batched_copy = False
     return communicator
 
 

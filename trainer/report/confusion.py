@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,9 +101,8 @@ def format_confusion(classes: Sequence[str], confusion: Any) -> str:
     if counts.shape != (n_class, n_class):
         raise ValueError(f'confusion has shape {counts.shape}, expected {(n_class, n_class)}')
     names = [''.join(c if c.isprintable() else '?' for c in name) for name in classes]
-    percent = row_percent(counts)
     if n_class <= MAX_CELL_TEXTS:
-        return '\n'.join(_matrix_lines(names, percent))
+        return '\n'.join(_matrix_lines(names, row_percent(counts)))
     return '\n'.join(_confused_lines(names, counts))
 
 
@@ -120,19 +120,24 @@ def _matrix_lines(names: Sequence[str], percent: np.ndarray) -> list[str]:
 
 def _confused_lines(names: Sequence[str], counts: np.ndarray) -> list[str]:
     lines = [
-        f'{true[:30]} taken for {other[:30]}: {n} of {n_images}, {share:.1f} %'
-        for true, other, n, n_images, share in confused_pairs(names, counts)
+        f'{true} taken for {other}: {n} of {n_images}, {share:.1f} %'
+        for true, other, n, n_images, share in confused_pairs([name[:26] for name in names], counts)
     ]
     return ['most confused:', *(f'  {line}' for line in lines or ['none'])]
 
 
 def confused_pairs(names: Sequence[str], counts: np.ndarray) -> list[tuple[str, str, int, int, float]]:
-    """The ten most frequent confusions: true class, prediction, images, images of the true class, their share in %."""
-    wrong = np.where(np.eye(len(names), dtype=bool), 0, counts)
-    order = np.argsort(-wrong, axis=None, kind='stable')[:10]
-    pairs = [divmod(int(k), len(names)) for k in order if wrong.flat[k] > 0]
-    percent = row_percent(counts)
-    return [(names[i], names[j], int(counts[i, j]), int(counts[i].sum()), float(percent[i, j])) for i, j in pairs]
+    """The ten most frequent confusions: true class, prediction, images, images of the true class, their share in %.
+
+    Classes of one name are followed by their numbers.
+    """
+    wrong = np.where(np.eye(len(names), dtype=bool), 0, counts).ravel()
+    cells = np.flatnonzero(wrong)
+    pairs = [divmod(int(cell), len(names)) for cell in cells[np.argsort(-wrong[cells], kind='stable')[:10]]]
+    n_named = Counter(names)  # two classes of ImageNet are called 'maillot'
+    shown = {i: names[i] if n_named[names[i]] == 1 else f'{names[i]} ({i})' for pair in pairs for i in pair}
+    n_images = {i: int(counts[i].sum()) for i, _ in pairs}
+    return [(shown[i], shown[j], n := int(counts[i, j]), n_images[i], 100 * n / n_images[i]) for i, j in pairs]
 
 
 def _accuracy(percent: float) -> str:

@@ -237,4 +237,4 @@ def save(figure: Figure, path: Path) -> Path:
 
 @functools.cache  # once
 def _say_what_lacks() -> None:
-    print('the font of the plots lacks characters of the names, and shows boxes; the report in HTML has them')
+    print('the font of the plots lacks some characters of the names, which are drawn as boxes')

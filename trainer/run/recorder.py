@@ -101,7 +101,7 @@ class Recorder(Extension):
         """Whether `patience` epochs have ended since the best one; of growing pictures, at the largest size."""
         if self.patience is None or not self.own_entries:
             return False
-        if self.size_at is not None and self.entries[-1]['size'] != self.size_at(sys.maxsize):
+        if self.size_at is not None and self.entries[-1].get('size') != self.size_at(sys.maxsize):
             return False
         return self.entries[-1]['epoch'] - self.best['epoch'] >= self.patience
 

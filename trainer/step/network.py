@@ -65,7 +65,9 @@ def _check_smaller(model: chainer.Link, crop: int) -> None:
 
 
 def last_child(layers: Sequence[Row]) -> str | None:
-    """The name of the child that computes last of those that multiply, and so gives the logits; None if none does.
+    """The name of the child that multiplies last, by a function of its own: it gives the logits, but for two heads.
+
+    None if no child multiplies.
 
     Args:
         layers: of `check_network`.

@@ -81,7 +81,7 @@ def get_rate(optimizer: Any) -> float:
 
 
 def multiplier_of(parameter: chainer.Parameter) -> float:
-    """The rate of a parameter over that of its optimizer: what `--lr_multiplier` says, by the `ratio` of its rule."""
+    """The rate of a parameter over that of its optimizer: `--lr_multiplier` times the `ratio` of its rule."""
     rule = parameter.update_rule
     return getattr(rule, 'ratio', 1.0) * getattr(rule, 'lr_multiplier', 1.0)
 

@@ -282,7 +282,7 @@ def test_resume_command_begins_as_typed(module, first, name, monkeypatch):
     [
         (
             ['--schedule', 'cosine', '--milestones', '8,12'],
-            '--milestones goes with --schedule step, not with --schedule',
+            '--milestones goes with --schedule step, not with --schedule cosine',
         ),
         (['--power', '2'], '--power goes with --schedule poly, not with --schedule auto'),
         (['--schedule', 'poly', '--factor', '0.9'], '--factor goes with --schedule factor'),

@@ -31,9 +31,8 @@ class _View(View):
         self._sizes = sizes
         self._device = chainer.get_device('@numpy')
         self._drawn: dict[tuple[int, Sizes], Draws] = {}
-        self.evaluation: Any = (
-            None  # what a GPU has captured of scoring this split, by `trainer.step.captured_evaluation`
-        )
+        # What a GPU has captured of scoring this split, by `trainer.step.captured_evaluation`.
+        self.evaluation: Any = None
 
     def draws(self, epoch: int, sizes: Sizes | None = None) -> Draws:
         """One row an image of the split, on the CPU, at sizes that need not be those of the epoch."""

@@ -117,7 +117,7 @@ def _make(problem: Problem, handle: Handle, cache: Cache, key: str) -> Plan:
             graph.deserialize(handle.address, list(known.data))
             return _plan(graph, handle, problem, graph.get_workspace_size(), known.engine, known.seconds)
         except Exception as error:  # whyever; it is found anew
-            warn_once(f'cuDNN does not take plans that were kept, and tries them again: {cudnn.in_one_line(error)}')
+            warn_once(f'cuDNN refuses a plan from the cache, and it is searched for anew: {cudnn.in_one_line(error)}')
     best, seconds = _fastest(problem, handle)
     best.graph.build_plan_at_index(best.place)  # nothing is left to build: makes it the one that the graph executes
     with suppress(Exception):  # a folder that cannot be written, or a plan that cannot: it is found again next time

@@ -70,7 +70,7 @@ def test_names_that_the_font_lacks_are_told_once(tmp_path, capsys, recwarn):
     run.summary['classes'] = ['猫', *run.summary['classes'][1:]]
     for _ in range(2):
         confusion.draw_confusion(run, tmp_path)
-    assert capsys.readouterr().out.count('the font of the plots lacks characters') == 1 and not recwarn.list
+    assert capsys.readouterr().out.count('the font of the plots lacks some characters') == 1 and not recwarn.list
 
 
 def test_pyplot_is_left_alone(tmp_path):
@@ -225,6 +225,16 @@ def test_format_confusion_of_many_classes_lists_the_most_confused():
     text = confusion.format_confusion(names, matrix.tolist())
     assert text.splitlines()[-2:] == ['most confused:', '  class3 taken for class7: 15 of 20, 75.0 %']
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_confused_classes_of_one_name_are_told_apart():
+    matrix = np.diag([5, 5, 5])
+    matrix[0, 2], matrix[1, 0] = 3, 4
+    found = confusion.confused_pairs(['crane', 'bus', 'crane'], matrix)
+    assert found == [
+        ('bus', 'crane (0)', 4, 9, pytest.approx(400 / 9)),
+        ('crane (0)', 'crane (2)', 3, 8, pytest.approx(300 / 8)),
+    ]
 
 
 def test_format_confusion_refuses_another_shape_and_hides_control_characters():
