@@ -62,6 +62,7 @@ def test_figures_of_the_readme_are_those_of_the_records():
     runs = {run.name: run for run in RUNS}
     for name, title in {
         'squeezenet_jpeg': 'SqueezeNet, pre-activation',
+        'squeezenet_distilled': 'SqueezeNet, by `configs/distilled.yaml`',
         'squeezenet_fast': 'SqueezeNet, by `configs/fast.yaml`',
         'alexnet_jpeg': 'AlexNet',
         'squeezenet_v1.1_finetuned': 'SqueezeNet v1.1, from ImageNet weights',
