@@ -48,11 +48,12 @@ test: $(VENV)/.tools  ## the tests that need no GPU and are not long
 	$(PYTEST)
 
 journeys: $(VENV)/.tools  ## each command of the documents on little data, then the long tests
-	$(PYTEST) -m '' tests/journeys
-	$(PYTEST) -m long
+	$(PYTEST) -m '(journeys or long) and not gpu'
 
-ENGINE_TESTS = trainer/tests/engine trainer/tests/functions trainer/tests/links trainer/tests/step/test_predictor.py \
-  trainer/tests/test_device.py tests/squeeze_net/test_engine.py
+# Whatever an instruction set can change.
+ENGINE_TESTS = $(addprefix trainer/tests/, $(addprefix engine/test_, engine.py fallback.py memory_bounds.py threads.py) \
+  $(addprefix functions/test_, accumulation.py against_chainer.py layouts.py) links step/test_predictor.py) \
+  tests/squeeze_net/test_engine.py
 DOCS = from pathlib import Path; from squeeze_net import NETWORKS; from trainer import cli; \
   from trainer.report import tables; \
   tables.replace_between_markers(Path('docs/settings.md'), cli.reference(NETWORKS), 'settings')

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contestants import find_interpreter
 from peers.process import Worker
 from peers.race import Race
 from record import header, make_parser, save, summarise
@@ -193,6 +194,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--torch-python', default=sys.executable, help='interpreter that has PyTorch')
     parser.add_argument('--threads', type=int, default=4)
     args = parser.parse_args()
+    args.torch_python = find_interpreter(args.torch_python)
     args.images, args.size = 50_000, 122
     is_default = args.out == parser.get_default('out')
     if args.rehearse:

@@ -32,7 +32,7 @@ def speed_table(records: dict[str, dict[str, Any]] | None = None) -> str:
     records = read_records() if records is None else records
     records = {f'{title}, capped' if record.get('capped') else title: record for title, record in records.items()}
     columns = {title: [name for name in PEERS if is_in(record, name)] for title, record in records.items()}
-    header = ['ms a batch of 64']
+    header = ['ms for a batch of 64, unless stated']
     for title, names in columns.items():
         header += [f'{title}: **this project**', *(PEERS[name] for name in names)]
     lines = [row(header), row(['---', *['---:'] * (len(header) - 1)])]

@@ -245,7 +245,11 @@ def draw(summary: Summary, path: Path) -> None:
         if shutil.which('dot') is None:
             fix = 'install it, or give a name that ends in .dot'
             raise trainer.InputError(f'--graph {path} is drawn by Graphviz, which is not installed: {fix}')
-        content = subprocess.run(['dot', f'-T{kind}'], input=content, capture_output=True, check=True).stdout
+        done = subprocess.run(['dot', f'-T{kind}'], input=content, capture_output=True)
+        if done.returncode:
+            reason = done.stderr.decode(errors='replace').strip().splitlines() or [f'exit code {done.returncode}']
+            raise trainer.InputError(f'--graph {path}: Graphviz fails: {reason[-1]}')
+        content = done.stdout
     with atomic_write(path) as file:
         file.write(content)
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -56,16 +57,18 @@ PATHS = [ROOT / 'main.py', *(path for path in PATHS if 'tests' not in path.parts
 MODULES = {module_name(path): path for path in PATHS}
 
 
+@cache
 def imports(path, top_level_only=False):
     """The modules that a file imports: `from a import b` is a.b where that is a module, else a."""
-    tree = ast.parse(path.read_text(encoding='utf-8'))
+    tree, found = ast.parse(path.read_text(encoding='utf-8')), []
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f'{path} imports relatively'
             names = [f'{node.module}.{alias.name}' for alias in node.names]
-            yield from (name if name in MODULES else node.module for name in names)
+            found += [name if name in MODULES else node.module for name in names]
+    return found
 
 
 def row_of(name):

@@ -21,10 +21,11 @@ from trainer.run import records
 TYPES: dict[str, tuple[Any, str]] = {'int': (int, 'N'), 'float': (float, 'X'), 'str': (str, 'TEXT')}
 LENGTHS = {'epoch', 'iterations'}  # one replaces the other
 USED_WITH = {  # settings that act with some values of another
-    'milestones': ('schedule', ('step', 'auto')),
+    'milestones': ('schedule', ('step',)),
     'power': ('schedule', ('poly',)),
     'factor': ('schedule', ('factor',)),
     'factor_every': ('schedule', ('factor',)),
+    'momentum': ('optimizer', ('momentum', 'nesterov', 'muon')),
     'muon_lr': ('optimizer', ('muon',)),
 }
 RATES = {'schedule', 'milestones', 'warmup', 'lr'}  # with any of them given, the schedule is not chosen by the length

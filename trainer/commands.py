@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import io
 import re
 import shutil
@@ -134,8 +135,10 @@ def _split_glued(argv: Iterable[str]) -> list[str]:
 
 def _underscored(word: str, known: Sequence[str]) -> str:
     name, equals, value = word.partition('=')
-    plain = '--' + name[2:].replace('-', '_')
-    return plain + equals + value if name.startswith('--') and name not in known and plain in known else word
+    if not name.startswith('--') or name in known:
+        return word
+    plain = name[2:].replace('-', '_')
+    return next((flag + equals + value for flag in known if flag[2:].replace('-', '_') == plain), word)
 
 
 def _explain(word: str, known: Sequence[str]) -> str:
@@ -180,9 +183,10 @@ def exit_with_message(command: str) -> Iterator[None]:
         sys.stdout = None  # nothing to flush at exit
         sys.exit(141)  # as for SIGPIPE
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno != errno.ENOSPC:
             raise
-        print(f'{command}: error: {error.filename}: {error.strerror}', file=sys.stderr)
+        place = error.filename or 'standard output'
+        print(f'{command}: error: {place}: {error.strerror}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f'{command}: interrupted', file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What was found of all that makes training fast, what is missing, and how to install it: python -m trainer.doctor"""
+"""What makes training fast: what is installed, what is missing, and how to install it: python -m trainer.doctor"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names that modules had before version 0.2, so that code that imports them keeps working.
+"""The old names of modules, so that code that imports them keeps working.
 
 `import trainer.predictor` gives `trainer.step.predictor`, the same module object; `python -m trainer.augmentation` and
 `python -m trainer.datasets.pack` are the commands' names and stay.

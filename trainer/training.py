@@ -221,7 +221,10 @@ def _with_validation(data: Data | Stream, config: Config) -> Data | Stream:
         n_held = len(data.validation.labels)
         print(f'validation: {n_held:,} of {n:,} training images are held out to choose the best epoch')
     if config.patience is not None and data.validation is None:
-        print('--patience watches the test images, as there are none for validation, and so flatters: see --validation')
+        print(
+            '--patience uses the test images, as there are no validation images, so their accuracy is optimistic: '
+            'see --validation'
+        )
     return data
 
 

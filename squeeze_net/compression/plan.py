@@ -34,8 +34,8 @@ class Plan:
 
     sparsity: str = setting(
         '0.8',
-        'fraction of zeros: of all weights, shared out among the layers by what their weights add to them; '
-        'of each layer; or as high as costs each no more than --drop',
+        'fraction of zeros: X of all weights, distributed over the layers by LAMP scores; X of the layers that match '
+        'PATTERN; or scan: as many in each layer as cost at most --drop',
         metavar='X|PATTERN=X,...|scan',
         is_list=True,
     )
@@ -47,9 +47,9 @@ class Plan:
         'retraining; or by rate and distortion in those codebooks',
         choices=QUANTISATIONS,
     )
-    rate: float = setting(0.04, 'loss that 1 MB less is worth, in nats, to --quantise rate', at_least=0)
-    step: float = setting(2.0, 'of its grids, times the one that high rates ask for in theory', at_least=0.01)
-    calibration: int = setting(256, 'training images that it looks at', at_least=1)
+    rate: float = setting(0.04, 'for --quantise rate: the loss, in nats, accepted to save 1 MB', at_least=0)
+    step: float = setting(2.0, 'for --quantise rate: grid step, as a multiple of the high-rate optimum', at_least=0.01)
+    calibration: int = setting(256, 'for --quantise rate: training images to calibrate on', at_least=1)
     distill: float = setting(
         0.0,
         'share of the loss of retraining that is the distance to the answers of a teacher, which takes a quarter more '
@@ -59,14 +59,14 @@ class Plan:
     )
     teacher: str | None = setting(
         None,
-        'of --distill: weights of any format, or a published network by its name (default: MODEL as it is)',
+        'teacher of --distill: weights of any format, or a published network by its name (default: MODEL as it is)',
         metavar='FILE|NAME',
     )
-    bits: str = setting('5', 'of the codes of each layer, 1 to 8', metavar='N|PATTERN=N,...', is_list=True)
-    initialisation: str = setting('linear', 'of the centroids', choices=INITIALISATIONS)
+    bits: str = setting('5', 'bits per code, 1 to 8, of all or some layers', metavar='N|PATTERN=N,...', is_list=True)
+    initialisation: str = setting('linear', 'initial centroids of k-means', choices=INITIALISATIONS)
     quantise_epoch: int = setting(2, 'epochs of retraining the centroids', at_least=0)
     quantise_lr: float = setting(0.0001, 'learning rate at its start', at_least=0)
-    drop: float = setting(0.01, 'of accuracy, for --sparsity scan', at_least=0)
+    drop: float = setting(0.01, 'accuracy that --sparsity scan may lose in a layer', at_least=0)
     vectors: str = setting('float16', 'biases, scales and shifts', choices=('float16', 'float32'))
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Write what runs a trained network elsewhere: ONNX files with their preprocessing inside, a C file, a page.
+"""Export a trained network: ONNX files with their preprocessing inside, a C file, a web page.
 
 All forms are written that can be, or those of --only, with a README.md that shows how to use each. The 8-bit ONNX file
 needs --data or --dataset: it is calibrated on training images, and scored on the test images beside float32.

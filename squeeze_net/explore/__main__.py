@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = read_points(args.output / POINTS)
         conditions = read_conditions(args.output / CONDITIONS)
     else:
-        if args.processes < 1 or args.seeds < 1:
-            raise trainer.InputError('--processes and --seeds must be 1 or more')
+        for name in ('processes', 'seeds'):
+            if (n := getattr(args, name)) < 1:
+                raise trainer.InputError(f'--{name} is {n}; expected 1 or more')
         config = cli.config_of(
             args,
             *TRAINING,
@@ -85,7 +86,9 @@ def _fractions(text: str) -> list[float]:
 def make_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     parser = commands.command_parser('python -m squeeze_net.explore', __doc__, EXAMPLES)
-    parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='of the points and their runs')
+    parser.add_argument(
+        '-o', '--output', type=Path, required=True, metavar='DIR', help='folder of the points and their runs'
+    )
     parser.add_argument('--images', type=Path, metavar='DIR', help='folder of the pictures (default: -o)')
     parser.add_argument('--draw_only', action='store_true', help='draw the points already trained, and train none')
     group = parser.add_argument_group('the points')
@@ -100,8 +103,8 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--macro', choices=list(MACROS), default='v1.1', help='stem and pools (default: v1.1)')
     group.add_argument('--batch_norm', action=argparse.BooleanOptionalAction, default=True, help='default: yes')
     for flag, number, help in (
-        ('--share', 0.5, 'of 3x3 filters, at which the ratios are varied'),
-        ('--ratio', 0.5, 'at which the shares are varied'),
+        ('--share', 0.5, 'share of 3x3 filters while the ratios vary'),
+        ('--ratio', 0.5, 'squeeze ratio while the shares vary'),
         ('--base_e', 128, 'expand filters of fire2'),
         ('--incr_e', 128, 'more expand filters after every --freq Fires'),
         ('--freq', 2, 'Fires of one width'),

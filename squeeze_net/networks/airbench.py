@@ -41,7 +41,7 @@ class Airbench94(chainer.Chain):
 
     | layer | | output at 32 px |
     | --- | --- | --- |
-    | average pool, for images of 64 px or more: to 32..47 px | | 3 x 32 x 32 |
+    | average pool, for training images of 64 px or more: to 32..47 px | | 3 x 32 x 32 |
     | conv1 2x2, ReLU: a fixed whitening | 3 -> 24 | 24 x 31 x 31 |
     | block1: conv 3x3, max pool 2x2/2, BN, ReLU; conv 3x3, BN, ReLU | 24 -> 64 -> 64 | 64 x 15 x 15 |
     | block2 | 64 -> 256 -> 256 | 256 x 7 x 7 |
@@ -54,7 +54,8 @@ class Airbench94(chainer.Chain):
 
     Args:
         n_class: number of classes.
-        size: height and width of the training images, px; any other size from 9 px on can be fed, too.
+        size: height and width of the training images, px; any other size from 9 px on can be fed, too, and is averaged
+            to about what these are.
 
     x: (N, 3, H, W) RGB, each image normalised to mean 0 and deviation 1; returns logits (N, n_class).
 
@@ -70,6 +71,7 @@ class Airbench94(chainer.Chain):
         if size < 9:
             raise ValueError(f'images of {size} px leave no map: Airbench94 needs 9 px or more')
         super().__init__()
+        self.unit = size / max(1, size // 32)  # px of an image for each pixel of a pool's side; tests are a bit larger
         with self.init_scope():
             self.conv1 = L.Convolution2D(3, 24, 2, initialW=whitening())
             in_channels = 24
@@ -80,7 +82,7 @@ class Airbench94(chainer.Chain):
             self.fc = L.Linear(in_channels, n_class, initialW=chainer.initializers.LeCunNormal(1 / 3))
 
     def forward(self, x: Any) -> chainer.Variable:
-        factor = x.shape[2] // 32
+        factor = round(x.shape[2] / self.unit)
         h = F.average_pooling_2d(x, factor, stride=factor) if factor > 1 else x
         h = F.relu(self.conv1(h))
         for b in (1, 2, 3):

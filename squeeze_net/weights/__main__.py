@@ -114,9 +114,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--reset-classifier', type=int, metavar='N', help='give it a fresh classifier of N classes')
     parser.add_argument('--seed', type=int, default=0, help='of the fresh classifier (default: 0)')
     parser.add_argument(
-        '--preprocess', choices=list(PREPROCESSINGS), metavar='NAME', help=f'note down: {", ".join(PREPROCESSINGS)}'
+        '--preprocess', choices=list(PREPROCESSINGS), metavar='NAME', help=f'to record: {", ".join(PREPROCESSINGS)}'
     )
-    parser.add_argument('--classes', type=Path, metavar='FILE', help='note down their names, one a line')
+    parser.add_argument('--classes', type=Path, metavar='FILE', help='class names to record, one per line')
     commands.add_overwrite(parser)
     return parser
 

@@ -50,7 +50,12 @@ ADDED = {
 }
 # A recipe of many epochs that a lower `-e` alone does not fit -> flags that do the same in a few.
 SHORTENED = {key: ['-e', '2', '--progressive_size', '64=1'] for key in ['configs/fast.yaml', 'configs/distilled.yaml']}
-WORDS = {'MODEL': 'alexnet', 'PYTHON': sys.executable, 'squeezenet_v1.1_torchvision': 'squeezenet1_1.pth'}
+WORDS = {
+    '/tmp': 'drawn',
+    'MODEL': 'alexnet',
+    'PYTHON': sys.executable,
+    'squeezenet_v1.1_torchvision': 'squeezenet1_1.pth',
+}
 
 
 # ---- data and weights ----

@@ -201,6 +201,7 @@ def run(line, home, cache):
     below = home / (folders[-1] if folders else '.')
     for pattern in program.writes:
         assert any(is_new(path, started) for path in below.glob(pattern)), f'{pattern} was not written: {shown}'
+    assert not any(map(os.path.isabs, outputs)), f'{line} writes outside of its folder'
     for output in outputs:
         places = [home / output, (home / output).with_suffix('.dot')]  # a drawing, where Graphviz is not installed
         assert any(is_new(place, started) for place in places), f'{output} was not written: {shown}'
@@ -324,13 +325,10 @@ def test_make(line, home, cache):
 
 
 # trainer/tests/test_readme.py runs the block that the README shares with trainer/README.md.
-@pytest.mark.parametrize(
-    'code',
-    [
-        pytest.param(code, id=page, marks=pytest.mark.journeys if page == 'README.md' else ())
-        for page, code in documents.python_blocks()
-    ],
-)
+BLOCKS = [(page, code) for page, code in documents.python_blocks() if page != 'README.md']
+
+
+@pytest.mark.parametrize('code', [code for _, code in BLOCKS], ids=[page for page, _ in BLOCKS])
 def test_block_of_python(code, home, cache):
     provide(re.findall(r"'([\w./]+)'", code), home)
     done = execute(['python', '-c', code], home, cache)

@@ -97,7 +97,7 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path):
     """At rate 0 and with statistics that stay, no epoch is better than the first."""
     flags = [*SHAPES[:4], '-e', 9, *FLAGS, '-lr', 0, '--freeze', '*bn*', '--patience', 1]
     out = run(tmp_path, *flags)
-    assert '--patience watches the test images, as there are none for validation, and so flatters' in out
+    assert '--patience uses the test images, as there are no validation images, so their accuracy is optimistic' in out
     assert 'stopped after epoch 2: no higher test accuracy for 1 epoch, the best is that of epoch 1' in out
     assert records(tmp_path)[1]['stopped_early'] == 2
     assert 'it has ended, and is only drawn again' in run(tmp_path, *flags, '--resume')

@@ -103,6 +103,14 @@ def test_without_graphviz_only_a_dot_is_written(tmp_path, monkeypatch):
     assert (tmp_path / 'net.dot').read_text().startswith('digraph "squeezenet_v1.1"')
 
 
+def test_what_graphviz_says_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(summary.shutil, 'which', lambda name: name)
+    failed = subprocess.CompletedProcess([], 1, b'', b'Format: "png" not recognized\n')
+    monkeypatch.setattr(summary.subprocess, 'run', lambda *args, **options: failed)
+    with pytest.raises(trainer.InputError, match=r'net\.png: Graphviz fails: Format: "png" not recognized'):
+        summary.main(['squeezenet_v1.1', '--size', '64', '--graph', str(tmp_path / 'net.png')])
+
+
 def test_with_graphviz_it_is_drawn(tmp_path, capsys, monkeypatch):
     def run(command, input, **options):
         assert command == ['dot', '-Tpng']

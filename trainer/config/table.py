@@ -88,16 +88,17 @@ class DataSettings:
     )
     size: int = setting(
         0,  # stands for what suits the data, and is never 0 in a Config
-        'training crop, 8 to 1024 px, cut from images of 2 to 10 px more; tests use 6 px more (default: 122; 32: up to '
-        '4 px more, tested at 32). With another --preprocess, images from files are tested at this size (default: its '
-        'own)',
+        'side of the training crop, 8 to 1024 px (default: 122); it is cut from images resized to 2 to 10 px more, and '
+        'tests use 6 px more (with 32: up to 4 px more, tested at 32). With another --preprocess, images from files '
+        'are tested at this size (default: that of --preprocess)',
         metavar='PX',
         parse=_size,
         is_common=True,
     )
     progressive_size: str | None = setting(
         None,
-        'train at PX up to the end of EPOCH, with the last PX before --size: 64=12,96=20; each is tested at its own',
+        'train at PX up to the end of EPOCH, then at the next PX, then at --size: 64=12,96=20; each epoch is tested '
+        'at its own size',
         metavar='PX=EPOCH,...',
         is_list=True,
     )
@@ -160,8 +161,8 @@ class RecipeSettings:
         is_list=True,
         may_change=True,
     )
-    power: float = setting(1.0, 'of --schedule poly: lr * (1 - progress)^X', at_least=0)
-    factor: float = setting(0.94, 'of --schedule factor', at_least=0, at_most=1)
+    power: float = setting(1.0, 'exponent of --schedule poly: lr * (1 - progress)^X', at_least=0)
+    factor: float = setting(0.94, 'what --schedule factor multiplies the rate by', at_least=0, at_most=1)
     factor_every: int = setting(1, 'epochs between two multiplications by --factor', at_least=1)
     warmup: float = setting(0.0, 'raise the rate from 0 over the first X epochs', at_least=0)
     optimizer: str = setting(
@@ -169,8 +170,8 @@ class RecipeSettings:
         'MomentumSGD, Nesterov momentum, Adam, or Muon for the weights inside the network (the rest: Nesterov)',
         choices=OPTIMIZERS,
     )
-    momentum: float = setting(0.9, 'of the optimizer', at_least=0, below=1)
-    muon_lr: float = setting(0.02, 'of --optimizer muon: the rate at the start of what is orthogonalised', at_least=0)
+    momentum: float = setting(0.9, 'momentum of the optimizer', at_least=0, below=1)
+    muon_lr: float = setting(0.02, 'initial rate of the orthogonalised weights, for --optimizer muon', at_least=0)
     weight_decay: float = setting(1e-4, "on all parameters (or the network's own)", at_least=0)
     dropout: float | None = setting(
         None, "ratio of the network's dropout; 0 turns it off (default: the network's own, 0.5)", at_least=0, below=1
@@ -185,8 +186,8 @@ class RecipeSettings:
     )
     teacher: str | None = setting(
         None,
-        'learn also what the network of these weights answers: a file of any format, or published weights by name; a '
-        'resumed run needs the same weights, wherever they are',
+        'distillation: also learn the outputs of the network with these weights: a file of any format, or published '
+        'weights by name; a resumed run needs the same weights, from any path',
         metavar='FILE|NAME',
         may_change=True,  # the checkpoint knows the weights
     )
@@ -223,7 +224,7 @@ class RecipeSettings:
     )
     finetune: str | None = setting(
         None,
-        'train on from such weights with a classifier for the classes of the data: takes the network and --preprocess '
+        'fine-tune these weights with a new classifier for the classes of the data: takes the network and --preprocess '
         'from the file, and rates, epochs and frozen layers that suit few photos; flags given here win',
         metavar='FILE|NAME',
         is_common=True,
@@ -241,7 +242,9 @@ class RecipeSettings:
         metavar='PATTERN=X,...',
         is_list=True,
     )
-    seed: int = setting(0, 'of weights, order, augmentation, dropout and held-out images', at_least=0, below=2**32)
+    seed: int = setting(
+        0, 'random seed of weights, order, augmentation, dropout and held-out images', at_least=0, below=2**32
+    )
 
 
 @dataclass(frozen=True)
@@ -271,7 +274,7 @@ class ComputeSettings:
         at_least=1,
         may_change=True,
     )
-    test_batch_divide: int = setting(1, 'the same for test batches', '-teb', at_least=1, may_change=True)
+    test_batch_divide: int = setting(1, 'likewise, parts of a test batch', '-teb', at_least=1, may_change=True)
     communicator: str | None = setting(
         None,
         'share each batch among the processes of mpiexec: naive on CPUs; pure_nccl on GPUs, from -g on',
@@ -283,7 +286,9 @@ class ComputeSettings:
         'batch normalisation over the whole batch, not the part of each process; slower',
         may_change=True,
     )
-    grad_dtype: str = setting('float32', 'of the gradients that pure_nccl sends', choices=GRAD_DTYPES, may_change=True)
+    grad_dtype: str = setting(
+        'float32', 'type in which pure_nccl sends gradients', choices=GRAD_DTYPES, may_change=True
+    )
 
 
 @dataclass(frozen=True)

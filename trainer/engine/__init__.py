@@ -57,6 +57,8 @@ def serves(*arrays: Any) -> bool:
             kind = type(array)
         if backend is None or type(array) is not kind or array.size == 0 or not backend.takes(array.dtype):
             return False
+        if array.ndim == 1 and not array.flags.c_contiguous:  # vectors are read without strides
+            return False
     return is_available(backend)
 
 

@@ -5,12 +5,12 @@ know nothing of this package. So what holds for a whole pass cannot be handed do
 Chainer's own `train` and `enable_backprop` do, in `chainer.config`: one value a thread, set for a block by
 `chainer.using_config`. `DEFAULTS` lists these settings with what each means, who sets it and who reads it.
 
-Three things are looked up by the address of a parameter, since Chainer hands a function the parameter's array and
-nothing else. Each entry goes with its owner:
+Three things are looked up by what Chainer hands a function, which is an array and its node in the graph. Each entry
+goes with its owner:
 
-* `engine.arena`: where the gradient of a parameter is to be written. An entry lives as long as its arena.
-* `engine.cuda.weights`: the copy of a parameter in the precision of the maps. Within `keeping(...)` only.
-* `functions.batch_normalization`: the statistics that were computed last, for the next normalisation of the same map.
+* `engine.arena`, by address: where the gradient of a parameter is to be written. An entry lives as long as its arena.
+* `engine.cuda.weights`, by address: the copy of a parameter in the precision of the maps. Within `keeping(...)` only.
+* `functions.batch_normalization`, by node: the statistics computed last, for the next normalisation of the same map.
 
 One thing is of the process: `engine.cuda.runtime`, what stands for CUDA (tests put another in its place).
 """
@@ -31,6 +31,9 @@ DEFAULTS: dict[str, Any] = {
     # The `engine.dropout.DropoutKey` of this pass; None: masks come from NumPy's global generator, as Chainer's do. Set
     # by the updaters, anew for each part of a batch. Read by `functions.dropout`.
     'dropout_key': None,
+    # True: gradients of parameters are written where their optimizer reads them, not into arrays of their own,
+    # as `chainer.grad` returns. Set by the updaters for the backward pass of the loss. Read by `functions.places`.
+    'fills_arena': False,
     # The ids of the biases that cannot matter (`functions.shifts`) and are left out. Set by the updater and the
     # evaluation on a GPU. Read by `functions.convolution_2d`.
     'dead_biases': frozenset(),

@@ -52,7 +52,7 @@ class DropoutKey:
         streams = [np.random.Philox(counter=[block, *rest], key=key) for block in blocks]
         words = np.concatenate([stream.random_raw(n_together * n_block * 4) for stream in streams])
         kept = (words.view('<u2') >= threshold(ratio)).view(np.uint8)
-        kept = kept.reshape(n_row, -1)[:, :n_element]
+        kept = kept.reshape(n_row, n_block * N_ELEMENT_PER_COUNTER)[:, :n_element]
         if len(shape) == 4:
             n, c, h, w = shape
             return kept.reshape(n, h, w, c).transpose(0, 3, 1, 2)

@@ -26,8 +26,13 @@ def dropout(x: Input, ratio: float = 0.5, *, mask: Array | None = None) -> Outpu
     Returns:
         Of the shape and precision of x, side by side if x is.
 
+    Raises:
+        ValueError: the ratio is outside its range.
+
     Source: Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting" (2014).
     """
+    if not 0 <= ratio < 1:
+        raise ValueError(f'dropout has the ratio {ratio}; expected 0 <= ratio < 1')
     if not chainer.config.train or (ratio == 0 and mask is None):
         return x if isinstance(x, SideBySide) else chainer.as_variable(x)
     key: DropoutKey | None = chainer.config.dropout_key

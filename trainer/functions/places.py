@@ -35,9 +35,11 @@ class Places:
 
     def empty_like(self, i: int, parameter: Array) -> Array:
         """Where to write the gradient of input `i`, a float32 parameter."""
-        variable = self._nodes[i].get_variable_or_none()
-        # A gradient that the variable holds is not this backward pass's to overwrite (`chainer.grad`).
-        if self._earlier.get(i) is None and (variable is None or variable.grad_var is None):
+        node = self._nodes[i]
+        variable = node.get_variable_or_none()
+        # Neither a view of the parameter (`W[:]`), which may be one of several, nor a gradient that the variable holds.
+        is_first = self._earlier.get(i) is None and (variable is None or variable.grad_var is None)
+        if chainer.config.fills_arena and node.creator_node is None and is_first:
             place = arena.place_of(parameter)
             if place is not None:
                 return place

@@ -58,7 +58,7 @@ def join(settings: CommunicatorSettings, resume_command: str = '') -> Iterator[R
         return
     ranks, watch, resume = _start(settings, n_process, resume_command)
     try:
-        with watch, redirect_stdout(sys.stdout if ranks.is_first else Path(os.devnull).open('w')):
+        with watch, redirect_stdout(sys.stdout if ranks.is_first else Path(os.devnull).open('w', errors='ignore')):
             yield ranks
             ranks.mpi.Barrier()  # mpiexec ends all when one ends early with a code that is not 0
     except BaseException as error:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_CELL_TEXTS, MAX_CLASS_NAMES = 20, 100
+MAX_NAME = 28  # letters of a class beside the matrix
 
 
 def draw_confusion(run: Run, folder: Path) -> Path:
@@ -56,7 +57,7 @@ def _confusion_figure(run: Run, classes: Sequence[str], confusion: np.ndarray) -
     image = axes.imshow(percent, cmap=blues, norm=norm, interpolation='nearest')
     size = LABEL if n_class <= 10 else NOTE if n_class <= MAX_CELL_TEXTS else 180 / n_class + 3
     if n_class <= MAX_CLASS_NAMES:
-        names = [verbatim(name) for name in classes]
+        names = [verbatim(name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + '…') for name in classes]
         turned: dict[str, Any] = {'ha': 'right', 'va': 'center_baseline', 'rotation_mode': 'anchor'}
         axes.set_xticks(range(n_class), names, fontsize=size, rotation=90 if n_class > 10 else 45, **turned)
         axes.set_yticks(range(n_class), names, fontsize=size)
@@ -87,7 +88,7 @@ def row_percent(confusion: np.ndarray) -> np.ndarray:
 
 
 def format_confusion(classes: Sequence[str], confusion: Any) -> str:
-    """The confusion matrix for the terminal; at most 100 columns wide.
+    """The confusion matrix for the terminal; 80 columns wide up to 15 classes.
 
     Up to 20 classes: a line a class, with its row of the matrix in %, its accuracy, and a bar where there is
     room.  More: the ten most confused pairs.
@@ -110,7 +111,7 @@ def _matrix_lines(names: Sequence[str], percent: np.ndarray) -> list[str]:
     width = min(max(map(len, names)), 12, 87 - 4 * len(names))
     lines = ['% of the true class (row) predicted as (column)']
     lines.append(' ' * (width + 4) + ''.join(f'{j:4}' for j in range(len(names))) + '   right')
-    bar_length = min(20, 100 - len(lines[1]) - 2)
+    bar_length = max(0, min(20, 80 - len(lines[1]) - 2))
     for i, row in enumerate(percent):
         cells = ''.join('   .' if not value > 0 else f'{value:4.0f}' for value in row)
         bar = '' if np.isnan(row[i]) else '#' * round(bar_length * row[i] / 100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import textwrap
 import warnings
 from collections import Counter
@@ -33,7 +34,8 @@ MAX_POINTS = 30  # epochs up to which each one gets a marker
 def draw_curves(runs: Sequence[Run], folder: Path, dashed: Collection[str] = ()) -> list[Path]:
     """Draw `loss.png` and `accuracy.png`: a colour a run, test (or validation) lines strong and training lines thin.
 
-    The title speaks of the first run's data, and the vertical lines of its learning rate.
+    The title names the first run's data, with the numbers of images where all runs have the same; the vertical lines
+    are of its learning rate.
 
     Args:
         runs: the ones without a finished epoch are left out.
@@ -57,11 +59,11 @@ def _curve_figure(runs: Sequence[Run], quantity: str, dashed: Collection[str]) -
     from matplotlib.lines import Line2D
 
     texts = [
-        f'{label} {WATCHED[run.watched]}{_figures(run, quantity)}'
+        textwrap.fill(f'{label} {WATCHED[run.watched]}{_figures(run, quantity)}', 80)
         for run, label in zip(runs, _labels(runs), strict=True)
     ]
     n_columns = 2 if max(map(len, texts)) <= 42 else 1
-    n_rows = -(-(len(runs) + 1) // n_columns)
+    n_rows = -(-(1 + sum(1 + text.count('\n') for text in texts)) // n_columns)
     figure, axes = new_figure(10, 5.9 + 0.3 * n_rows)
     colours = _colours(len(runs))
     handles = []
@@ -69,7 +71,7 @@ def _curve_figure(runs: Sequence[Run], quantity: str, dashed: Collection[str]) -
         style: dict[str, Any] = {'color': colour, 'linestyle': '--' if run.model in dashed else '-'}
         _draw_line(axes, run.log, f'train_{quantity}', linewidth=1.3, alpha=0.5, **style)
         _draw_line(axes, run.log, f'{run.watched}_{quantity}', linewidth=2.3, zorder=3, **style)
-        handles.append(Line2D([], [], linewidth=2.3, label=textwrap.fill(text, 80), **style))
+        handles.append(Line2D([], [], linewidth=2.3, label=text, **style))
     handles.append(Line2D([], [], color='gray', linewidth=1.3, label='thin lines: training'))
 
     first, last = min(run.log[0]['epoch'] for run in runs), max(run.log[-1]['epoch'] for run in runs)
@@ -82,7 +84,7 @@ def _curve_figure(runs: Sequence[Run], quantity: str, dashed: Collection[str]) -
     axes.set_ylabel(label, fontsize=LABEL)
     _mark_lr_drops(axes, runs[0], colours[0], last - first + 2 * margin)
 
-    data = runs[0].dataset
+    data = runs[0].dataset if all(run.dataset == runs[0].dataset for run in runs) else {}
     kinds = {'n_train': 'training', 'n_validation': 'validation', 'n_test': 'test'}
     *counts, last_count = [f'{data[key]:,} {what}' for key, what in kinds.items() if data.get(key)] or ['']
     title = f'{quantity.capitalize()} on {runs[0].dataset_label}'
@@ -122,7 +124,8 @@ def _figures(run: Run, quantity: str) -> str:
         test = f'; test {run.test["loss"]:.3f}' if run.test.get('loss') is not None else ''
         return f', last {values[-1]:.3f}, lowest {min(values):.3f}{test}'
     test = f'; test {100 * run.test["accuracy"]:.1f} %' if run.test.get('accuracy') is not None else ''
-    return f', last {100 * values[-1]:.1f} %, best {100 * max(values):.1f} %{test}'
+    best = run.best.get(f'{run.watched}_accuracy', max(values))
+    return f', last {100 * values[-1]:.1f} %, best {100 * best:.1f} %{test}'
 
 
 def _values(run: Run, key: str) -> list[float]:
@@ -218,8 +221,8 @@ def set_title(figure: Figure, *lines: str) -> None:
 
 
 def verbatim(text: str) -> str:
-    """Keep matplotlib from reading names with dollar signs as formulas."""
-    return text.replace('$', r'\$')
+    """Keep matplotlib from reading names with dollar signs as formulas, and from bytes that are not characters."""
+    return ''.join(c if c.isprintable() else '?' for c in text).replace('$', r'\$')
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -237,4 +240,5 @@ def save(figure: Figure, path: Path) -> Path:
 
 @functools.cache  # once
 def _say_what_lacks() -> None:
-    print('the font of the plots lacks some characters of the names, which are drawn as boxes')
+    text = 'the font of the plots lacks some characters of the names, which are drawn as boxes'
+    print(text, file=sys.stderr)

@@ -104,7 +104,7 @@ def _figures(runs: Sequence[Run], is_running: bool) -> Html:
     return join(
         table(['', *names_of(runs)], known, 'What came out', n_left=len(runs) + 1),
         tag('ul', hints) if hints else None,
-        pale('The best epoch is picked on the test images themselves, which flatters.') if chooses_on_test else None,
+        pale('The best epoch is chosen on the test images, so this is optimistic.') if chooses_on_test else None,
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from chainer.training import Extension, Trainer
+from tqdm import tqdm
 
 from trainer.config import Config
 from trainer.errors import InputError
-from trainer.files import free_path
+from trainer.files import free_path, make_place
 from trainer.report import confusion, curves
 from trainer.report.page import write_report
 from trainer.run import records
@@ -36,11 +38,16 @@ class Plots(Extension):
         self._drawn_at = time.monotonic()
         self._is_followed = False  # the report says that the run goes on
         self._said: set[str] = set()
+        longest = f'confusion_{config.run_name}.png'
+        if (excess := len(os.fsencode(longest)) - 255) > 0:
+            raise InputError(
+                f'the name of the run is {excess} bytes too long for the names of its pictures: give --run'
+            )
         try:
-            self._folder()
+            make_place(self._folder() / longest)
         except OSError as error:  # better now than after an epoch
             raise InputError(
-                f'{error.filename} cannot be made ({error.strerror}); choose another --save_path'
+                f'{error.filename} cannot be written ({error.strerror}); choose another --save_path'
             ) from None
 
     def __call__(self, trainer: Trainer) -> None:
@@ -106,4 +113,4 @@ class Plots(Extension):
         """Once."""
         if line not in self._said:
             self._said.add(line)
-            print(line)
+            tqdm.write(line)

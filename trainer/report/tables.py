@@ -40,7 +40,7 @@ def table(runs: Sequence[Run]) -> str:
     """The runs as a Markdown table, a row each, with footnotes; what is not known is a dash."""
     notes: list[str] = []
     rows = [f'| {" | ".join(_row(run, notes))} |' for run in runs]
-    remarks = ['Last: after the last epoch.  Best: the epoch is picked on the test images themselves, which flatters.']
+    remarks = ['Last: after the last epoch.  Best: the epoch is chosen on the test images, so this is optimistic.']
     if all(run.watched == 'val' for run in runs):
         remarks = []
     remarks += [f'<sup>{number}</sup> {note}.' for number, note in enumerate(notes, 1)]
@@ -59,7 +59,7 @@ def _row(run: Run, notes: list[str]) -> tuple[str, ...]:
     if run.watched == 'val':  # the test images are scored once, with the weights of the best epoch
         n = f'{run.dataset["n_validation"]:,} ' if run.dataset.get('n_validation') else ''
         chosen = mark(f'The epoch is picked on {n}validation images, the test images are scored once')
-        best = percent(run.test.get('accuracy')) + f' ({run.best["epoch"]}){chosen}'
+        best = percent(run.test.get('accuracy')) + (f' ({run.best["epoch"]}){chosen}' if run.best else '')
     else:
         best = percent(run.best.get('test_accuracy')) + (f' ({run.best["epoch"]})' if run.best else '')
     stopped = mark('Stopped early: no better epoch came') if summary.get('stopped_early') else ''

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import shutil
 import time
 import zipfile
@@ -355,9 +356,10 @@ def prepare_folder(folder: Path, n_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for part in folder.glob('.*.part'):  # of a process that was killed while it wrote
             part.unlink()
-        with atomic_write(folder / 'probe') as file:
+        probe = folder / f'.probe.{os.getpid()}'
+        with atomic_write(probe) as file:
             file.write(b'\0' * 65536)
-        (folder / 'probe').unlink()
+        probe.unlink()
         free = shutil.disk_usage(folder).free
     except OSError as error:
         if error.errno == errno.ENOSPC:

@@ -26,7 +26,9 @@ def explained(config: Config, ranks: Ranks) -> Iterator[None]:
 
 def _sentence(error: Exception, config: Config, ranks: Ranks) -> str:
     if isinstance(error, OSError):
-        return f'{error.filename or "a file"} cannot be written ({error.strerror})'
+        if error.strerror is None:
+            return str(error) or type(error).__name__
+        return f'{error.filename or "a file"}: {error.strerror}'
     if not isinstance(error, MemoryError):
         return str(error)
     n_row, n_train, n_test = config.batch // ranks.size, config.train_batch_divide, config.test_batch_divide

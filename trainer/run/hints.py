@@ -135,10 +135,10 @@ def find_sign(
         return 'not learning', f'{text}: {advice}{finetune}'
     answer = _only_answer(entry['per_class_accuracy'])
     if answer is not None and commonest < USUAL:
-        text = f'every {kind} image is taken for class {answer}, which only {commonest:.0%} of them can be'
+        text = f'every {kind} image is predicted as class {answer}, but no class has more than {commonest:.0%} of them'
         return 'constant', f'{text}: try {lower}, or more epochs{finetune}'
     if len(entries) >= 3 and n_test >= FEW_TESTS and max(accuracies[-3:]) <= at_chance:
-        text = f'the {kind} images are guessed ({accuracies[-1]:.0%})'
+        text = f'{kind} accuracy is at chance ({accuracies[-1]:.0%})'
         if entry['train_accuracy'] <= LEARNT:
             return 'guessing', f'{text}: try {lower}, or more epochs{finetune}'
         text = f'the training images are learnt ({entry["train_accuracy"]:.0%}), {text}'

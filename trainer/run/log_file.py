@@ -51,7 +51,7 @@ def copied_to(path: str | None) -> Iterator[None]:
         yield
         return
     try:
-        file = Path(path).open('a', encoding='utf-8', buffering=1)  # noqa: SIM115  (below; errors in it are others)
+        file = Path(path).open('a', encoding='utf-8', errors='backslashreplace', buffering=1)  # noqa: SIM115  (below; errors in it are others)
     except OSError as error:
         raise InputError(f'--log_file {path} cannot be written: {error.strerror}') from None
     with file:

@@ -193,6 +193,7 @@ class CapturedUpdater(Updater):
                 weights.keeping(copies),
                 chainer.using_config('train', True),
                 chainer.using_config('dropout_key', key),
+                chainer.using_config('fills_arena', True),
                 chainer.using_config('dead_biases', frozenset(map(id, self._dead))),
             ):
                 y = model(xs[start:stop])

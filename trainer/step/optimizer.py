@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer import engine
 from trainer.engine.arena import ALIGNMENT, Arena
+from trainer.engine.maps import address
 from trainer.step.hooks import GradientHook
 from trainer.step.muon import MuonRule
 from trainer.step.schedule import multiplier_of, scale_rate
@@ -130,15 +131,28 @@ class _FlatUpdate:
 
     def has_gathered(self) -> bool:
         """Whether the parameters lie in the arena, as captured kernels expect."""
-        return self._arena is not None and all(p.array is place for p, place, _, _ in self._views)
+        return self._holds(self._enabled_parameters()) and all(p.array is place for p, place, _, _ in self._views)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the arena: the parameters of a copy are arrays of their own, and gather anew."""
+        gathered = '_arena', '_momenta', '_views', '_segments', '_multipliers'
+        return {name: value for name, value in self.__dict__.items() if name not in gathered}
+
+    def _enabled_parameters(self) -> list[Any]:
+        return [p for p in self.target.params() if p.update_rule is None or p.update_rule.enabled]  # type: ignore[attr-defined]
+
+    def _holds(self, parameters: list[Any]) -> bool:
+        """Whether the arena was made of these, and no others: an optimizer may be set up with another network."""
+        if self._arena is None or len(parameters) != len(self._views):
+            return False
+        return all(p is q for p, (q, *_) in zip(parameters, self._views, strict=True))
 
     def _gather(self) -> bool:
         """Whether all parameters can be updated at once; if so, they lie in the arena afterwards."""
         if chainer.config.engine != 'fused' or self._weight_decay() is None:
             return False
-        parameters = [p for p in self.target.params() if p.update_rule is None or p.update_rule.enabled]  # type: ignore[attr-defined]
-        has_all = self._arena is not None and len(parameters) == len(self._views)
-        if has_all and all(
+        parameters = self._enabled_parameters()
+        if self._holds(parameters) and all(
             p.array is place
             and p.grad is not None
             and p.update_rule.enabled
@@ -157,6 +171,8 @@ class _FlatUpdate:
             for p in parameters
         )
         if not parameters or not is_possible or not engine.serves(*parameters):
+            return False
+        if len({address(p.array) for p in parameters}) < len(parameters):  # `Link.repeat` with mode='share'
             return False
         if not self.has_kernel and engine.of(parameters[0]) is not engine.onednn:
             return False

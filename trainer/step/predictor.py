@@ -14,6 +14,8 @@ from trainer.functions.node import array_of, tracing
 from trainer.step.plan import Plan, in_float
 from trainer.step.trace import CannotPlan
 
+N_PLAN = 16  # kept: shapes of input, each with the memory of its maps
+
 
 class Predictor:
     """Images to logits, in test mode and without a graph.
@@ -38,15 +40,18 @@ class Predictor:
         """Logits (N, n_class), float32 at least, on the device of x."""
         settings = chainer.config.engine, chainer.config.compute_dtype
         key = x.shape, x.dtype, type(x), settings
-        if key in self._plans:
-            return self._plans[key](x)
+        if (replay := self._plans.get(key)) is not None:
+            return replay(x)
         with tracing() as calls, chainer.using_config('train', False), chainer.no_backprop_mode():
             y = array_of(self.model(x))
         is_on_cpu = engine.of(x) is engine.onednn and engine.serves(x)
         if self._may_plan and isinstance(self.model, chainer.Link) and is_on_cpu:
             try:
-                self._plans[key] = Plan(self.model, calls, x, y)
-                return self._plans[key](x)  # not y, which has other bits: a batch is answered alike at any time
+                plan = Plan(self.model, calls, x, y)
+                if len(self._plans) == N_PLAN:
+                    self._plans.pop(next(iter(self._plans)), None)
+                self._plans[key] = plan
+                return plan(x)  # not y, which has other bits: a batch is answered alike at any time
             except CannotPlan:
                 self._may_plan = False
             except EngineError as error:

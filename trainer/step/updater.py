@@ -150,7 +150,8 @@ class Updater(StandardUpdater):
         if self.teacher is not None:
             loss = self.teacher.loss(x, y, loss)
         loss *= share
-        loss.backward()
+        with chainer.using_config('fills_arena', True):
+            loss.backward()
         return share * float(of_labels.array), share * sum(float(F.accuracy(y, t).array) * part for t, part in labels)
 
     def loss_of(self, y: chainer.Variable, labels: list[tuple[Array, float]]) -> Any:

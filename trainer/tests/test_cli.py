@@ -284,6 +284,14 @@ def test_resume_command_begins_as_typed(module, first, name, monkeypatch):
             ['--schedule', 'cosine', '--milestones', '8,12'],
             '--milestones goes with --schedule step, not with --schedule cosine',
         ),
+        (
+            ['--schedule', 'auto', '--milestones', '3'],
+            '--milestones goes with --schedule step, not with --schedule auto',
+        ),
+        (
+            ['--optimizer', 'adam', '--momentum', '0.5'],
+            '--momentum goes with --optimizer momentum, not with --optimizer adam',
+        ),
         (['--power', '2'], '--power goes with --schedule poly, not with --schedule auto'),
         (['--schedule', 'poly', '--factor', '0.9'], '--factor goes with --schedule factor'),
         (

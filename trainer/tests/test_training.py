@@ -568,7 +568,7 @@ def test_save_path_that_cannot_be_written(tmp_path):
 
 def test_plots_that_cannot_be_written_are_found_before_the_first_epoch(tmp_path):
     (tmp_path / 'img').write_text('')
-    with pytest.raises(InputError, match=r'img cannot be made .*--save_path'):
+    with pytest.raises(InputError, match=r'cannot be written .*--save_path'):
         run(tmp_path, Net(on_forward=lambda is_training: is_training and pytest.fail('trained')))
 
 

@@ -290,7 +290,10 @@ def test_patience_without_validation_watches_the_test_and_says_so(tmp_path, monk
     assert outcome.summary['stopped_early'] == 2 and 'test' not in outcome.summary
     assert scored == [N_TEST, N_TEST]
     out = capsys.readouterr().out
-    assert out.count('--patience watches the test images, as there are none for validation, and so flatters') == 1
+    assert (
+        out.count('--patience uses the test images, as there are no validation images, so their accuracy is optimistic')
+        == 1
+    )
     assert 'stopped after epoch 2: no higher test accuracy for 1 epoch, the best is that of epoch 1' in out
 
 

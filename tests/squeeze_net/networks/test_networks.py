@@ -126,6 +126,20 @@ def test_airbench_sees_enlarged_images_as_they_were(factor):
         np.testing.assert_allclose(model(large).array, model(small).array, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('size', [32, 58, 64, 90, 122])
+def test_airbench_averages_the_larger_images_of_tests_like_those_of_the_training(size, monkeypatch):
+    factors = []
+    pool = trainer.functions.average_pooling_2d
+    monkeypatch.setattr(
+        trainer.functions, 'average_pooling_2d', lambda x, n, **options: factors.append(n) or pool(x, n, **options)
+    )
+    model = Airbench94(size=size)
+    with chainer.using_config('train', False):
+        for length in (size, size + 6):
+            model(images(1, length))
+    assert factors == [size // 32] * 2 * (size >= 64)
+
+
 def test_airbench_begins_with_an_orthogonal_transform_of_patches_and_its_negative():
     W = Airbench94().conv1.W.array.reshape(2, 12, 12)
     np.testing.assert_array_equal(W[1], -W[0])

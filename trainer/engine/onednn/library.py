@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import site
 import sys
+import sysconfig
+import threading
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
@@ -116,6 +119,9 @@ def dims(values: Sequence[int]) -> Dims:
     return (c_int64 * len(values))(*values)
 
 
+_STARTING = threading.RLock()  # the first use may be made by several threads at once
+
+
 class Library:
     """The loaded library with one CPU engine and one stream.
 
@@ -159,15 +165,25 @@ class Library:
         if status:
             raise EngineError(f'oneDNN {self.version}: dnnl_{name} says {self._c.dnnl_status2str(status).decode()}')
 
-    @functools.cached_property
+    @property
     def engine(self) -> c_void_p:
         """Of the CPU; the first use fixes the number of threads."""
-        self.threads.start()
-        return self.create('engine_create', CPU, 0)
+        return self._engine_and_stream[0]
 
-    @functools.cached_property
+    @property
     def stream(self) -> c_void_p:
-        return self.create('stream_create', self.engine, IN_ORDER)
+        return self._engine_and_stream[1]
+
+    @property
+    def _engine_and_stream(self) -> tuple[c_void_p, c_void_p]:
+        with _STARTING:
+            return self._start()
+
+    @functools.cache  # noqa: B019 - the library is one, and lives as long as the process
+    def _start(self) -> tuple[c_void_p, c_void_p]:
+        self.threads.start()
+        engine = self.create('engine_create', CPU, 0)
+        return engine, self.create('stream_create', engine, IN_ORDER)
 
     @functools.cached_property
     def instruction_set(self) -> int:
@@ -228,13 +244,18 @@ class Library:
         return attributes
 
 
-@functools.cache
 def library() -> Library:
-    """The library, loaded at the first call.
+    """The library, loaded at the first call, also where several threads make it.
 
     Raises:
         EngineError: it is not installed, or cannot be loaded; the message says what to do.
     """
+    with _STARTING:
+        return _load()
+
+
+@functools.cache
+def _load() -> Library:
     path = find()
     if path is None:
         raise EngineError('oneDNN is not installed (pip install onednn-cpu-tbb, on x86-64 Linux)')
@@ -247,7 +268,8 @@ def library() -> Library:
 
 def find() -> Path | None:
     """Where the wheel `onednn-cpu-tbb` puts the library: lib/ of the environment."""
-    for prefix in dict.fromkeys((sys.prefix, sys.base_prefix, str(Path('~/.local').expanduser()))):
+    prefixes = sys.prefix, sysconfig.get_path('data'), sys.base_prefix, site.getuserbase()
+    for prefix in dict.fromkeys(prefixes):
         path = Path(prefix) / 'lib' / 'libdnnl.so.3'
         if path.exists():
             return path

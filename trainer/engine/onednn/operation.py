@@ -124,7 +124,8 @@ def workspace_of(descriptor: Descriptor) -> tuple[Descriptor | None, int]:
     """What a forward primitive keeps for the backward one, and its bytes; (None, 0) if it is nothing."""
     lib = library()
     workspace = lib.query(descriptor, dnn.WORKSPACE_MD)
-    return (workspace, lib.size(workspace)) if workspace else (None, 0)
+    n_byte = lib.size(workspace) if workspace else 0  # it may have none
+    return (workspace, n_byte) if n_byte else (None, 0)
 
 
 def empty_workspace(n_byte: int) -> np.ndarray | None:

@@ -45,7 +45,7 @@ class Threads:
     def set(self, n: int) -> bool:
         """Compute with `n` threads; False if others have started already, and stay."""
         if self._has_started:
-            return n == self._n
+            return min(n, len(bound_cores())) == self._n
         self._n = n
         return True
 

@@ -220,7 +220,7 @@ def test_another_library_of_that_name_is_refused(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(b'not a library')
     monkeypatch.setattr(dnn, 'find', lambda: tmp_path / 'libdnnl.so.3')
     with pytest.raises(EngineError, match='cannot be loaded'):
-        dnn.library.__wrapped__()
+        dnn._load.__wrapped__()
 
 
 @pytest.mark.parametrize('bad', ['channels', 'bias', 'size'])

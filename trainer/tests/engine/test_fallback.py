@@ -204,7 +204,7 @@ def test_without_the_library_a_compute_dtype_changes_nothing(monkeypatch):
 def test_an_absent_library_is_said_with_what_to_install(monkeypatch):
     monkeypatch.setattr(dnn, 'find', lambda: None)
     with pytest.raises(EngineError, match='pip install onednn-cpu-tbb'):
-        dnn.library.__wrapped__()
+        dnn._load.__wrapped__()
 
 
 def test_a_library_without_the_functions_is_refused():

@@ -15,6 +15,12 @@ pytestmark = pytest.mark.skipif(not engine.is_available(), reason='oneDNN is not
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _as_in_an_updater():
+    with chainer.using_config('fills_arena', True):
+        yield
+
+
 def make(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
@@ -233,6 +239,27 @@ def test_chainer_grad_leaves_the_accumulated_gradient_alone():
     before = W.grad.copy()
     chainer.grad([total(2 * F.convolution_2d(MAPS[0], W))], [W])
     np.testing.assert_array_equal(W.grad, before)
+
+
+def test_chainer_grad_returns_arrays_of_its_own():
+    _, (W,) = in_an_arena(POINTWISE)
+    functions = [lambda W, x=x: total(F.convolution_2d(x, W)) for x in MAPS]
+    with chainer.using_config('fills_arena', False):  # as outside of an updater
+        gradients = [chainer.grad([function(W)], [W])[0].array for function in functions]
+    for gradient, function in zip(gradients, functions, strict=True):
+        (expected,) = differentiate(function, [POINTWISE])
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_views_of_a_parameter_add_up():
+    def function(W):
+        first, second = F.convolution_2d(MAPS[0], W[:]), F.convolution_2d(MAPS[1], W[:])
+        return total(first) + total(second) + total(F.convolution_2d(MAPS[0], W))
+
+    (expected,) = differentiate(function, [POINTWISE])
+    _, (W,) = in_an_arena(POINTWISE)
+    function(W).backward()
+    np.testing.assert_allclose(W.grad, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_arrays_that_are_not_in_an_arena_have_no_place():

@@ -19,6 +19,12 @@ def test_keeps_the_mean_and_scales(ratio):
     assert abs((y == 0).sum() - ratio * n) < 5 * np.sqrt(n * ratio * (1 - ratio))
 
 
+@pytest.mark.parametrize('ratio', [-0.5, 1.0])
+def test_a_ratio_outside_its_range_is_refused(ratio):
+    with pytest.raises(ValueError, match=f'dropout has the ratio {ratio}; expected 0 <= ratio < 1'):
+        dropout(np.ones((2, 3), np.float32), ratio)
+
+
 def test_mask_is_a_function_of_seed_iteration_layer_and_row():
     y = masks((6, 10), DropoutKey(3, 5))
     np.testing.assert_array_equal(y, masks((6, 10), DropoutKey(3, 5)))

@@ -70,7 +70,42 @@ def test_names_that_the_font_lacks_are_told_once(tmp_path, capsys, recwarn):
     run.summary['classes'] = ['猫', *run.summary['classes'][1:]]
     for _ in range(2):
         confusion.draw_confusion(run, tmp_path)
-    assert capsys.readouterr().out.count('the font of the plots lacks some characters') == 1 and not recwarn.list
+    assert capsys.readouterr().err.count('the font of the plots lacks some characters') == 1 and not recwarn.list
+
+
+def test_names_that_are_not_text_are_drawn(tmp_path):
+    run = fake_run(tmp_path, 'n\udce9t $x$', fake_log(2), source='caf\udce9')
+    run.summary['classes'] = ['\udce9', 'a' * 200, *run.summary['classes'][2:]]
+    assert legend_of(curves._curve_figure([run], 'loss', ()))[0].startswith(r'n?t \$x\$')
+    curves.draw_curves([run], tmp_path)
+    confusion.draw_confusion(run, tmp_path)
+    names = [label.get_text() for label in figure_of(run).axes[0].get_yticklabels()]
+    assert names[:2] == ['?', 'a' * 27 + '…']
+
+
+def figure_of(run):
+    return confusion._confusion_figure(run, run.summary['classes'], np.array(run.summary['confusion']))
+
+
+def test_long_names_leave_room_for_the_plot(tmp_path):
+    runs = [fake_run(tmp_path, f'{"long " * 40}{i}', fake_log(2)) for i in range(12)]
+    figure = curves._curve_figure(runs, 'loss', ())
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_window_extent().height > 0.25 * figure.bbox.height
+
+
+def test_the_title_counts_the_images_where_all_runs_have_as_many(tmp_path):
+    runs = [fake_run(tmp_path, name, fake_log(2)) for name in ('net', 'base')]
+    assert '50,000 training and 10,000 test images' in curves._curve_figure(runs, 'loss', ()).get_suptitle()
+    runs[1].summary['dataset']['n_train'] = 8000
+    assert 'images' not in curves._curve_figure(runs, 'loss', ()).get_suptitle().splitlines()[-1].split(' of ')[0]
+
+
+def test_the_best_epoch_is_that_of_the_table(tmp_path):
+    run = fake_run(tmp_path, 'net', fake_log(4))
+    run.log[1]['test_accuracy'] = 0.99
+    run.config['start_epoch'] = 3  # the epochs before are of another run
+    assert f'best {100 * run.best["test_accuracy"]:.1f} %' in legend_of(curves._curve_figure([run], 'accuracy', ()))[0]
 
 
 def test_pyplot_is_left_alone(tmp_path):
@@ -208,11 +243,11 @@ def test_confusion_figure(tmp_path, n_class, has_texts, has_names):
     assert ([label.get_text() for label in axes.get_yticklabels()] == run.summary['classes']) == has_names
 
 
-def test_format_confusion_of_ten_classes_fits_100_columns():
+def test_format_confusion_of_ten_classes_fits_80_columns():
     matrix = np.full((10, 10), 10) + 910 * np.eye(10, dtype=int)
     lines = confusion.format_confusion(CLASSES, matrix).splitlines()
     assert len(lines) == 12
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 80
     assert lines[2].split()[:4] == ['0', 'airplane', '91', '1']
     assert '91.1 %' in lines[2]
 

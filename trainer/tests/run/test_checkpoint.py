@@ -94,9 +94,12 @@ def test_weights_hold_no_optimizer_state(tmp_path):
         load_optimizer(tmp_path / 'w.npz', chainer.optimizers.MomentumSGD().setup(model))
 
 
-def test_prepared_folder_exists_and_is_left_clean(tmp_path):
+def test_prepared_folder_exists_and_is_left_as_it_was(tmp_path):
     prepare_folder(tmp_path / 'a/b', 1000)
     assert list((tmp_path / 'a/b').iterdir()) == []
+    (tmp_path / 'a/b/probe').write_text("the user's")
+    prepare_folder(tmp_path / 'a/b', 1000)
+    assert [path.read_text() for path in (tmp_path / 'a/b').iterdir()] == ["the user's"]
 
 
 def test_what_unpacks_without_bounds_is_refused(tmp_path):

@@ -82,7 +82,9 @@ def test_a_test_loss_far_above_chance():
 def test_one_answer_for_all_images():
     key, hint = sign(entry(1.5, ONE_ANSWER), table=ONE_ANSWER)
     assert key == 'constant'
-    assert hint.startswith('every test image is taken for class 3, which only 10% of them can be: try --lr 0.01')
+    assert hint.startswith(
+        'every test image is predicted as class 3, but no class has more than 10% of them: try --lr 0.01'
+    )
     skewed = np.diag([2] * 9 + [500])  # most images are of one class
     skewed[:9, 9], skewed[range(9), range(9)] = 2, 0
     assert sign(entry(0.2, skewed, train_accuracy=0.96), table=skewed) is None
@@ -93,11 +95,11 @@ def test_training_images_learnt_and_test_images_guessed():
     assert sign(mixed_up, mixed_up) is None
     key, hint = sign(mixed_up, mixed_up, mixed_up)
     assert key == 'guessing'
-    assert hint.startswith('the training images are learnt (99%), the test images are guessed (10%): see whether')
+    assert hint.startswith('the training images are learnt (99%), test accuracy is at chance (10%): see whether')
     slow = entry(2.1, train_accuracy=0.2)
     assert sign(slow, slow, slow) == (
         'guessing',
-        'the test images are guessed (10%): try --lr 0.01 or --warmup 1, or more epochs',
+        'test accuracy is at chance (10%): try --lr 0.01 or --warmup 1, or more epochs',
     )
 
 

@@ -49,6 +49,12 @@ def test_an_error_is_noted(tmp_path):
     assert (tmp_path / 'run.log').read_text().endswith('  error: --batch is 0\n')
 
 
+def test_names_that_are_not_text_are_noted(tmp_path):
+    with redirect_stderr(Terminal()), copied_to(str(tmp_path / 'run.log')):
+        print('caf\udce9', file=sys.stderr)
+    assert (tmp_path / 'run.log').read_text().endswith('caf\\udce9\n')
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     message = r'--log_file .*nowhere/run\.log cannot be written: No such file'
     with pytest.raises(InputError, match=message), copied_to(str(tmp_path / 'nowhere/run.log')):

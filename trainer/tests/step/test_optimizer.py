@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import chainer
 import numpy as np
 import pytest
@@ -102,6 +105,43 @@ def test_what_does_not_fit_is_left_to_chainer(case):
             assert optimizer._arena is None
     for name in results[0]:
         np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_an_optimizer_set_up_again_updates_the_new_network():
+    model, optimizer = set_up(MomentumSGD)
+    update(model, optimizer, 2)
+    before = state(model)[0]
+    other, alone = Net(), Net()
+    update(other, optimizer.setup(other), 2)
+    update(alone, chainer.optimizers.MomentumSGD(lr=0.05, momentum=0.9).setup(alone), 2)  # hooks go with the setup
+    for name, array in state(model)[0].items():
+        np.testing.assert_array_equal(array, before[name])
+        np.testing.assert_array_equal(state(other)[0][name], state(alone)[0][name])
+
+
+@pytest.mark.parametrize('make_copy', [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_a_copied_optimizer_updates_its_own_network(make_copy):
+    model, optimizer = set_up(MomentumSGD)
+    update(model, optimizer, 2)
+    copied = make_copy(optimizer)
+    update(copied.target, copied, 2)
+    update(model, optimizer, 2)
+    for name, array in state(model)[0].items():
+        np.testing.assert_array_equal(state(copied.target)[0][name], array)
+
+
+def test_layers_that_share_an_array_both_add_to_its_update():
+    results = []
+    for kind in (MomentumSGD, chainer.optimizers.MomentumSGD):
+        np.random.seed(0)
+        model = L.Linear(4, 4).repeat(2, mode='share')
+        optimizer = kind(lr=0.05).setup(model)
+        for _ in range(2):
+            model.cleargrads()
+            chainer.functions.sum(model(np.ones((3, 4), np.float32))).backward()
+            optimizer.update()
+        results.append(model[0].W.array)
+    np.testing.assert_allclose(*results, rtol=1e-6)
 
 
 def test_new_arrays_given_to_parameters_are_noticed():

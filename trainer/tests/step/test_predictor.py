@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import chainer
 import numpy as np
 import pytest
@@ -6,7 +8,9 @@ from ml_dtypes import bfloat16
 import trainer.functions as F
 import trainer.links as L
 from trainer import engine
-from trainer.step.predictor import Predictor
+from trainer.step import plan
+from trainer.step.predictor import N_PLAN, Predictor
+from trainer.step.trace import fold
 
 pytestmark = pytest.mark.skipif(not engine.is_available(), reason='oneDNN is not installed')
 
@@ -89,12 +93,31 @@ def test_a_planned_network_runs_once_for_each_shape():
     assert model.n_call == 2
 
 
-def test_batch_normalisation_and_rectifiers_are_folded_where_only_they_read_a_convolution():
+def test_the_plans_of_the_last_shapes_are_kept():
     model = Net()
     predict = Predictor(model)
-    predict(make_images(2))
-    (plan,) = predict._plans.values()
-    names = [type(layer).__name__ for layer in plan.layers]
+    for n in range(1, N_PLAN + 2):
+        predict(make_images(n))
+    assert len(predict._plans) == N_PLAN
+    predict(make_images(N_PLAN))
+    assert model.n_call == N_PLAN + 1
+
+
+def test_threads_get_their_own_answers():
+    images = [make_images(1), make_images(1) + 1]
+    predict = Predictor(Net())
+    expected = [predict(x) for x in images]
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(predict, images * 200))
+    for i, answer in enumerate(answers):
+        np.testing.assert_array_equal(answer, expected[i % 2])
+
+
+def test_batch_normalisation_and_rectifiers_are_folded_where_only_they_read_a_convolution(monkeypatch):
+    layers = []
+    monkeypatch.setattr(plan, 'fold', lambda *args: layers.extend(fold(*args)) or layers)
+    Predictor(Net())(make_images(2))
+    names = [type(layer.node).__name__ for layer in layers]
     # Folded: bn1, the one behind the two sums, bn5. Left: those of pooled maps and of maps that are read twice.
     assert names.count('FixedBatchNormalization') == 9 - 3
     assert 'ReLU' not in names
