@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError
@@ -35,8 +36,8 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         mark = 'ok' if self.found and not self.advice else '--'
-        advice = f'\n      {self.advice}' if self.advice else ''
-        return f'{mark}  {self.what:<22} {self.found or "not found"}{advice}'
+        advice = textwrap.wrap(self.advice, 73, break_long_words=False, break_on_hyphens=False)
+        return '\n      '.join([f'{mark}  {self.what:<22} {self.found or "not found"}', *advice])
 
 
 def examine() -> list[Finding]:

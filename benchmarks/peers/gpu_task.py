@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-N_CLASS, SIZE_PX, N_IMAGE = 10, 122, 50_000
+N_CLASS = 10
 LR, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 1e-4  # the rate changes no time
 
 

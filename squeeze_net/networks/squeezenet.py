@@ -144,9 +144,7 @@ class PublishedSqueezeNet(chainer.Chain):
                 self.conv1_bn = L.BatchNormalization(channels)
             for name, (squeeze, expand1x1, expand3x3) in self.fires.items():
                 is_alike = channels == expand1x1 + expand3x3
-                kind = {'none': 'none', 'simple': 'none', 'complex': 'complex'}[bypass]
-                if is_alike and bypass != 'none':
-                    kind = 'simple'
+                kind = 'simple' if is_alike and bypass != 'none' else 'complex' if bypass == 'complex' else 'none'
                 setattr(self, name, Fire(channels, squeeze, expand1x1, expand3x3, kind, self.has_norm))
                 channels = expand1x1 + expand3x3
             gaussian = chainer.initializers.Normal(0.01)

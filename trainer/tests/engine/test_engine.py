@@ -141,25 +141,6 @@ def test_every_function_takes_maps_side_by_side():
 
 
 @needs_engine
-def test_gradients_are_written_where_the_arena_wants_them():
-    W = chainer.Parameter(make(6, 6, 3, 3))
-    flat = arena.Arena([W.array])
-    W.array = flat.parameters[0]
-    x = make(2, 6, 5, 5)
-    C.sum(F.convolution_2d(x, W, pad=1)).backward()
-    assert W.grad is flat.gradients[0]
-    once = W.grad.copy()
-    C.sum(F.convolution_2d(x, W, pad=1)).backward()
-    assert W.grad is flat.gradients[0]
-    np.testing.assert_allclose(W.grad, 2 * once, rtol=1e-5)
-    y = F.convolution_2d(x, W, pad=1)
-    W.cleargrad()
-    C.sum(F.convolution_2d(y, W, pad=1)).backward()  # used twice in one graph
-    expected = chainer.Variable(W.array.copy())
-    C.sum(C.convolution_2d(C.convolution_2d(x, expected, pad=1), expected, pad=1)).backward()
-    np.testing.assert_allclose(W.grad, expected.grad, rtol=1e-3, atol=1e-3 * np.abs(expected.grad).max())
-
-
 def test_an_arena_forgets_its_parameters_when_it_goes():
     flat = arena.Arena([make(3, 4)])
     view = flat.parameters[0]
