@@ -26,7 +26,8 @@ class Predictor:
     Python code decides by the values of its maps must not be planned: it has to have `can_plan = False`. A network
     that computes with something the engine does not know is not planned, and just called.
 
-    The weights are those at the time of the first call; make a new predictor when they have changed.
+    The weights are those at the time of the first call; make a new predictor when they have changed. Call it from one
+    thread: a plan has one workspace, and oneDNN's scratchpads are of the thread in which a primitive was made.
 
     Args:
         model: maps images (N, 3, H, W) to logits (N, n_class).
