@@ -16,9 +16,8 @@ Layout: TypeAlias = tuple[Shape, Shape, int]  # shape, strides in elements, oneD
 
 def convert(x: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Copy `x` to `out`, of the same shape, whatever the layouts and precisions of both."""
-    is_odd = min(x.strides, default=0) <= 0 or any(
-        stride % x.itemsize for stride in x.strides
-    )  # broadcast, reversed, a field
+    # A broadcast, reversed or 0-dimensional array, or a field of records.
+    is_odd = min(x.strides, default=0) <= 0 or any(stride % x.itemsize for stride in x.strides)
     if is_odd or x.dtype not in DATA_TYPES:
         out[...] = x
         return out
