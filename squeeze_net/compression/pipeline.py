@@ -39,7 +39,10 @@ from trainer.step.optimizer import GradientHook
 
 ABSORBED = 'absorbed'  # the stage that is quantised by rate, the scales being in the weights
 LARGEST_HALF = float(np.finfo(np.float16).max)
-PRUNING = ('distill', 'teacher', 'sparsity', 'prune_epoch', 'prune_lr', 'drop')  # flags; the last for SCAN only
+PRUNING = (  # flags; the last for SCAN only
+    *('distill', 'teacher', 'sparsity', 'prune_epoch', 'prune_lr', 'prune_optimizer', 'prune_muon_lr'),
+    'drop',
+)
 CODING = ('quantise', 'rate', 'step', 'calibration', 'bits', 'initialisation')  # flags of what comes before retraining
 QUANTISING = (*CODING, 'quantise_epoch', 'quantise_lr')  # flags of that stage
 SHAPING = (  # those of all stages
@@ -170,7 +173,8 @@ class Compression:
         n_iteration = plan.prune_epoch * len(self.data.train.labels) // self.config.batch
         if plan.prune_epoch:
             hook = Pruning(sparsities, n_iteration=n_iteration // 2)  # the second half trains what is left
-            model = self._retrain('pruned', model, plan.prune_epoch, plan.prune_lr, hook)
+            given = {'lr': plan.prune_lr, 'optimizer': plan.prune_optimizer, 'muon_lr': plan.prune_muon_lr}
+            model = self._retrain('pruned', model, plan.prune_epoch, hook, given)
         else:
             for name, parameter in weights_of(model).items():
                 prune(parameter, sparsities[name])
@@ -195,7 +199,7 @@ class Compression:
             bits = {name: max((n - 1).bit_length(), 1) for name, n in n_value.items()}
         if plan.quantise_epoch:
             print(f'quantised, before retraining: {self.accuracy(model):.2%}', flush=True)
-            model = self._retrain('quantised', model, plan.quantise_epoch, plan.quantise_lr, TiedWeights())
+            model = self._retrain('quantised', model, plan.quantise_epoch, TiedWeights(), {'lr': plan.quantise_lr})
         n_nonzero, n_other = self._counts(model)
         n_bit = sum(n * (bits[name] + 4) for name, n in n_nonzero.items())
         n_codebook = sum(4 << n for n in bits.values())
@@ -310,10 +314,22 @@ class Compression:
         print(f'drew {picture}', flush=True)
         return scan
 
-    def _retrain(self, name: str, model: chainer.Chain, n_epoch: int, lr: float, hook: GradientHook) -> chainer.Chain:
-        """Train with a hook on the gradients, or take what an earlier call has left."""
+    def _retrain(
+        self, name: str, model: chainer.Chain, n_epoch: int, hook: GradientHook, settings: dict[str, Any]
+    ) -> chainer.Chain:
+        """Train with a hook on the gradients, or take what an earlier call has left.
+
+        Args:
+            settings: rates and optimizer, as a `Config` has them.
+        """
         config = replace(
-            self.config, epoch=n_epoch, lr=lr, schedule='cosine', run=name, save_path=str(self.folder), resume='auto'
+            self.config,
+            epoch=n_epoch,
+            schedule='cosine',
+            run=name,
+            save_path=str(self.folder),
+            resume='auto',
+            **settings,
         )
         summary = config.run_folder / SUMMARY
         if not (summary.exists() and read_json(summary).get('finished')):

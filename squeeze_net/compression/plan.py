@@ -41,6 +41,14 @@ class Plan:
     )
     prune_epoch: int = setting(4, 'epochs of retraining; pruned in the first half', at_least=0)
     prune_lr: float = setting(0.01, 'learning rate at its start', at_least=0)
+    prune_optimizer: str = setting(
+        'momentum',
+        'optimizer of that retraining, as --optimizer of main.py; muon suits a network that it has trained',
+        choices=('momentum', 'muon'),
+    )
+    prune_muon_lr: float = setting(
+        0.003, 'for --prune_optimizer muon: initial rate of the orthogonalised weights', at_least=0
+    )
     quantise: str = setting(
         KMEANS,
         'to the nearest values of codebooks found by k-means; by rate and distortion on uniform grids, which needs no '
@@ -110,6 +118,10 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
         raise InputError(f'--teacher {plan.teacher} has no meaning without --distill: give its share of the loss, too')
     if plan.distill and not (plan.prune_epoch or plan.quantise_epoch):
         raise InputError(f'--distill {plan.distill:g} has no meaning without retraining: no epoch is asked for')
+    if 'prune_muon_lr' in given and plan.prune_optimizer != 'muon':
+        raise InputError(
+            f'--prune_muon_lr {plan.prune_muon_lr:g} has no meaning without --prune_optimizer muon: leave it out'
+        )
     useless = {KMEANS: BY_RATE, RATE: CODEBOOKS, RATE_KMEANS: ('step',)}[plan.quantise]
     for name in useless:
         if name in given:

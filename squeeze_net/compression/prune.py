@@ -15,6 +15,7 @@ import chainer
 import numpy as np
 
 from trainer.errors import InputError
+from trainer.step.muon import MuonRule
 from trainer.step.optimizer import GradientHook
 
 
@@ -151,8 +152,8 @@ def gradual(final: float, progress: float) -> float:
 class Pruning(GradientHook):
     """Prunes gradually, and keeps what is pruned at zero.
 
-    What is zero stays zero: gradients there are left out, and with them momentum and decay. So the weights themselves
-    say what is pruned, also after a resume.
+    What is zero stays zero: gradients there are left out, and with them momentum and decay; Muon is told. So the
+    weights themselves say what is pruned, also after a resume.
 
     Args:
         sparsities: of each layer in the end, by the path of its weights.
@@ -175,6 +176,8 @@ class Pruning(GradientHook):
                 progress = iteration / self.n_iteration if self.n_iteration else 1.0
                 prune(parameter, gradual(sparsity, progress))
             parameter.grad *= parameter.array != 0
+            if isinstance(parameter.update_rule, MuonRule):
+                parameter.update_rule.keeps_zeros = True
 
 
 def prune(parameter: Any, sparsity: float) -> None:

@@ -55,7 +55,11 @@ class MuonRule(UpdateRule):
 
     Args:
         ratio: of its rate to that of the optimizer.
+    Attributes:
+        keeps_zeros: whether weights of 0 stay 0, as pruned ones should: here it is not enough that their gradient is.
     """
+
+    keeps_zeros = False
 
     def __init__(self, parent_hyperparam: Any = None, ratio: float = 1.0) -> None:
         super().__init__(parent_hyperparam)
@@ -75,5 +79,8 @@ class MuonRule(UpdateRule):
         momentum += gradient
         step = orthogonalise((gradient + decay * momentum).reshape(len(weight), -1))
         step *= lr * max(1.0, len(weight) ** 2 / weight.size) ** 0.5
+        step = step.reshape(weight.shape)
+        if self.keeps_zeros:
+            step *= weight != 0
         weight *= 1 - DECAY * lr
-        weight -= step.reshape(weight.shape)
+        weight -= step

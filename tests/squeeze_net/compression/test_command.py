@@ -169,6 +169,7 @@ def test_stopped_and_gone_on_with(trained, tmp_path):
 def test_retraining_sees_what_training_saw(trained, tmp_path):
     """The flags of the images and of the loss reach the run; what it learns depends on each of them."""
     flags = {'--pad': '2', '--smoothing': '0.1', '--weight_decay': '0.01', '--mixup': '0.5', '--distill': '0.9'}
+    flags['--prune_optimizer'] = 'muon'
     argv = ['compress', str(trained), *QUICK, '--quantise_epoch', '0', '-o']
     assert main([*argv, str(tmp_path / 'plain.sqz')]) == 0
     seen = {(tmp_path / 'plain.sqz').read_bytes()}
@@ -177,7 +178,7 @@ def test_retraining_sees_what_training_saw(trained, tmp_path):
         assert main([*argv, str(target), flag, value]) == 0
         seen.add(target.read_bytes())
         record = json.loads(target.with_suffix('.json').read_text())
-        assert (record['plan'] | record['config'])[flag[2:]] == float(value)
+        assert str((record['plan'] | record['config'])[flag[2:]]) == value
         with pytest.raises(trainer.InputError, match=f'results/pruned was made with another {flag}, '):
             main([*argv, str(target)])
     assert len(seen) == 1 + len(flags)
@@ -312,6 +313,7 @@ def test_flags_without_a_meaning_are_refused(tmp_path, trained):
         (['--lossless', '--data', 'nowhere'], '--data nowhere has no meaning for --lossless'),
         (['--drop', '0.1'], '--drop 0.1 has no meaning without --sparsity scan'),
         (['--distill', '0.5', '--prune_epoch', '0', '--quantise_epoch', '0'], '--distill 0.5 has no meaning without'),
+        (['--prune_muon_lr', '0.1'], '--prune_muon_lr 0.1 has no meaning without --prune_optimizer muon'),
     ):
         with pytest.raises(trainer.InputError, match=message):
             main(['compress', str(trained), '-o', str(tmp_path / 'x.sqz'), *flags])

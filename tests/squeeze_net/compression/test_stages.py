@@ -24,7 +24,7 @@ from squeeze_net.compression.prune import (
 )
 from squeeze_net.compression.quantise import TiedWeights, cluster, nearest, quantise, quantise_model
 from trainer import Config, engine
-from trainer.step.optimizer import make_optimizer
+from trainer.step.optimizer import Muon, make_optimizer
 
 
 @pytest.fixture
@@ -37,11 +37,13 @@ def density(model):
     return {name: float((p.array != 0).mean()) for name, p in weights_of(model).items()}
 
 
-def train(model, hook, n, precision='float32'):
+def train(model, hook, n, precision='float32', optimizer='momentum'):
     """Some updates on noise, with momentum and decay."""
-    config = Config(precision=precision, weight_decay=1e-2)
+    config = Config(precision=precision, weight_decay=1e-2, optimizer=optimizer)
     with config.using_precision():
         optimizer = make_optimizer(config.optimizer, config.rate, config.momentum).setup(model)
+        if isinstance(optimizer, Muon):
+            optimizer.choose(n_class=5)
         optimizer.add_hook(hook)
         optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(1e-2))
         optimizer.lr = 0.01
@@ -100,13 +102,14 @@ def test_the_gradual_schedule():
     assert np.all(np.diff(steps) > 0) and np.all(np.diff(steps, 2) < 0)
 
 
+@pytest.mark.parametrize('optimizer', ['momentum', 'muon'])
 @pytest.mark.parametrize('engine', ['plain', 'fused'])
-def test_what_is_pruned_stays_zero_and_the_rest_learns(model, engine):
+def test_what_is_pruned_stays_zero_and_the_rest_learns(model, engine, optimizer):
     with chainer.using_config('engine', engine):
         sparsities = by_table(model, {'*': 0.6, 'conv1': 0.2})
         before = {name: p.array.copy() for name, p in weights_of(model).items()}
         zeros = {}
-        for i, _ in enumerate(train(model, Pruning(sparsities, n_iteration=6, every=2), 12)):
+        for i, _ in enumerate(train(model, Pruning(sparsities, n_iteration=6, every=2), 12, optimizer=optimizer)):
             for name, p in weights_of(model).items():
                 now = p.array == 0
                 assert not (zeros.get(name, now) & ~now).any(), (i, name)
