@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -45,6 +46,7 @@ class Plan:
     """
 
     def __init__(self, model: chainer.Chain, calls: Sequence[Call], x: np.ndarray, y: np.ndarray) -> None:
+        self._lock = threading.Lock()  # one workspace
         self._steps: list[Callable[[], object]] = []
         self._kept: list[tuple[np.ndarray, ...]] = []  # the steps hold the addresses of these arrays
         layers, samples, output = read_trace(model, calls, x, y, _ADDERS)
@@ -58,10 +60,11 @@ class Plan:
             raise CannotPlan
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        convert(x, self._input)
-        for step in self._steps:
-            step()
-        return np.array(self._output, np.float32)
+        with self._lock:
+            convert(x, self._input)
+            for step in self._steps:
+                step()
+            return np.array(self._output, np.float32)
 
     def _lay_out(self, layers: list[Layer], samples: list[np.ndarray], output: int) -> None:
         """Make arrays for all values, in one workspace, and the steps that compute them."""

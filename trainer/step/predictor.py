@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +27,8 @@ class Predictor:
     Python code decides by the values of its maps must not be planned: it has to have `can_plan = False`. A network
     that computes with something the engine does not know is not planned, and just called.
 
-    The weights are those at the time of the first call; make a new predictor when they have changed. Call it from one
-    thread: a plan has one workspace, and oneDNN's scratchpads are of the thread in which a primitive was made.
+    The weights are those at the time of the first call; make a new predictor when they have changed. Threads
+    may share it; they compute one after the other.
 
     Args:
         model: maps images (N, 3, H, W) to logits (N, n_class).
@@ -36,6 +37,7 @@ class Predictor:
     def __init__(self, model: chainer.Chain) -> None:
         self.model, self._may_plan = model, getattr(model, 'can_plan', True)
         self._plans: dict[tuple[Any, ...], Callable[[Array], Array]] = {}
+        self._keeping = threading.Lock()
 
     def __call__(self, x: Array) -> Array:
         """Logits (N, n_class), float32 at least, on the device of x."""
@@ -49,9 +51,10 @@ class Predictor:
         if self._may_plan and isinstance(self.model, chainer.Link) and is_on_cpu:
             try:
                 plan = Plan(self.model, calls, x, y)
-                if len(self._plans) == N_PLAN:
-                    self._plans.pop(next(iter(self._plans)), None)
-                self._plans[key] = plan
+                with self._keeping:
+                    if len(self._plans) == N_PLAN:
+                        self._plans.pop(next(iter(self._plans)))
+                    self._plans[key] = plan
                 return plan(x)  # not y, which has other bits: a batch is answered alike at any time
             except CannotPlan:
                 self._may_plan = False

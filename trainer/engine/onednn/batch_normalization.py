@@ -103,7 +103,7 @@ def _forward_descriptor(x: Descriptor, y: Descriptor, eps: float, relu: bool, tr
     flags = _flags(relu) | (0 if training else dnn.USE_GLOBAL_STATS)
     kind = dnn.FORWARD_TRAINING if training else dnn.FORWARD_INFERENCE
     lib = library()
-    return lib.create('batch_normalization_forward_primitive_desc_create', lib.engine, kind, x, y, eps, flags, None)
+    return lib.describe_primitive('batch_normalization_forward', lib.engine, kind, x, y, eps, flags)
 
 
 def backward(
@@ -138,9 +138,9 @@ def _backward(shape: Shape, pixel_x: int, pixel_y: int, data_type: int, eps: flo
     x, gx = describe_map(shape, pixel_x, data_type), describe_map(shape, shape[1], data_type)
     gy, vector = describe_map(shape, pixel_y, data_type), describe_vector(shape[1])
     hint = _forward_descriptor(x, gx, eps, relu, True)
-    descriptor = lib.create(
-        'batch_normalization_backward_primitive_desc_create',
-        *(lib.engine, dnn.BACKWARD, gx, gy, x, eps, _flags(relu), hint, None),
+    descriptor = lib.describe_primitive(
+        'batch_normalization_backward',
+        *(lib.engine, dnn.BACKWARD, gx, gy, x, eps, _flags(relu), hint),
     )
     workspace = lib.query(hint, dnn.WORKSPACE_MD) if relu else None
     arguments: list[Argument] = [(dnn.SRC, x), (dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx), (dnn.SCALE, vector)]

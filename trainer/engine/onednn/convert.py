@@ -43,7 +43,7 @@ def _reorder(source: Layout, destination: Layout) -> Operation:
 
 def _make_reorder(source: Descriptor, destination: Descriptor) -> Operation:
     lib = library()
-    descriptor = lib.create('reorder_primitive_desc_create', source, lib.engine, destination, lib.engine, None)
+    descriptor = lib.describe_primitive('reorder', source, lib.engine, destination, lib.engine)
     return Operation(descriptor, ((SRC, source), (DST, destination)))
 
 

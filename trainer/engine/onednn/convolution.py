@@ -133,10 +133,11 @@ def forward_operation(
     operands = [(post_op_arg(i), operand) for i, (_, *operands) in enumerate(post_ops) for operand in operands]
     if relu:
         post_ops.append(('relu',))
-    descriptor = lib.create(
-        'convolution_forward_primitive_desc_create',
+    descriptor = lib.describe_primitive(
+        'convolution_forward',
         *(lib.engine, dnn.FORWARD_INFERENCE if inference else dnn.FORWARD_TRAINING, dnn.CONVOLUTION_DIRECT),
-        *(x, weights, b, y, *problem.geometry(), lib.attributes(post_ops)),
+        *(x, weights, b, y, *problem.geometry()),
+        attributes=lib.attributes(post_ops),
     )
     chosen = lib.query(descriptor, dnn.WEIGHTS_MD)
     arguments = [(dnn.SRC, x), (dnn.WEIGHTS, chosen), (dnn.DST, y), (dnn.BIAS, b), *operands]
@@ -156,9 +157,9 @@ def _backward_data(problem: Problem, pixel_x: int, pixel_y: int) -> tuple[Operat
     lib = library()
     x, y = problem.describe_maps(pixel_x, pixel_y)
     weights = lib.describe_any(problem.grouped_shape, problem.data_type)
-    descriptor = lib.create(
-        'convolution_backward_data_primitive_desc_create',
-        *(lib.engine, dnn.CONVOLUTION_DIRECT, x, weights, y, *problem.geometry(), _hint(problem, x, y), None),
+    descriptor = lib.describe_primitive(
+        'convolution_backward_data',
+        *(lib.engine, dnn.CONVOLUTION_DIRECT, x, weights, y, *problem.geometry(), _hint(problem, x, y)),
     )
     chosen = lib.query(descriptor, dnn.WEIGHTS_MD)
     operation = Operation(descriptor, ((dnn.DIFF_DST, y), (dnn.WEIGHTS, chosen), (dnn.DIFF_SRC, x)))
@@ -203,9 +204,9 @@ def _backward_weights(
         x, y = lib.describe_any(problem.conv.x_shape, dnn.F32), lib.describe_any(problem.conv.y_shape, dnn.F32)
     weights = lib.describe_any(problem.grouped_shape, dnn.F32)
     b = describe_vector(problem.conv.weight_shape[0]) if bias else None
-    descriptor = lib.create(
-        'convolution_backward_weights_primitive_desc_create',
-        *(lib.engine, dnn.CONVOLUTION_DIRECT, x, weights, b, y, *problem.geometry(), _hint(problem, x, y), None),
+    descriptor = lib.describe_primitive(
+        'convolution_backward_weights',
+        *(lib.engine, dnn.CONVOLUTION_DIRECT, x, weights, b, y, *problem.geometry(), _hint(problem, x, y)),
     )
     chosen_x, chosen_y = lib.query(descriptor, dnn.SRC_MD), lib.query(descriptor, dnn.DIFF_DST_MD)
     chosen = lib.query(descriptor, dnn.DIFF_WEIGHTS_MD)
@@ -218,7 +219,7 @@ def _hint(problem: Problem, x: Descriptor, y: Descriptor) -> Descriptor:
     """The forward descriptor that oneDNN asks for with a backward one."""
     lib = library()
     weights = lib.describe_any(problem.grouped_shape, problem.data_type)
-    return lib.create(
-        'convolution_forward_primitive_desc_create',
-        *(lib.engine, dnn.FORWARD_TRAINING, dnn.CONVOLUTION_DIRECT, x, weights, None, y, *problem.geometry(), None),
+    return lib.describe_primitive(
+        'convolution_forward',
+        *(lib.engine, dnn.FORWARD_TRAINING, dnn.CONVOLUTION_DIRECT, x, weights, None, y, *problem.geometry()),
     )

@@ -80,12 +80,11 @@ def binary_operation(
     one, other = (_describe(layout, t) for layout, t in zip(layouts[:2], types, strict=True))
     out = _describe(layouts[2], types[0])
     arguments = [(dnn.SRC, one), (dnn.SRC_1, other), (dnn.DST, out)]
-    attributes = None
+    attributes = lib.attributes()
     if scaled:
-        attributes = lib.create('primitive_attr_create')
         lib.call('primitive_attr_set_scales_mask', attributes, dnn.SRC_1, 0)
         arguments.append((dnn.ATTR_SCALES | dnn.SRC_1, describe_vector(1)))
-    descriptor = lib.create('binary_primitive_desc_create', lib.engine, algorithm, one, other, out, attributes)
+    descriptor = lib.describe_primitive('binary', lib.engine, algorithm, one, other, out, attributes=attributes)
     return Operation(descriptor, arguments)
 
 
@@ -137,9 +136,8 @@ def relu_operation(layouts: tuple[Layout, ...], data_type: int) -> Operation:
 
 def _relu_descriptor(x: Descriptor, out: Descriptor) -> Descriptor:
     lib = library()
-    kind = dnn.FORWARD_TRAINING
-    return lib.create(
-        'eltwise_forward_primitive_desc_create', lib.engine, kind, dnn.ELTWISE_RELU_FROM_DST, x, out, 0.0, 0.0, None
+    return lib.describe_primitive(
+        'eltwise_forward', lib.engine, dnn.FORWARD_TRAINING, dnn.ELTWISE_RELU_FROM_DST, x, out, 0.0, 0.0
     )
 
 
@@ -155,8 +153,8 @@ def relu_backward(y: np.ndarray, gy: np.ndarray) -> np.ndarray:
 def _relu_backward(layouts: tuple[Layout, ...], data_type: int) -> Operation:
     lib = library()
     y, gy, out = (_describe(layout, data_type) for layout in layouts)
-    descriptor = lib.create(
-        'eltwise_backward_primitive_desc_create',
-        *(lib.engine, dnn.ELTWISE_RELU_FROM_DST, out, gy, y, 0.0, 0.0, _relu_descriptor(y, y), None),
+    descriptor = lib.describe_primitive(
+        'eltwise_backward',
+        *(lib.engine, dnn.ELTWISE_RELU_FROM_DST, out, gy, y, 0.0, 0.0, _relu_descriptor(y, y)),
     )
     return Operation(descriptor, ((dnn.DST, y), (dnn.DIFF_DST, gy), (dnn.DIFF_SRC, out)))

@@ -33,10 +33,12 @@ LRN_ACROSS_CHANNELS = 0xAFF
 BINARY_ADD, BINARY_MUL = 0x1FFF0, 0x1FFF1
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT, FUSE_NORM_RELU = 1, 2, 4, 8
 QUERY_IMPLEMENTATION = 8
-SRC_MD, DIFF_SRC_MD, WEIGHTS_MD, DIFF_WEIGHTS_MD, DST_MD, DIFF_DST_MD, WORKSPACE_MD = range(129, 136)
+SRC_MD, DIFF_SRC_MD, WEIGHTS_MD, DIFF_WEIGHTS_MD, DST_MD, DIFF_DST_MD, WORKSPACE_MD, SCRATCHPAD_MD = range(129, 137)
 SRC, SRC_1, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
 WORKSPACE, DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 64, 129, 145, 161, 169, 255, 256
+SCRATCHPAD = 80
 ATTR_SCALES = 4096
+SCRATCHPAD_OF_CALLER = 1
 
 # Instruction sets, the bits of dnnl_cpu_isa_t; each holds those of the sets it builds on.
 INSTRUCTION_SETS = {
@@ -88,6 +90,7 @@ _SIGNATURES = {
     'primitive_desc_query': 'piip',
     'primitive_attr_create': 'o',
     'primitive_attr_set_post_ops': 'pp',
+    'primitive_attr_set_scratchpad_mode': 'pi',
     'primitive_attr_set_scales_mask': 'pii',
     'post_ops_create': 'o',
     'set_verbose': 'i',
@@ -211,6 +214,11 @@ class Library:
         """A memory descriptor that a primitive has chosen; it belongs to the primitive's descriptor, which stays."""
         return c_void_p(self._c.dnnl_primitive_desc_query_md(primitive_descriptor, which, 0))
 
+    def describe_primitive(self, kind: str, *arguments: Any, attributes: c_void_p | None = None) -> Descriptor:
+        """What a primitive computes, 'convolution_forward', say; from what dnnl_..._desc_create takes."""
+        attributes = self.attributes() if attributes is None else attributes
+        return self.create(f'{kind}_primitive_desc_create', *arguments, attributes)
+
     def implementation(self, primitive_descriptor: c_void_p) -> str:
         text = c_char_p()
         self.call('primitive_desc_query', primitive_descriptor, QUERY_IMPLEMENTATION, 0, byref(text))
@@ -223,13 +231,16 @@ class Library:
     def is_same(self, one: c_void_p, other: c_void_p) -> bool:
         return bool(self._c.dnnl_memory_desc_equal(one, other))
 
-    def attributes(self, post_ops: Sequence[PostOp]) -> c_void_p | None:
-        """Attributes with post-ops ('add', descriptor), ('mul', descriptor), ('sum',) or ('relu',); none without.
+    def attributes(self, post_ops: Sequence[PostOp] = ()) -> c_void_p:
+        """Attributes with post-ops ('add', descriptor), ('mul', descriptor), ('sum',) or ('relu',).
 
-        A sum adds what the output holds beforehand.
+        A sum adds what the output holds beforehand. The scratchpad is an argument of the primitive: a scratchpad of the
+        library would be of the thread that makes the primitive, and missing in others.
         """
+        attributes = self.create('primitive_attr_create')
+        self.call('primitive_attr_set_scratchpad_mode', attributes, SCRATCHPAD_OF_CALLER)
         if not post_ops:
-            return None
+            return attributes
         chain = self.create('post_ops_create')
         for kind, *operand in post_ops:
             if kind == 'relu':
@@ -239,7 +250,6 @@ class Library:
             else:
                 algorithm = {'add': BINARY_ADD, 'mul': BINARY_MUL}[kind]
                 self.call('post_ops_append_binary', chain, algorithm, *operand)
-        attributes = self.create('primitive_attr_create')
         self.call('primitive_attr_set_post_ops', attributes, chain)
         return attributes
 

@@ -62,8 +62,8 @@ def forward_operation(
     b = describe_vector(problem.n_out) if bias else None
     kind = dnn.FORWARD_INFERENCE if inference else dnn.FORWARD_TRAINING
     attributes = lib.attributes([('relu',)] if relu else [])
-    descriptor = lib.create(
-        'inner_product_forward_primitive_desc_create', lib.engine, kind, x, weights, b, y, attributes
+    descriptor = lib.describe_primitive(
+        'inner_product_forward', lib.engine, kind, x, weights, b, y, attributes=attributes
     )
     chosen = lib.query(descriptor, dnn.WEIGHTS_MD)
     arguments = [(dnn.SRC, x), (dnn.WEIGHTS, chosen), (dnn.DST, y), (dnn.BIAS, b)]
@@ -84,9 +84,7 @@ def _backward_data(problem: Problem) -> tuple[Operation, Packing]:
     lib = library()
     x, y = problem.describe_rows()
     weights = problem.describe_weights(problem.data_type)
-    descriptor = lib.create(
-        'inner_product_backward_data_primitive_desc_create', lib.engine, x, weights, y, _hint(problem), None
-    )
+    descriptor = lib.describe_primitive('inner_product_backward_data', lib.engine, x, weights, y, _hint(problem))
     chosen = lib.query(descriptor, dnn.WEIGHTS_MD)
     operation = Operation(descriptor, ((dnn.DIFF_DST, y), (dnn.WEIGHTS, chosen), (dnn.DIFF_SRC, x)))
     return operation, problem.packing(chosen)
@@ -110,9 +108,7 @@ def _backward_weights(problem: Problem, bias: bool, row: int) -> tuple[Operation
     x, y = problem.describe_rows()
     weights = problem.describe_weights(dnn.F32)
     b = describe_vector(problem.n_out) if bias else None
-    descriptor = lib.create(
-        'inner_product_backward_weights_primitive_desc_create', lib.engine, x, weights, b, y, _hint(problem), None
-    )
+    descriptor = lib.describe_primitive('inner_product_backward_weights', lib.engine, x, weights, b, y, _hint(problem))
     chosen = lib.query(descriptor, dnn.DIFF_WEIGHTS_MD)
     arguments = [(dnn.SRC, x), (dnn.DIFF_DST, y), (dnn.DIFF_WEIGHTS, chosen), (dnn.DIFF_BIAS, b)]
     return Operation(descriptor, arguments), problem.packing(chosen, row)
@@ -123,6 +119,4 @@ def _hint(problem: Problem) -> Descriptor:
     lib = library()
     x, y = problem.describe_rows()
     weights = problem.describe_weights(problem.data_type)
-    return lib.create(
-        'inner_product_forward_primitive_desc_create', lib.engine, dnn.FORWARD_TRAINING, x, weights, None, y, None
-    )
+    return lib.describe_primitive('inner_product_forward', lib.engine, dnn.FORWARD_TRAINING, x, weights, None, y)

@@ -29,5 +29,5 @@ def _operation(x: Layout, y: Layout, out: Layout) -> Operation:
     lib = library()
     described = [lib.describe(*layout, dnn.F32) for layout in (x, y, out)]
     left, right, result = described
-    descriptor = lib.create('matmul_primitive_desc_create', lib.engine, left, right, None, result, None)
+    descriptor = lib.describe_primitive('matmul', lib.engine, left, right, None, result)
     return Operation(descriptor, ((dnn.SRC, left), (dnn.WEIGHTS, right), (dnn.DST, result)))

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from trainer.engine.buffers import Buffers, physical_memory
-from trainer.engine.maps import DType, Map, Pair, Shape
+from trainer.engine.maps import DType, Map, Pair, Shape, address
 from trainer.engine.onednn import library as dnn
 from trainer.engine.onednn.library import Descriptor, Dims, ExecuteArgument, dims, library
 
@@ -27,12 +27,38 @@ _RUNNING = threading.Lock()  # an operation's arguments are rebound at each run,
 Argument: TypeAlias = tuple[int, Descriptor | None]  # its number, and how it lies in memory
 
 
+class Scratchpad:
+    """What primitives need for themselves while they run: one piece of memory for all, since one runs at a time.
+
+    It holds nothing from one run to the next, and grows with the largest need.
+    """
+
+    def __init__(self) -> None:
+        self._memories: list[c_void_p] = []
+        self._room = np.empty(0, np.uint8)
+
+    def of(self, n_byte: int) -> c_void_p:
+        """A memory object of at least so many bytes."""
+        lib = library()
+        with _RUNNING:
+            if n_byte > len(self._room):
+                room = empty_bytes(n_byte)
+                descriptor = lib.describe((n_byte,), (1,), dnn.U8)
+                self._memories.append(lib.create('memory_create', descriptor, lib.engine, address(room)))
+                for memory in self._memories:
+                    lib.set_data_handle(memory, address(room))
+                self._room = room
+            return self._memories[-1]
+
+
+SCRATCHPAD = Scratchpad()
+
+
 class Operation:
     """A primitive and its arguments.
 
     One operation serves all arrays of the same layouts: its memory objects say how arrays lie, and at each run get the
-    addresses at which they lie now. What a primitive needs for itself (oneDNN's scratchpad) belongs to the library,
-    one piece of memory a thread, and holds nothing from one run to the next.
+    addresses at which they lie now. What a primitive needs for itself lies in `SCRATCHPAD`.
 
     Args:
         primitive_descriptor: what to compute.
@@ -44,10 +70,12 @@ class Operation:
         lib = library()
         self.name = lib.implementation(primitive_descriptor)
         self.primitive = lib.create('primitive_create', primitive_descriptor)
+        n_byte = lib.size(lib.query(primitive_descriptor, dnn.SCRATCHPAD_MD))
+        self._scratchpad = SCRATCHPAD.of(n_byte) if n_byte else None
         self._described = [(number, descriptor) for number, descriptor in arguments if descriptor is not None]
         self._memories, self._arguments = self.place([None] * len(self._described))
         self._execute, self._set_data_handle = lib.execute, lib.set_data_handle
-        self._stream, self._n_argument = lib.stream, len(self._described)
+        self._stream, self._n_argument = lib.stream, len(self._arguments)
 
     def place(self, addresses: Sequence[int | None]) -> tuple[list[c_void_p], CArray[ExecuteArgument]]:
         """Memory objects at these addresses, and the primitive's arguments made of them."""
@@ -57,7 +85,10 @@ class Operation:
             for (_, descriptor), address in zip(self._described, addresses, strict=True)
         ]
         numbered = zip((number for number, _ in self._described), memories, strict=True)
-        return memories, (ExecuteArgument * len(memories))(*(ExecuteArgument(*pair) for pair in numbered))
+        arguments = [ExecuteArgument(*pair) for pair in numbered]
+        if self._scratchpad is not None:
+            arguments.append(ExecuteArgument(dnn.SCRATCHPAD, self._scratchpad))
+        return memories, (ExecuteArgument * len(arguments))(*arguments)
 
     def run(self, *arrays: np.ndarray | None) -> None:
         """Compute on these arrays; None for those that are left out."""
@@ -82,7 +113,7 @@ class PlacedOperation:
         self._operation = operation  # owns the primitive
         self._memories, arguments = operation.place(addresses)
         lib = library()
-        self._execution = operation.primitive, lib.stream, len(self._memories), arguments
+        self._execution = operation.primitive, lib.stream, len(arguments), arguments
         self._execute, self._destroy = lib.execute, lib.memory_destroy
 
     def __call__(self) -> None:

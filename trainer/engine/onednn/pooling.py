@@ -57,9 +57,9 @@ def forward_operation(
 def _forward_descriptor(pooling: Pooling, x_shape: Shape, x: Descriptor, y: Descriptor, training: bool) -> Descriptor:
     kind = dnn.FORWARD_TRAINING if training else dnn.FORWARD_INFERENCE
     lib = library()
-    return lib.create(
-        'pooling_forward_primitive_desc_create',
-        *(lib.engine, kind, ALGORITHMS[pooling.algorithm], x, y, *_geometry(pooling, x_shape), None),
+    return lib.describe_primitive(
+        'pooling_forward',
+        *(lib.engine, kind, ALGORITHMS[pooling.algorithm], x, y, *_geometry(pooling, x_shape)),
     )
 
 
@@ -80,9 +80,9 @@ def _backward(pooling: Pooling, x_shape: Shape, pixel: int, data_type: int) -> O
     # The forward pass wrote a dense y; its indices lie as y does.
     hint = _forward_descriptor(pooling, x_shape, gx, describe_map(y_shape, y_shape[1], data_type), True)
     gy = describe_map(y_shape, pixel, data_type)
-    descriptor = lib.create(
-        'pooling_backward_primitive_desc_create',
-        *(lib.engine, ALGORITHMS[pooling.algorithm], gx, gy, *_geometry(pooling, x_shape), hint, None),
+    descriptor = lib.describe_primitive(
+        'pooling_backward',
+        *(lib.engine, ALGORITHMS[pooling.algorithm], gx, gy, *_geometry(pooling, x_shape), hint),
     )
     workspace = lib.query(hint, dnn.WORKSPACE_MD) if pooling.algorithm == MAX else None
     return Operation(descriptor, [(dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx), (dnn.WORKSPACE, workspace)])

@@ -62,9 +62,9 @@ def _numbers(window: ResponseWindow) -> tuple[int, float, float, float]:
 def _forward_descriptor(x: Descriptor, y: Descriptor, window: ResponseWindow, training: bool) -> Descriptor:
     kind = dnn.FORWARD_TRAINING if training else dnn.FORWARD_INFERENCE
     lib = library()
-    return lib.create(
-        'lrn_forward_primitive_desc_create',
-        *(lib.engine, kind, dnn.LRN_ACROSS_CHANNELS, x, y, *_numbers(window), None),
+    return lib.describe_primitive(
+        'lrn_forward',
+        *(lib.engine, kind, dnn.LRN_ACROSS_CHANNELS, x, y, *_numbers(window)),
     )
 
 
@@ -147,9 +147,9 @@ def _backward(
     x, gx = describe_map(shape, pixel_x, data_type), describe_map(shape, shape[1], data_type)
     gy = describe_map(shape, pixel_y, data_type)
     hint = _forward_descriptor(x, gx, window, True)
-    descriptor = lib.create(
-        'lrn_backward_primitive_desc_create',
-        *(lib.engine, dnn.LRN_ACROSS_CHANNELS, gx, gy, x, *_numbers(window), hint, None),
+    descriptor = lib.describe_primitive(
+        'lrn_backward',
+        *(lib.engine, dnn.LRN_ACROSS_CHANNELS, gx, gy, x, *_numbers(window), hint),
     )
     workspace = lib.query(hint, dnn.WORKSPACE_MD) if has_workspace else None
     return Operation(descriptor, [(dnn.SRC, x), (dnn.DIFF_DST, gy), (dnn.DIFF_SRC, gx), (dnn.WORKSPACE, workspace)])

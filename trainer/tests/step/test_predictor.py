@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import chainer
 import numpy as np
 import pytest
@@ -99,6 +101,16 @@ def test_the_plans_of_the_last_shapes_are_kept():
     assert len(predict._plans) == N_PLAN
     predict(make_images(N_PLAN))
     assert model.n_call == N_PLAN + 1
+
+
+def test_threads_get_their_own_answers():
+    images = [make_images(1), make_images(1) + 1]
+    predict = Predictor(Net())
+    expected = [predict(x) for x in images]
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(predict, images * 200))
+    for i, answer in enumerate(answers):
+        np.testing.assert_array_equal(answer, expected[i % 2])
 
 
 def test_batch_normalisation_and_rectifiers_are_folded_where_only_they_read_a_convolution(monkeypatch):
