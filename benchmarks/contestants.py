@@ -109,12 +109,12 @@ def find_missing(python: str, packages: set[str]) -> set[str]:
 
 
 def instruction_set() -> str:
-    """The family of what oneDNN computes with: 'avx512', 'avx2' or 'sse41'."""
+    """The family of what oneDNN computes with: 'amx', 'avx512', 'avx2' or 'sse41'."""
     name = engine.instruction_set()
     if name is None:
         raise trainer.InputError('oneDNN is not installed, so there is nothing to compare: install onednn-cpu-tbb')
     family = name.lower().replace('-', '').replace('.', '')
-    return 'avx512' if family.startswith(('avx512', 'amx')) else family.removesuffix('vnni')
+    return 'avx512' if family.startswith('avx512') else family.removesuffix('vnni')
 
 
 def is_capped() -> bool:
@@ -122,7 +122,8 @@ def is_capped() -> bool:
     cpu_info = Path('/proc/cpuinfo')
     flags = cpu_info.read_text().split() if cpu_info.exists() else []
     family = instruction_set()
-    return ('avx512f' in flags and family != 'avx512') or ('avx2' in flags and family not in ('avx512', 'avx2'))
+    families = {'amx_tile': 'amx', 'avx512f': 'avx512', 'avx2': 'avx2'}  # the best first
+    return next((name != family for flag, name in families.items() if flag in flags), False)
 
 
 def find_skipped(names: list[str], python: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from record import row
 BENCH = Path(__file__).parents[1] / 'results' / 'bench'
 # Title -> the record; the first that is there of several.
 RECORDS = {
+    'AMX': ('train_step_amx.json',),
     'AVX-512': ('train_step_avx512.json',),
     'AVX2': ('train_step_avx2.json', 'train_step_avx2_capped.json'),
 }

@@ -6,7 +6,7 @@ python benchmarks/train_step.py --networks squeezenet --contestants project chai
 The peers may have an environment of their own, with the packages torch, onnx, onnxruntime and onnxscript. Contestants
 that cannot run are left out.
 
-SET in the name of the record is the instruction set: avx512 or avx2. On a processor with AVX-512,
+SET in the name of the record is the instruction set: amx, avx512 or avx2. On a processor with AVX-512,
 ONEDNN_MAX_CPU_ISA=AVX2 caps this project and PyTorch; ONNX Runtime, which has no such cap, is left out, and SET is
 avx2_capped.
 """
