@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Classifier:
-    """Images to logits, or to names and probabilities; threads may share it.
+    """Images to logits, or to names and probabilities. On a CPU, threads may share it.
 
     Args:
         model: maps (N, 3, H, W) to logits (N, n_class); moved to the device of `config`.

@@ -20,7 +20,7 @@ from squeeze_net import NETWORKS, labels, make_network
 from squeeze_net.compression import plots, report
 from squeeze_net.compression.calibrate import is_in_full
 from squeeze_net.compression.fold import fold_model, scales_of
-from squeeze_net.compression.plan import KMEANS, RATE, SCAN, Plan
+from squeeze_net.compression.plan import KMEANS, MUON, RATE, SCAN, Plan
 from squeeze_net.compression.prune import Pruning, by_sensitivity, prune, scan_sensitivity, weights_of
 from squeeze_net.compression.quantise import TiedWeights, codebook_of, quantise_model
 from squeeze_net.compression.rate import quantise_by_rate
@@ -173,8 +173,10 @@ class Compression:
         n_iteration = plan.prune_epoch * len(self.data.train.labels) // self.config.batch
         if plan.prune_epoch:
             hook = Pruning(sparsities, n_iteration=n_iteration // 2)  # the second half trains what is left
-            given = {'lr': plan.prune_lr, 'optimizer': plan.prune_optimizer, 'muon_lr': plan.prune_muon_lr}
-            model = self._retrain('pruned', model, plan.prune_epoch, hook, given)
+            settings: dict[str, Any] = {'lr': plan.prune_lr, 'optimizer': plan.prune_optimizer}
+            if plan.prune_optimizer == MUON:
+                settings['muon_lr'] = plan.prune_muon_lr
+            model = self._retrain('pruned', model, plan.prune_epoch, hook, settings)
         else:
             for name, parameter in weights_of(model).items():
                 prune(parameter, sparsities[name])

@@ -19,6 +19,7 @@ from trainer.errors import InputError
 
 MAX_BITS = 8
 SCAN = 'scan'  # as --sparsity
+MUON = 'muon'  # as --prune_optimizer
 KMEANS, RATE, RATE_KMEANS = QUANTISATIONS = 'kmeans', 'rate', 'rate_kmeans'  # as --quantise
 BY_RATE = ('rate', 'step', 'calibration')  # flags of the last two
 CODEBOOKS = ('bits', 'initialisation')  # flags of all but RATE
@@ -44,7 +45,7 @@ class Plan:
     prune_optimizer: str = setting(
         'momentum',
         'optimizer of that retraining, as --optimizer of main.py; muon suits a network that it has trained',
-        choices=('momentum', 'muon'),
+        choices=('momentum', MUON),
     )
     prune_muon_lr: float = setting(
         0.003, 'for --prune_optimizer muon: initial rate of the orthogonalised weights', at_least=0
@@ -118,10 +119,6 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
         raise InputError(f'--teacher {plan.teacher} has no meaning without --distill: give its share of the loss, too')
     if plan.distill and not (plan.prune_epoch or plan.quantise_epoch):
         raise InputError(f'--distill {plan.distill:g} has no meaning without retraining: no epoch is asked for')
-    if 'prune_muon_lr' in given and plan.prune_optimizer != 'muon':
-        raise InputError(
-            f'--prune_muon_lr {plan.prune_muon_lr:g} has no meaning without --prune_optimizer muon: leave it out'
-        )
     useless = {KMEANS: BY_RATE, RATE: CODEBOOKS, RATE_KMEANS: ('step',)}[plan.quantise]
     for name in useless:
         if name in given:

@@ -16,6 +16,7 @@ from trainer.step.plan import Plan, in_float
 from trainer.step.trace import CannotPlan
 
 N_PLAN = 16  # kept: shapes of input, each with the memory of its maps
+_KEEPING = threading.Lock()
 
 
 class Predictor:
@@ -27,8 +28,8 @@ class Predictor:
     Python code decides by the values of its maps must not be planned: it has to have `can_plan = False`. A network
     that computes with something the engine does not know is not planned, and just called.
 
-    The weights are those at the time of the first call; make a new predictor when they have changed. Threads
-    may share it; they compute one after the other.
+    The weights are those at the time of the first call; make a new predictor when they have changed. On a CPU, threads
+    may share it: a plan computes for one of them at a time.
 
     Args:
         model: maps images (N, 3, H, W) to logits (N, n_class).
@@ -37,7 +38,6 @@ class Predictor:
     def __init__(self, model: chainer.Chain) -> None:
         self.model, self._may_plan = model, getattr(model, 'can_plan', True)
         self._plans: dict[tuple[Any, ...], Callable[[Array], Array]] = {}
-        self._keeping = threading.Lock()
 
     def __call__(self, x: Array) -> Array:
         """Logits (N, n_class), float32 at least, on the device of x."""
@@ -51,7 +51,7 @@ class Predictor:
         if self._may_plan and isinstance(self.model, chainer.Link) and is_on_cpu:
             try:
                 plan = Plan(self.model, calls, x, y)
-                with self._keeping:
+                with _KEEPING:
                     if len(self._plans) == N_PLAN:
                         self._plans.pop(next(iter(self._plans)))
                     self._plans[key] = plan

@@ -12,6 +12,7 @@ from pathlib import Path
 import chainer
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import trainer
@@ -218,6 +219,8 @@ def test_another_network_teaches(trained, tmp_path):
 def test_stages_of_earlier_versions_are_gone_on_with(trained, tmp_path, capsys):
     argv = ['compress', str(trained), *QUICK, '--quantise_epoch', '0', '-o', str(tmp_path / 'a.sqz')]
     assert main(argv) == 0
+    run = yaml.safe_load((tmp_path / 'a.sqz.stages/results/pruned/config.yaml').read_text())
+    assert run['muon_lr'] == trainer.Config().muon_lr  # which no unfinished run may find changed
     for path in (tmp_path / 'a.sqz.stages').glob('*.json'):
         kept = json.loads(path.read_text())
         path.write_text(json.dumps({name: value for name, value in kept.items() if name not in ('distill', 'pad')}))
@@ -314,6 +317,10 @@ def test_flags_without_a_meaning_are_refused(tmp_path, trained):
         (['--drop', '0.1'], '--drop 0.1 has no meaning without --sparsity scan'),
         (['--distill', '0.5', '--prune_epoch', '0', '--quantise_epoch', '0'], '--distill 0.5 has no meaning without'),
         (['--prune_muon_lr', '0.1'], '--prune_muon_lr 0.1 has no meaning without --prune_optimizer muon'),
+        (
+            ['--prune_epoch', '0', '--prune_optimizer', 'muon'],
+            '--prune_optimizer muon has no meaning without retraining',
+        ),
     ):
         with pytest.raises(trainer.InputError, match=message):
             main(['compress', str(trained), '-o', str(tmp_path / 'x.sqz'), *flags])

@@ -215,7 +215,13 @@ class Library:
         return c_void_p(self._c.dnnl_primitive_desc_query_md(primitive_descriptor, which, 0))
 
     def describe_primitive(self, kind: str, *arguments: Any, attributes: c_void_p | None = None) -> Descriptor:
-        """What a primitive computes, 'convolution_forward', say; from what dnnl_..._desc_create takes."""
+        """The descriptor of a primitive.
+
+        Args:
+            kind: 'convolution_forward', say.
+            arguments: those of dnnl_<kind>_primitive_desc_create, without the attributes.
+            attributes: None for those without post-ops.
+        """
         attributes = self.attributes() if attributes is None else attributes
         return self.create(f'{kind}_primitive_desc_create', *arguments, attributes)
 

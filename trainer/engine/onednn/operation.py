@@ -27,7 +27,7 @@ _RUNNING = threading.Lock()  # an operation's arguments are rebound at each run,
 Argument: TypeAlias = tuple[int, Descriptor | None]  # its number, and how it lies in memory
 
 
-class Scratchpad:
+class _Scratchpad:
     """What primitives need for themselves while they run: one piece of memory for all, since one runs at a time.
 
     It holds nothing from one run to the next, and grows with the largest need.
@@ -51,14 +51,14 @@ class Scratchpad:
             return self._memories[-1]
 
 
-SCRATCHPAD = Scratchpad()
+_SCRATCHPAD = _Scratchpad()
 
 
 class Operation:
     """A primitive and its arguments.
 
     One operation serves all arrays of the same layouts: its memory objects say how arrays lie, and at each run get the
-    addresses at which they lie now. What a primitive needs for itself lies in `SCRATCHPAD`.
+    addresses at which they lie now. What a primitive needs for itself lies in `_SCRATCHPAD`.
 
     Args:
         primitive_descriptor: what to compute.
@@ -71,7 +71,7 @@ class Operation:
         self.name = lib.implementation(primitive_descriptor)
         self.primitive = lib.create('primitive_create', primitive_descriptor)
         n_byte = lib.size(lib.query(primitive_descriptor, dnn.SCRATCHPAD_MD))
-        self._scratchpad = SCRATCHPAD.of(n_byte) if n_byte else None
+        self._scratchpad = _SCRATCHPAD.of(n_byte) if n_byte else None
         self._described = [(number, descriptor) for number, descriptor in arguments if descriptor is not None]
         self._memories, self._arguments = self.place([None] * len(self._described))
         self._execute, self._set_data_handle = lib.execute, lib.set_data_handle

@@ -1,3 +1,5 @@
+import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import chainer
@@ -101,6 +103,13 @@ def test_the_plans_of_the_last_shapes_are_kept():
     assert len(predict._plans) == N_PLAN
     predict(make_images(N_PLAN))
     assert model.n_call == N_PLAN + 1
+
+
+def test_one_that_has_not_been_called_can_be_copied():
+    x, predict = make_images(1), Predictor(Net())
+    copies = copy.deepcopy(predict), pickle.loads(pickle.dumps(predict))
+    for other in copies:
+        np.testing.assert_array_equal(other(x), predict(x))
 
 
 def test_threads_get_their_own_answers():
