@@ -220,13 +220,16 @@ GIVEN = {
     'weights.npz': weights_of_a_run,
     'weights_best.npz': weights_of_a_run,
     'results/photos/weights_best.npz': weights_of_a_run,
-    'runs/fast_smaller.sqz.stages/results/pruned/weights_last.npz': link(RESULTS / 'squeezenet_fast/weights_last.npz'),
-    'runs/fast_distilled.sqz.stages/results/pruned/weights_last.npz': link(
-        RESULTS / 'squeezenet_fast/weights_last.npz'
-    ),
-    'runs/finetuned.sqz.stages/results/pruned/weights_last.npz': link(
-        RESULTS / 'squeezenet_v1.1_finetuned/weights_best.npz'
-    ),
+    **{
+        f'runs/{archive}.sqz.stages/results/pruned/weights_last.npz': link(RESULTS / trained)
+        for archive, trained in {
+            'fast_smaller': 'squeezenet_fast/weights_last.npz',
+            'fast_distilled': 'squeezenet_fast/weights_last.npz',
+            'finetuned': 'squeezenet_v1.1_finetuned/weights_best.npz',
+            'muon_40': 'squeezenet_40/weights_last.npz',
+            'muon_40_further': 'squeezenet_40/weights_last.npz',
+        }.items()
+    },
     'runs/again/results/teacher/weights_last.npz': link(RESULTS / 'teacher_24/weights_last.npz'),
     'small.sqz': link(RESULTS / 'compression/small.sqz'),
     'RUN': link(RESULTS / 'squeezenet_jpeg'),
