@@ -62,6 +62,7 @@ AIMS = {
         ('squeezenet', 'project', 'onnxruntime', 'infer_1', 1.0),
     ),
 }
+AIMS['amx'] = AIMS['avx512']
 MAX_STEP_OVER_SUM = 1.15  # of a training step over the sum of its primitives
 
 
