@@ -8,7 +8,7 @@ import yaml
 
 from squeeze_net import NETWORKS
 from squeeze_net.compression.plan import Plan, make_plan, read_plan
-from trainer import Config, cli
+from trainer import Config, InputError, cli
 from trainer.step.optimizer import make_optimizer
 from trainer.step.parameters import freeze, multiply_rates
 
@@ -53,6 +53,17 @@ def test_a_plan_of_compression_is_read():
 def test_plans_of_compression_go_together(path):
     given = read_plan(path)
     assert make_plan(given) == Plan(**given)  # which refuses settings that have no meaning for the others
+
+
+def test_a_flag_may_make_settings_of_a_plan_useless():
+    of_file = read_plan(CONFIGS / 'compression/distilled.yaml')
+    plan = make_plan({'quantise': 'kmeans', 'bits': '4', 'prune_optimizer': 'momentum', 'distill': 0.0}, of_file)
+    assert (plan.quantise, plan.bits, plan.prune_optimizer) == ('kmeans', '4', 'momentum')
+    assert make_plan({'prune_epoch': 0}, of_file).rate == of_file['rate']
+    with pytest.raises(InputError, match='--bits 4 has no meaning for --quantise rate'):
+        make_plan({'bits': '4'}, of_file)
+    with pytest.raises(InputError, match=r'--rate 0\.008 has no meaning for --quantise kmeans'):  # useless by itself
+        make_plan({}, {'rate': 0.008})
 
 
 def test_the_experiment_is_what_no_flag_gives():

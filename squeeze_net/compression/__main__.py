@@ -12,7 +12,7 @@ import trainer
 from squeeze_net import NETWORKS, weights
 from squeeze_net.compression import plots, report
 from squeeze_net.compression.pipeline import Compression, Interrupted, stages_of
-from squeeze_net.compression.plan import MUON, SCAN, Plan, make_plan, read_plan
+from squeeze_net.compression.plan import SCAN, Plan, make_plan, read_plan
 from squeeze_net.labels import are_numbers
 from squeeze_net.weights.formats.sqz import archive
 from squeeze_net.weights.network import check_fits, identify
@@ -33,7 +33,6 @@ RETRAINING = (  # settings shared with main.py
     *('dataset', 'data', 'limit', 'batch', 'pad', 'mixup', 'smoothing', 'weight_decay'),
     *('gpu', 'precision', 'seed'),
 )
-RETRAINING_OF_PRUNED = 'prune_lr', 'prune_optimizer', 'prune_muon_lr'  # settings of a plan
 N_STAGE = 4  # in a report
 EXAMPLES = """\
 python -m squeeze_net.compression compress weights.npz -o small.sqz --data DIR --sparsity 0.8 --bits 5
@@ -73,16 +72,9 @@ def compress(args: argparse.Namespace) -> int:
         print(report.layer_table([report.layer_row(name, one) for name, one in coded.items()]))
         print(f'{args.output}: {args.output.stat().st_size:,} bytes, of which {archive.payload(coded):,} are tensors')
         return 0
-    plan = make_plan((read_plan(args.config) if args.config is not None else {}) | given)
+    plan = make_plan(given, {} if args.config is None else read_plan(args.config))
     if 'drop' in given and plan.sparsity != SCAN and not args.scan:
         raise trainer.InputError(f'--drop {plan.drop:g} has no meaning without --sparsity scan, or --scan')
-    if 'prune_muon_lr' in given and plan.prune_optimizer != MUON:
-        raise trainer.InputError(
-            f'--prune_muon_lr {plan.prune_muon_lr:g} has no meaning without --prune_optimizer {MUON}'
-        )
-    for name in RETRAINING_OF_PRUNED:
-        if name in given and not plan.prune_epoch:
-            raise trainer.InputError(f'--{name} {given[name]} has no meaning without retraining: --prune_epoch is 0')
     return compress_by_plan(source, plan, args)
 
 
@@ -94,7 +86,9 @@ def compress_by_plan(source: Weights, plan: Plan, args: argparse.Namespace) -> i
     config = make_config(args, source)
     data = trainer.load_data(config)
     print(datasets.describe(data))
-    teacher = None if plan.teacher is None else weights.read_teacher(plan.teacher, config, data.classes)
+    teacher = None
+    if plan.teacher is not None and plan.distill:
+        teacher = weights.read_teacher(plan.teacher, config, data.classes)
     compression = Compression(with_facts(source, config, data), args.output, plan, config, data, teacher)
     if args.scan:
         compression.scan_only()

@@ -23,6 +23,7 @@ MUON = 'muon'  # as --prune_optimizer
 KMEANS, RATE, RATE_KMEANS = QUANTISATIONS = 'kmeans', 'rate', 'rate_kmeans'  # as --quantise
 BY_RATE = ('rate', 'step', 'calibration')  # flags of the last two
 CODEBOOKS = ('bits', 'initialisation')  # flags of all but RATE
+RETRAINING_OF_PRUNED = ('prune_lr', 'prune_optimizer', 'prune_muon_lr')
 
 
 @dataclass(frozen=True)
@@ -108,25 +109,37 @@ class Plan:
         return {name: int(bits) for name, bits in bits_of.items()}
 
 
-def make_plan(given: Mapping[str, Any]) -> Plan:
-    """The plan of some settings.
+def make_plan(given: Mapping[str, Any], of_file: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of some settings; those of a file may become useless by the given ones, and are then passed over.
 
     Raises:
         InputError: as `Plan`; or a setting that has no meaning without another.
     """
-    plan = Plan(**given)
-    if plan.teacher is not None and not plan.distill:
-        raise InputError(f'--teacher {plan.teacher} has no meaning without --distill: give its share of the loss, too')
-    if plan.distill and not (plan.prune_epoch or plan.quantise_epoch):
-        raise InputError(f'--distill {plan.distill:g} has no meaning without retraining: no epoch is asked for')
-    useless = {KMEANS: BY_RATE, RATE: CODEBOOKS, RATE_KMEANS: ('step',)}[plan.quantise]
-    for name in useless:
-        if name in given:
-            other = RATE if name in BY_RATE else RATE_KMEANS
-            raise InputError(
-                f'--{name} has no meaning for --quantise {plan.quantise}: leave it out, or give --quantise {other}'
-            )
+    if of_file:
+        make_plan(of_file)
+    plan = Plan(**{**(of_file or {}), **given})
+    for name in given:
+        if reason := _useless(name, plan):
+            value = getattr(plan, name)
+            shown = f'{value:g}' if isinstance(value, float) else value
+            raise InputError(f'--{name} {shown} has no meaning {reason}')
     return plan
+
+
+def _useless(name: str, plan: Plan) -> str | None:
+    """Why a setting has no meaning in a plan, or None if it has."""
+    if name in RETRAINING_OF_PRUNED and not plan.prune_epoch:
+        return 'without retraining: --prune_epoch is 0'
+    if name == 'prune_muon_lr' and plan.prune_optimizer != MUON:
+        return f'without --prune_optimizer {MUON}'
+    if name == 'teacher' and plan.teacher is not None and not plan.distill:
+        return 'without --distill: give its share of the loss, too'
+    if name == 'distill' and plan.distill and not (plan.prune_epoch or plan.quantise_epoch):
+        return 'without retraining: no epoch is asked for'
+    if name in {KMEANS: BY_RATE, RATE: CODEBOOKS, RATE_KMEANS: ('step',)}[plan.quantise]:
+        other = RATE if name in BY_RATE else RATE_KMEANS
+        return f'for --quantise {plan.quantise}: leave it out, or give --quantise {other}'
+    return None
 
 
 def _read_table(text: str, flag: str) -> dict[str, float]:

@@ -24,6 +24,7 @@ from trainer.files import make_place
 
 TRAINING = ('dataset', 'data', 'limit', 'batch', 'precision', 'gpu')  # settings shared with main.py
 RATIOS, SHARES = (0.125, 0.25, 0.5, 0.75, 1.0), (0.01, 0.25, 0.5, 0.75, 0.99)
+MIDDLE = 0.5  # where the two lines cross
 EXAMPLES = """\
 python -m squeeze_net.explore -o runs/explore --size 32 --limit 500 --epoch 6 --data DIR
 python -m squeeze_net.explore -o runs/explore --size 32 --limit 500 --epoch 6 --data DIR --grid --processes 2
@@ -33,8 +34,14 @@ python -m squeeze_net.explore -o runs/explore --size 32 --limit 500 --epoch 6 --
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the points that are missing, and draw all; returns the exit code."""
     args = make_parser().parse_args(argv)
-    base = Metaparameters(args.base_e, args.incr_e, args.freq, pct3x3=args.share)
-    networks = grid(args.ratios, args.shares, base) if args.grid else cross(args.ratios, args.shares, base, args.ratio)
+    given = {name: value for name in ('share', 'ratio') if (value := getattr(args, name)) is not None}
+    base = Metaparameters(args.base_e, args.incr_e, args.freq, pct3x3=given.get('share', MIDDLE))
+    if args.grid:
+        for name, value in given.items():
+            raise trainer.InputError(f'--{name} {value:g} has no meaning with --grid, which takes all of --{name}s')
+        networks = grid(args.ratios, args.shares, base)
+    else:
+        networks = cross(args.ratios, args.shares, base, given.get('ratio', MIDDLE))
     images = args.images or args.output
     if args.draw_only:
         rows = read_points(args.output / POINTS)
@@ -102,15 +109,17 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--grid', action='store_true', help='every ratio with every share, not only two lines')
     group.add_argument('--macro', choices=list(MACROS), default='v1.1', help='stem and pools (default: v1.1)')
     group.add_argument('--batch_norm', action=argparse.BooleanOptionalAction, default=True, help='default: yes')
+    for flag, help in (
+        ('--share', 'share of 3x3 filters while the ratios vary'),
+        ('--ratio', 'squeeze ratio while the shares vary'),
+    ):
+        group.add_argument(flag, type=float, metavar='X', help=f'{help} (default: {MIDDLE})')
     for flag, number, help in (
-        ('--share', 0.5, 'share of 3x3 filters while the ratios vary'),
-        ('--ratio', 0.5, 'squeeze ratio while the shares vary'),
         ('--base_e', 128, 'expand filters of fire2'),
         ('--incr_e', 128, 'more expand filters after every --freq Fires'),
         ('--freq', 2, 'Fires of one width'),
     ):
-        kind, metavar = type(number), 'X' if isinstance(number, float) else 'N'
-        group.add_argument(flag, type=kind, default=number, metavar=metavar, help=f'{help} (default: {number})')
+        group.add_argument(flag, type=int, default=number, metavar='N', help=f'{help} (default: {number})')
     group = parser.add_argument_group('the training of each')
     cli.add_settings(group, *TRAINING, size=48, epoch=10, lr=0.05)
     group.add_argument('--seeds', type=int, default=1, metavar='N', help='train each point N times (default: 1)')

@@ -58,9 +58,9 @@ def test_a_trained_network_by_rate_and_resumed(tmp_path):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--rate', '0.1'], '--rate has no meaning for --quantise kmeans'),
-        (['--quantise', 'rate', '--bits', '4'], '--bits has no meaning for --quantise rate'),
-        (['--quantise', 'rate_kmeans', '--step', '2'], '--step has no meaning for --quantise rate_kmeans'),
+        (['--rate', '0.1'], '--rate 0.1 has no meaning for --quantise kmeans'),
+        (['--quantise', 'rate', '--bits', '4'], '--bits 4 has no meaning for --quantise rate'),
+        (['--quantise', 'rate_kmeans', '--step', '2'], '--step 2 has no meaning for --quantise rate_kmeans'),
         (['--quantise', 'rate', '--rate', '-1'], '--rate is -1.0; expected a number of at least 0'),
         (['--quantise', 'rate', '--rate', 'nan'], '--rate is nan; expected'),
         (['--quantise', 'rate', '--step', '0'], '--step is 0.0; expected'),

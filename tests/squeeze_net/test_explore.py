@@ -83,6 +83,12 @@ def test_values_out_of_range_are_named(values, message):
         Metaparameters(**values)
 
 
+@pytest.mark.parametrize('name', ['share', 'ratio'])
+def test_a_grid_has_no_middle(tmp_path, name):
+    with pytest.raises(trainer.InputError, match=f'--{name} 0.25 has no meaning with --grid, .* all of --{name}s'):
+        main(['-o', str(tmp_path), '--grid', f'--{name}', '0.25'])
+
+
 def row(ratio, megabytes, accuracy, seed=0):
     values = {'base_e': 128, 'incr_e': 128, 'freq': 2, 'SR': ratio, 'pct3x3': 0.5}
     return values | {'seed': seed, 'bytes': megabytes * 1e6, 'test_accuracy': accuracy}

@@ -82,7 +82,7 @@ class Progress(Extension):
 
 
 def format_entry(entry: dict[str, Any], n_epoch: int) -> str:
-    """The line of an epoch.
+    """The line of an epoch, of at most 80 columns where there is no top-5; images/s are in the bar and in the log.
 
     Args:
         entry: of the log.
@@ -90,11 +90,11 @@ def format_entry(entry: dict[str, Any], n_epoch: int) -> str:
     """
     watched, n_class = watched_of(entry), len(entry.get('per_class_accuracy') or ())
     loss, accuracy, top5 = (entry.get(f'{watched}_{name}') for name in ('loss', 'accuracy', 'top5'))
+    seconds = entry['seconds']
     return (
-        f'epoch {entry["epoch"]:>{len(str(n_epoch))}}/{n_epoch}  lr {entry["lr"]:<8.3g} '
-        f'train {entry["train_loss"]:.4f} {entry["train_accuracy"]:7.2%}   '
-        f'{watched} {loss:.4f} {accuracy:7.2%}{format_top5(top5, n_class)}   '
-        f'{entry["images_per_s"]:,.0f} images/s  {entry["seconds"]:,.1f} s'
+        f'epoch {entry["epoch"]:>{len(str(n_epoch))}}/{n_epoch}  lr {entry["lr"]:<8.3g}  '
+        f'train {entry["train_loss"]:.4f} {entry["train_accuracy"]:7.2%}  '
+        f'{watched} {loss:.4f} {accuracy:7.2%}{format_top5(top5, n_class)}  {seconds:,.{int(seconds < 100)}f} s'
     )
 
 
