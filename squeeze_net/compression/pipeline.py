@@ -20,9 +20,9 @@ from squeeze_net import NETWORKS, labels, make_network
 from squeeze_net.compression import plots, report
 from squeeze_net.compression.calibrate import is_in_full
 from squeeze_net.compression.fold import fold_model, scales_of
-from squeeze_net.compression.plan import KMEANS, MUON, RATE, SCAN, Plan
+from squeeze_net.compression.plan import E5M4, FLOAT16, FLOAT32, KMEANS, MUON, RATE, SCAN, Plan
 from squeeze_net.compression.prune import Pruning, by_sensitivity, prune, scan_sensitivity, weights_of
-from squeeze_net.compression.quantise import TiedWeights, codebook_of, quantise_model
+from squeeze_net.compression.quantise import TiedWeights, codebook_of, quantise_model, to_e5m4
 from squeeze_net.compression.rate import quantise_by_rate
 from squeeze_net.weights.formats.sqz import archive
 from squeeze_net.weights.network import fill, fill_network, misfit, tensors_of
@@ -38,7 +38,7 @@ from trainer.step.evaluate import evaluate
 from trainer.step.optimizer import GradientHook
 
 ABSORBED = 'absorbed'  # the stage that is quantised by rate, the scales being in the weights
-LARGEST_HALF = float(np.finfo(np.float16).max)
+LARGEST = {FLOAT16: 65504.0, E5M4: 63488.0}
 PRUNING = (  # flags; the last for SCAN only
     *('distill', 'teacher', 'sparsity', 'prune_epoch', 'prune_lr', 'prune_optimizer', 'prune_muon_lr'),
     'drop',
@@ -256,11 +256,14 @@ class Compression:
         print(f'{fold_model(model, self.config.size)} biases have no effect', flush=True)
         tensors, half = tensors_of(model), set()
         for name, tensor in sorted(tensors.items()):
-            if self.plan.vectors == 'float16' and not name.endswith(('/W', '/N')):
-                if np.abs(tensor).max(initial=0) <= LARGEST_HALF:
-                    half.add(name)
-                else:
-                    print(f'{name} holds numbers too large for float16, and stays in float32', flush=True)
+            if self.plan.vectors == FLOAT32 or name.endswith(('/W', '/N')):
+                continue
+            if np.abs(tensor).max(initial=0) > LARGEST[self.plan.vectors]:
+                print(f'{name} holds numbers too large for {self.plan.vectors}, and stays in float32', flush=True)
+                continue
+            half.add(name)
+            if self.plan.vectors == E5M4 and np.ptp(tensor):  # what is constant takes no bytes
+                tensors[name] = to_e5m4(tensor)
         self.coded = archive.save(Weights(tensors, self.source.metadata), self.target, frozenset(half))
         self.archived = archive.Archive(self.target.read_bytes()).weights().tensors
         fill(model, self.archived)

@@ -22,6 +22,7 @@ SCAN = 'scan'  # as --sparsity
 MUON = 'muon'  # as --prune_optimizer
 KMEANS, RATE, RATE_KMEANS = QUANTISATIONS = 'kmeans', 'rate', 'rate_kmeans'  # as --quantise
 BY_RATE = ('rate', 'step', 'calibration')  # flags of the last two
+VECTORS = FLOAT32, FLOAT16, E5M4 = 'float32', 'float16', 'e5m4'  # as --vectors
 CODEBOOKS = ('bits', 'initialisation')  # flags of all but RATE
 RETRAINING_OF_PRUNED = ('prune_lr', 'prune_optimizer', 'prune_muon_lr')
 
@@ -77,7 +78,11 @@ class Plan:
     quantise_epoch: int = setting(2, 'epochs of retraining the centroids', at_least=0)
     quantise_lr: float = setting(0.0001, 'learning rate at its start', at_least=0)
     drop: float = setting(0.01, 'accuracy that --sparsity scan may lose in a layer', at_least=0)
-    vectors: str = setting('float16', 'biases, scales and shifts', choices=('float16', 'float32'))
+    vectors: str = setting(
+        'float16',
+        'biases, scales and shifts; e5m4: float16 with four bits of mantissa, at most 3%% off',
+        choices=VECTORS,
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

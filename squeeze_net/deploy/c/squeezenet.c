@@ -592,6 +592,7 @@ static void skip_value(struct text *t, int level, int depth) {
 
 /* ---- the networks ---- */
 
+enum { DENSE, CODED, SPARSE, CONSTANT }; /* kinds of a tensor */
 enum { CONV, POOL };
 enum { PLAIN, NORM_BEFORE, NORM_AFTER }; /* where a convolution's batch normalisation stands, with a ReLU after it */
 enum { W, B, GAMMA, BETA, MEAN, VARIANCE, N_PART };
@@ -1052,7 +1053,7 @@ static void take_tensor(struct reading *r) {
     expect(t, 0, '[');
     int n = take_string(t, 0, name, sizeof name);
     expect(t, 0, ',');
-    part.kind = (int)take_count(t, 0, 2, SQZ_TENSOR_ROW);
+    part.kind = (int)take_count(t, 0, CONSTANT, SQZ_TENSOR_ROW);
     expect(t, 0, ',');
     expect(t, 0, '[');
     while (has_next(t, 0, ']', &n_dim)) {
@@ -1144,7 +1145,7 @@ static int examine(const uint8_t *archive, size_t n_byte, sqz_network *net, uint
         return SQZ_TOO_LARGE;
     if (n_byte < N_HEAD || memcmp(archive, "\x89SQZ\r\n\x1a\n", 8))
         return SQZ_NOT_AN_ARCHIVE;
-    if (little(archive + 8) != 1)
+    if (little(archive + 8) != 1 && little(archive + 8) != 2)
         return SQZ_VERSION;
     sha256(archive + N_HEAD, n_byte - N_HEAD, digest);
     if (memcmp(digest, archive + 20, 32))
@@ -1427,6 +1428,7 @@ struct tensor {
     struct bytes b;
     struct decoding *d;
     int kind, is_half, is_raw;
+    int n_zero;      /* low bits of the mantissas that are left out */
     uint32_t lowest; /* head */
     struct bit_stream mantissas;
     const uint8_t *raw;
@@ -1436,7 +1438,8 @@ struct tensor {
 static void begin_floats(struct tensor *t, uint64_t count) {
     int n_mantissa = t->is_half ? 10 : 23;
     uint32_t largest = t->is_half ? 63 : 511;
-    t->is_raw = take_varint(&t->b, 1) == 0;
+    t->n_zero = (int)take_varint(&t->b, (uint64_t)n_mantissa + 1) - 1;
+    t->is_raw = t->n_zero < 0;
     if (t->is_raw) {
         t->raw = take_raw(&t->b, count * (t->is_half ? 2 : 4));
         return;
@@ -1446,17 +1449,17 @@ static void begin_floats(struct tensor *t, uint64_t count) {
     if (!t->b.code)
         begin_counted(&t->b, t->d, &t->d->symbols, count, span + 1);
     if (!t->b.code)
-        begin_bits(&t->b, &t->mantissas, count * (uint64_t)n_mantissa);
+        begin_bits(&t->b, &t->mantissas, count * (uint64_t)(n_mantissa - t->n_zero));
 }
 
 static float next_float(struct tensor *t) {
     uint32_t bits;
     if (t->is_raw) {
         bits = t->is_half ? t->raw[0] | (uint32_t)t->raw[1] << 8 : little(t->raw);
-        t->raw += t->is_half ? 2 : 4;
+        t->raw += t->kind == CONSTANT ? 0 : t->is_half ? 2 : 4;
     } else {
         uint32_t head = t->lowest + (uint32_t)next_symbol(&t->b, &t->d->symbols);
-        bits = next_bits(&t->mantissas, t->is_half ? 10 : 23);
+        bits = next_bits(&t->mantissas, (t->is_half ? 10 : 23) - t->n_zero) << t->n_zero;
         bits |= t->is_half ? (head & 1) << 15 | head >> 1 << 10 : (head & 1) << 31 | head >> 1 << 23;
     }
     return t->is_half ? from_half(bits) : from_bits(bits);
@@ -1497,7 +1500,6 @@ static void begin_codebook(struct tensor *t) {
 }
 
 static void begin_tensor(struct tensor *t, const uint8_t *body, const struct part *part, struct decoding *d, uint64_t n_value) {
-    enum { DENSE, CODED, SPARSE };
     memset(t, 0, sizeof *t);
     t->b.data = body + part->at;
     t->b.n = part->n_byte;
@@ -1519,6 +1521,9 @@ static void begin_tensor(struct tensor *t, const uint8_t *body, const struct par
             n_kept += (uint64_t)next_symbol(&t->b, ahead);
         end_symbols(&t->b, ahead);
         begin_floats(t, n_kept);
+    } else if (t->kind == CONSTANT) {
+        t->is_raw = 1;
+        t->raw = take_raw(&t->b, t->is_half ? 2 : 4);
     } else {
         begin_floats(t, n_value);
     }
@@ -1528,9 +1533,9 @@ static float next_value(struct tensor *t) {
     float value;
     if (t->b.code)
         return 0;
-    if (t->kind == 1)
+    if (t->kind == CODED)
         return t->d->codebook[next_symbol(&t->b, &t->d->symbols)];
-    if (t->kind == 2 && !next_symbol(&t->b, &t->d->places))
+    if (t->kind == SPARSE && !next_symbol(&t->b, &t->d->places))
         return 0;
     value = next_float(t);
     if (!(fabsf(value) <= 3.4028235e38f) && !t->b.code)
@@ -1952,7 +1957,7 @@ const char *sqz_message(int code) {
         "An argument is NULL, or pixels have neither 3 nor 4 bytes: see squeezenet.h.",
         "The file does not begin as an archive does: expected a .sqz, as `python -m squeeze_net.compression` writes.",
         "The archive has more than 512 MB, or its network needs more than 1 GB of memory: use a smaller one.",
-        "The archive is of another version of the format, expected 1.0: write it anew.",
+        "The archive is of another version of the format, expected 1.0 or 2.0: write it anew.",
         "The checksum of the archive is wrong, it is cut short or damaged: fetch it again.",
         "The header of the archive cannot be read: write the archive anew.",
         "The archive does not say its network and as many class names as classes: write it with --network.",

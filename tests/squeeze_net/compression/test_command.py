@@ -84,6 +84,9 @@ def test_what_is_there_already_is_not_made_again(compressed, capsys):
     record = json.loads(target.with_suffix('.json').read_text())
     assert main(argv) == 0 and 'epoch 1/1' not in capsys.readouterr().out
     assert json.loads(target.with_suffix('.json').read_text()) == record
+    # Vectors of fewer bits are a matter of the archive alone.
+    assert main([*argv, '--vectors', 'e5m4']) == 0 and 'epoch 1/1' not in capsys.readouterr().out
+    assert target.stat().st_size < record['stages'][-1]['n_byte'] - 1500
     # Other flags do not mix with these stages, and say which of them has to go.
     with pytest.raises(trainer.InputError, match='results/quantised was made with another --bits, 4: remove it'):
         main([*argv, '--bits', '5'])

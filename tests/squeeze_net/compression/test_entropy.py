@@ -76,6 +76,19 @@ def test_normal_floats_shrink():
     assert len(coded(entropy.write_floats, values)) < 0.85 * values.nbytes
 
 
+@pytest.mark.parametrize(('dtype', 'n_mantissa'), [('<f2', 10), ('<f4', 23)])
+def test_low_bits_that_no_mantissa_has_take_no_room(dtype, n_mantissa):
+    values = np.random.default_rng(0).normal(0, 0.05, 800).astype(dtype)
+    sizes = []
+    for n_zero in (0, 6, n_mantissa):
+        mask = ~((1 << n_zero) - 1) & ((1 << 8 * values.itemsize) - 1)
+        short = (values.view(f'<u{values.itemsize}') & mask).astype(f'<u{values.itemsize}').view(dtype)
+        raw = coded(entropy.write_floats, short)
+        assert entropy.read_floats(Reader(raw), 800, values.dtype).tobytes() == short.tobytes()
+        sizes.append(len(raw) + 100 * n_zero)
+    assert max(sizes) - min(sizes) <= 4
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.sets(st.floats(width=32, allow_nan=False, allow_infinity=False).map(lambda x: x + 0.0), min_size=1, max_size=300)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 import trainer
 import trainer.links as L
@@ -22,7 +23,7 @@ from squeeze_net.compression.prune import (
     scores_of,
     weights_of,
 )
-from squeeze_net.compression.quantise import TiedWeights, cluster, nearest, quantise, quantise_model
+from squeeze_net.compression.quantise import TiedWeights, cluster, nearest, quantise, quantise_model, to_e5m4
 from trainer import Config, engine
 from trainer.step.optimizer import Muon, make_optimizer
 
@@ -173,6 +174,17 @@ def test_quantised_weights(bits, sparsity, seed):
     assert not quantised[weights == 0].any()
     error = np.abs(quantised - weights).max()
     assert error <= np.ptp(weights) / max(2 ** (bits - 1) - 1, 1) + 1e-6
+
+
+@settings(deadline=None, max_examples=100)
+@given(hnp.arrays(np.float32, 5, elements=st.floats(-63488, 63488, width=32)))
+def test_numbers_with_four_bits_of_mantissa(values):
+    found = to_e5m4(values)
+    normal = np.abs(values) >= 2**-14  # smaller ones lie as densely as float16's coarsest
+    np.testing.assert_allclose(found[normal], values[normal], rtol=1 / 31)
+    np.testing.assert_allclose(found[~normal], values[~normal], atol=2**-19)
+    assert not (found.astype(np.float16).view(np.uint16) & 0x3F).any()
+    assert to_e5m4(found).tobytes() == found.tobytes()
 
 
 @pytest.mark.parametrize('engine', ['plain', 'fused'])

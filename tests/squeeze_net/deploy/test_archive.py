@@ -25,7 +25,9 @@ def test_names_that_are_given_are_packed_with_the_same_tensors(tmp_path):
     raw = Job(loaded, SMALL, tmp_path).archive
     own, given = Archive(SMALL.read_bytes()), Archive(raw)
     assert given.metadata.classes == tuple(f'class {i}' for i in range(10))
-    assert given.entries == own.entries and given._raw == own._raw
+    assert given.entries.keys() == own.entries.keys() and len(given._raw) <= len(own._raw)
+    for name, tensor in own:
+        assert given[name].tobytes() == tensor.tobytes()
 
 
 def test_other_weights_are_packed_without_loss(tmp_path):

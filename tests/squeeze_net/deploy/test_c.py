@@ -17,9 +17,11 @@ from PIL import Image
 
 from squeeze_net import weights
 from squeeze_net.classifier import Classifier
+from squeeze_net.compression.quantise import to_e5m4
 from squeeze_net.networks import make_network
 from squeeze_net.weights import Weights
 from squeeze_net.weights.formats.sqz import archive
+from squeeze_net.weights.formats.sqz.tensor import CONSTANT, DENSE
 from squeeze_net.weights.network import tensors_of
 from trainer.data.metadata import Metadata
 from trainer.data.preprocessing import PREPROCESSINGS, Preprocessing
@@ -156,9 +158,28 @@ def test_variants(library, tmp_path, network):
     archive.save(random_weights(network), path := tmp_path / 'a.sqz')
     net = Net(library, path.read_bytes())
     assert library.sqz_class_name(net.pointer, 2).decode() == 'aß\U0001f600'
+    compare_logits(net, path)
+
+
+def compare_logits(net, path):
     _, _, logits = net.classify(np.asarray(drawn(61, 50)))
     wanted = Classifier.open(path, batch=1)(net.cut(np.asarray(drawn(61, 50))).transpose(2, 0, 1)[None])[0]
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize('is_half', [False, True])
+def test_numbers_of_few_bits_and_constants(library, tmp_path, is_half):
+    found = random_weights('squeezenet_v1.1_simple_bn')
+    vectors = [name for name in found.tensors if not name.endswith(('/W', '/N'))]
+    for i, name in enumerate(vectors):
+        tensor = to_e5m4(found.tensors[name])
+        found.tensors[name] = np.full_like(tensor, tensor[0]) if i % 3 == 0 else tensor
+    coded = archive.save(found, path := tmp_path / 'a.sqz', frozenset(vectors if is_half else ()))
+    assert {coded[name].kind for name in vectors} == {CONSTANT, DENSE}
+    assert all(len(one.raw) < one.n_value * 1.25 + 30 for name, one in coded.items() if name in vectors)
+    net = Net(library, path.read_bytes())
+    assert net.fault == 'OK'
+    compare_logits(net, path)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 500), (500, 3), (128, 128), (127, 300), (1000, 700)])
@@ -239,7 +260,7 @@ def test_faults_of_headers(library, base, fault):
 def test_other_faults(library, base):
     assert Net(library, base).fault == 'OK'
     assert Net(library, b'PK' + base).fault == 'NOT_AN_ARCHIVE'
-    assert Net(library, base[:8] + b'\2' + base[9:]).fault == 'VERSION'
+    assert Net(library, base[:8] + b'\3' + base[9:]).fault == 'VERSION'
     assert Net(library, base[:-1] + bytes([base[-1] ^ 1])).fault == 'CHECKSUM'
     assert Net(library, base, missing=1).fault == 'MEMORY'
     assert CODES[library.sqz_memory(None, ctypes.c_size_t(0), None)] == 'ARGUMENT'

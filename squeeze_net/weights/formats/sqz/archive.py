@@ -20,7 +20,7 @@ from trainer.data.metadata import Metadata
 from trainer.errors import InputError
 from trainer.files import atomic_write
 
-MAGIC, VERSION, SUFFIX = b'\x89SQZ\r\n\x1a\n', 1, '.sqz'
+MAGIC, VERSION, SUFFIX = b'\x89SQZ\r\n\x1a\n', 2, '.sqz'
 _HEAD = struct.Struct('<8sHHII32s')  # magic, version, 0, bytes of the header packed and unpacked, SHA-256 of all after
 MAX_ARCHIVE, MAX_HEADER, MAX_TENSORS, MAX_DIMS = 1 << 29, 8 << 20, 1 << 14, 8
 MAX_TOTAL = 1 << 28  # values of all tensors
@@ -66,8 +66,8 @@ class Archive:
         if len(raw) < _HEAD.size or bytes(raw[:8]) != MAGIC:
             raise InputError('it does not begin as an archive does')
         _, version, zero, n_packed, n_text, digest = _HEAD.unpack(raw[: _HEAD.size])
-        if version != VERSION or zero:
-            raise InputError(f'it is of the version {version}.{zero}, expected {VERSION}.0')
+        if not 1 <= version <= VERSION or zero:
+            raise InputError(f'it is of the version {version}.{zero}, expected 1.0 .. {VERSION}.0')
         if sha256(raw[_HEAD.size :]).digest() != digest:
             raise InputError('its checksum is wrong: it is cut short or damaged')
         if n_packed > len(raw) - _HEAD.size or n_text > MAX_HEADER:
@@ -167,7 +167,7 @@ def pack(weights: Weights, half: frozenset[str] = frozenset()) -> tuple[bytes, d
     coded: dict[str, Coded] = {}
     rows = []
     for name, tensor in weights.tensors.items():
-        is_constant = not np.ptp(tensor) if np.size(tensor) else True  # a codebook of one value is shorter
+        is_constant = not np.ptp(tensor) if np.size(tensor) else True  # four bytes for all
         dtype = 'float16' if name in half and not is_constant else 'float32'
         with np.errstate(over='ignore'):
             kept = np.asarray(tensor).astype(DTYPES[dtype])

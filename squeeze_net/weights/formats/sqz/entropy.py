@@ -202,7 +202,7 @@ def _decode(raw: bytes, count: int, counts: np.ndarray) -> np.ndarray:
 
 
 def write_floats(out: Writer, values: np.ndarray) -> None:
-    """Code numbers without loss: sign and exponent by how often they occur, the mantissa as it is.
+    """Code numbers without loss: sign and exponent by how often they occur, the mantissa without bits that are all 0.
 
     Args:
         values: (N,) float32 or float16.
@@ -217,21 +217,28 @@ def write_floats(out: Writer, values: np.ndarray) -> None:
         coded.number(lowest)
         coded.number(int(heads.max()) - lowest)
         write_symbols(coded, heads - lowest, int(heads.max()) - lowest + 1)
-        coded.block(_pack_all(numbers & ((1 << n_mantissa) - 1), n_mantissa))
-    is_coded = 0 < len(coded.getvalue()) < values.nbytes
-    out.number(int(is_coded))
-    out.raw(coded.getvalue() if is_coded else values.tobytes())
+        mantissas = numbers & ((1 << n_mantissa) - 1)
+        used = int(np.bitwise_or.reduce(mantissas))
+        n_zero = (used & -used).bit_length() - 1 if used else n_mantissa  # low bits that none of them has
+        coded.block(_pack_all(mantissas >> n_zero, n_mantissa - n_zero))
+    if 0 < len(coded.getvalue()) < values.nbytes:
+        out.number(1 + n_zero)
+        out.raw(coded.getvalue())
+    else:
+        out.number(0)
+        out.raw(values.tobytes())
 
 
 def read_floats(source: Reader, count: int, dtype: np.dtype) -> np.ndarray:
     """(count,) of float32 or float16."""
-    if source.number(1) == 0:
-        return np.frombuffer(source.raw(count * dtype.itemsize), dtype).copy()
     bits, n_mantissa = _float_layout(dtype)
+    n_zero = source.number(1 + n_mantissa) - 1
+    if n_zero < 0:
+        return np.frombuffer(source.raw(count * dtype.itemsize), dtype).copy()
     lowest = source.number((1 << (bits - n_mantissa)) - 1)
     span = source.number((1 << (bits - n_mantissa)) - 1 - lowest)
     heads = (lowest + read_symbols(source, count, span + 1)).astype(np.uint32)
-    mantissas = _unpack_all(source.block(), count, n_mantissa)
+    mantissas = _unpack_all(source.block(), count, n_mantissa - n_zero) << n_zero
     numbers = (heads & 1) << (bits - 1) | heads >> 1 << n_mantissa | mantissas
     return numbers.astype(f'<u{dtype.itemsize}').view(dtype)
 

@@ -1,4 +1,7 @@
-"""One tensor of an archive: numbers, or where they are not 0 and which, or codes of a codebook: what is shortest."""
+"""One tensor of an archive, in the kind that is shortest.
+
+Numbers; where they are not 0, and which; codes of a codebook; or the one number that all of them are.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ from trainer.errors import InputError
 
 MAX_CODEBOOK = 1 << 12
 MAX_VALUES = 1 << 27  # of a tensor
-DENSE, CODED, SPARSE = range(3)
-KINDS = ('dense', 'coded', 'sparse')
+DENSE, CODED, SPARSE, CONSTANT = range(4)
+KINDS = ('dense', 'coded', 'sparse', 'constant')
 DTYPES: dict[str, np.dtype[Any]] = {'float32': np.dtype('<f4'), 'float16': np.dtype('<f2')}
 
 
@@ -33,7 +36,8 @@ class Coded:
     """A tensor's bytes and what became of it.
 
     Attributes:
-        kind: DENSE, CODED (codes of all values) or SPARSE (where values are not 0, and those: pruned, not quantised).
+        kind: DENSE, CODED (codes of all values), SPARSE (where values are not 0, and those: pruned, not quantised) or
+            CONSTANT (one number for all).
         raw: what `decode` reads.
         n_codebook: distinct values of a coded tensor, else 0.
         n_value, n_nonzero: values, and those that are not 0.
@@ -62,6 +66,8 @@ def encode(tensor: np.ndarray) -> Coded:
     # By their bits, so that -0.0 and NaN come back as they were.
     bits = flat.view(f'<u{flat.itemsize}')
     candidates = [_encode_dense(flat)]
+    if flat.size and (bits == bits[0]).all():
+        candidates.append(_encode_constant(flat))
     if not bits.all():
         candidates.append(_encode_sparse(flat, bits != 0))
     if flat.dtype.itemsize == 4 and flat.size >= 16:
@@ -80,6 +86,11 @@ def _encode_dense(flat: np.ndarray) -> Coded:
     write_floats(out, flat)
     raw = out.getvalue()
     return Coded(DENSE, raw, 0, flat.size, int(np.count_nonzero(flat)), {'values': len(raw)})
+
+
+def _encode_constant(flat: np.ndarray) -> Coded:
+    raw = flat[:1].tobytes()
+    return Coded(CONSTANT, raw, 0, flat.size, int(np.count_nonzero(flat)), {'values': len(raw)})
 
 
 def _encode_coded(codebook: np.ndarray, codes: np.ndarray) -> Coded:
@@ -123,7 +134,9 @@ def decode(raw: bytes, kind: int, shape: tuple[int, ...], dtype: np.dtype) -> np
         is_kept = read_symbols(source, count, 2) == 1
         flat = np.zeros(count, dtype)
         flat[is_kept] = read_floats(source, int(is_kept.sum()), dtype)
+    elif kind == CONSTANT:
+        flat = np.repeat(np.frombuffer(source.raw(dtype.itemsize), dtype), count)
     else:
-        raise InputError(f'a tensor is of the kind {kind}, expected {DENSE} .. {SPARSE}')
+        raise InputError(f'a tensor is of the kind {kind}, expected {DENSE} .. {CONSTANT}')
     source.end()
     return flat.reshape(shape)
