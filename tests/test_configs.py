@@ -62,6 +62,11 @@ def test_a_flag_may_make_settings_of_a_plan_useless():
     assert make_plan({'prune_epoch': 0}, of_file).rate == of_file['rate']
     with pytest.raises(InputError, match='--bits 4 has no meaning for --quantise rate'):
         make_plan({'bits': '4'}, of_file)
+    assert (plan.rate, plan.prune_muon_lr) == (Plan.rate, Plan.prune_muon_lr)  # as if they were not there
+    assert make_plan({'quantise': 'rate'}, {'rate': 0.008}).rate == 0.008  # useful with the flag
+    assert make_plan({'prune_epoch': 0}, {**of_file, 'teacher': 'none.npz'}).teacher is None
+    with pytest.raises(InputError, match=r'--quantise_lr 0\.1 has no meaning without retraining'):
+        make_plan({'quantise_lr': 0.1}, of_file)
     with pytest.raises(InputError, match=r'--rate 0\.008 has no meaning for --quantise kmeans'):  # useless by itself
         make_plan({}, {'rate': 0.008})
 

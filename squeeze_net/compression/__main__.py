@@ -87,7 +87,7 @@ def compress_by_plan(source: Weights, plan: Plan, args: argparse.Namespace) -> i
     data = trainer.load_data(config)
     print(datasets.describe(data))
     teacher = None
-    if plan.teacher is not None and plan.distill:
+    if plan.teacher is not None:
         teacher = weights.read_teacher(plan.teacher, config, data.classes)
     compression = Compression(with_facts(source, config, data), args.output, plan, config, data, teacher)
     if args.scan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Plan:
     drop: float = setting(0.01, 'accuracy that --sparsity scan may lose in a layer', at_least=0)
     vectors: str = setting(
         'float16',
-        'biases, scales and shifts; e5m4: float16 with four bits of mantissa, at most 3%% off',
+        'biases, scales and shifts; e5m4: float16 with four bits of mantissa, at most 3%% off from 6e-5 on',
         choices=VECTORS,
     )
 
@@ -115,32 +115,37 @@ class Plan:
 
 
 def make_plan(given: Mapping[str, Any], of_file: Mapping[str, Any] | None = None) -> Plan:
-    """The plan of some settings; those of a file may become useless by the given ones, and are then passed over.
+    """The plan of some settings; what the given ones make useless in a file is passed over.
 
     Raises:
         InputError: as `Plan`; or a setting that has no meaning without another.
     """
-    if of_file:
-        make_plan(of_file)
-    plan = Plan(**{**(of_file or {}), **given})
-    for name in given:
+    of_file = of_file or {}
+    alone, plan = Plan(**of_file), Plan(**{**of_file, **given})
+    passed_over = {}
+    for name in {**of_file, **given}:
         if reason := _useless(name, plan):
-            value = getattr(plan, name)
-            shown = f'{value:g}' if isinstance(value, float) else value
-            raise InputError(f'--{name} {shown} has no meaning {reason}')
-    return plan
+            if name in given or _useless(name, alone):
+                value = getattr(plan, name)
+                shown = f'{value:g}' if isinstance(value, float) else value
+                raise InputError(f'--{name} {shown} has no meaning {reason}')
+            passed_over[name] = getattr(Plan, name)
+    return replace(plan, **passed_over)
 
 
 def _useless(name: str, plan: Plan) -> str | None:
     """Why a setting has no meaning in a plan, or None if it has."""
+    no_retraining = None if plan.prune_epoch or plan.quantise_epoch else 'without retraining: no epoch is asked for'
     if name in RETRAINING_OF_PRUNED and not plan.prune_epoch:
         return 'without retraining: --prune_epoch is 0'
     if name == 'prune_muon_lr' and plan.prune_optimizer != MUON:
         return f'without --prune_optimizer {MUON}'
-    if name == 'teacher' and plan.teacher is not None and not plan.distill:
-        return 'without --distill: give its share of the loss, too'
-    if name == 'distill' and plan.distill and not (plan.prune_epoch or plan.quantise_epoch):
-        return 'without retraining: no epoch is asked for'
+    if name == 'quantise_lr' and not plan.quantise_epoch:
+        return 'without retraining: --quantise_epoch is 0'
+    if name == 'distill' and plan.distill:
+        return no_retraining
+    if name == 'teacher' and plan.teacher is not None:
+        return no_retraining if plan.distill else 'without --distill: give its share of the loss, too'
     if name in {KMEANS: BY_RATE, RATE: CODEBOOKS, RATE_KMEANS: ('step',)}[plan.quantise]:
         other = RATE if name in BY_RATE else RATE_KMEANS
         return f'for --quantise {plan.quantise}: leave it out, or give --quantise {other}'

@@ -99,10 +99,10 @@ def quantise_model(
 
 
 def to_e5m4(values: np.ndarray) -> np.ndarray:
-    """Float16 rounded to the nearest of four bits of mantissa instead of ten; a relative error of at most 1/32.
+    """Float16 rounded to the nearest of four bits of mantissa instead of ten.
 
     Args:
-        values: at most 63,488 in size.
+        values: at most 63,488 in size; those of 6e-5 or more change by at most 1/32 of them.
     Returns:
         float32, such that float16 holds them.
     """
