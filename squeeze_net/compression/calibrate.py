@@ -219,7 +219,10 @@ class _MapSums:
 
 
 class _ProductSums:
-    """Of what each output of a layer is a product of."""
+    """Of what each output of a layer is a product of, less the means of the first batch.
+
+    Float32 would lose small variances beside large means.
+    """
 
     def __init__(self, link: Any) -> None:
         self.link = link
@@ -228,6 +231,7 @@ class _ProductSums:
         self.is_full = is_in_full(link.W)
         self.products = np.zeros((self.groups, n_input, n_input) if self.is_full else (self.groups, n_input))
         self.sums = np.zeros((self.groups, n_input))
+        self.shift = self.sums.astype(np.float32)  # the means
         self.n_image = self.n_place = 0
 
     def add(self, x: np.ndarray) -> None:
@@ -235,6 +239,9 @@ class _ProductSums:
         step = max(MAX_VALUES // (self.sums.size * x[0, 0].size), 1)
         for start in range(0, len(x), step):
             columns = self._columns(x[start : start + step])
+            if not self.n_place:
+                self.shift = columns.mean(axis=2, dtype=np.float64).astype(np.float32)
+            columns = columns - self.shift[:, :, None]
             self.n_place += columns.shape[2]
             self.sums += columns.sum(axis=2, dtype=np.float64)
             if self.is_full:
@@ -253,8 +260,12 @@ class _ProductSums:
         return columns.transpose(1, 2, 0, 3).reshape(*self.sums.shape, -1)
 
     def moments(self) -> Moments:
-        products, means = self.products / self.n_image, self.sums / self.n_place
-        if self.link.b is not None:
-            squares = means[:, :, None] * means[:, None] if self.is_full else np.square(means)
-            products -= self.n_place / self.n_image * squares
-        return Moments(products, means)
+        def squares(of: np.ndarray) -> np.ndarray:
+            return of[:, :, None] * of[:, None] if self.is_full else np.square(of)
+
+        moved = self.sums / self.n_place
+        means = moved + self.shift
+        products = self.products / self.n_place - squares(moved)
+        if self.link.b is None:
+            products += squares(means)
+        return Moments(products * (self.n_place / self.n_image), means)

@@ -152,13 +152,18 @@ class _Group:
     def __init__(self, products: np.ndarray, curvature: float) -> None:
         diagonal = products if products.ndim == 1 else products.diagonal()
         self.order = np.argsort(-diagonal, kind='stable')
-        added = DAMPING * diagonal.mean() + curvature or 1.0
+        added = DAMPING * max(diagonal.mean(), 0.0) + curvature or 1.0
         self.curvature = curvature
         if products.ndim == 1:
-            self.factor = 1 / np.sqrt(diagonal[self.order] + added)
+            self.factor = 1 / np.sqrt(np.maximum(diagonal[self.order], 0) + added)
             self.deviations = self.factor
         else:
-            self.factor = factorise(products[np.ix_(self.order, self.order)] + added * np.eye(len(products)))
+            ordered, self.factor = products[np.ix_(self.order, self.order)], None
+            while self.factor is None:
+                try:
+                    self.factor = factorise(ordered + added * np.eye(len(products)))
+                except np.linalg.LinAlgError:  # rounding has made a variance negative that is nearly 0 beside others
+                    added *= 10
             self.deviations = self.factor.diagonal()
 
     def codes(self, weights: np.ndarray, values: np.ndarray, costs: np.ndarray) -> np.ndarray:

@@ -160,7 +160,29 @@ def test_layers_without_inputs_or_weights():
             assert np.isfinite(quantised).all() and np.abs(quantised).max() <= np.abs(array).max() + 0.1
 
 
+def test_moments_that_rounding_has_made_negative():
+    """A direction in which inputs hardly vary, beside others where they do."""
+    products = np.diag([1.0, 1.0, -0.02, 1e-9])[None]
+    array = np.random.default_rng(0).normal(size=(1, 3, 4))
+    for moments in products, products.diagonal(axis1=1, axis2=2):
+        one = Layer(array, calibrate.Moments(moments, np.zeros((1, 4))), np.ones(3), 1e-3)
+        values = one.grid()
+        quantised = values[one.codes(values)]
+        assert np.abs(quantised - array)[:, :, :2].max() < 3 * np.diff(values).max()
+
+
 # ---- what is measured ----
+
+
+def test_small_variances_beside_large_means():
+    rng = np.random.default_rng(0)
+    chain = chainer.Sequential(L.Convolution2D(3, 2, ksize=1))
+    x = rng.normal(0, (1, 1e-3, 0), (40, 9, 9, 3)).transpose(0, 3, 1, 2) + np.reshape([0, 3000, 500], (3, 1, 1))
+    x = x.astype(np.float32)
+    found = calibrate.measure_inputs(chain, '0/W', lambda: [x[:20], x[20:]])
+    columns = x.astype(np.float64).transpose(1, 0, 2, 3).reshape(3, -1)
+    np.testing.assert_allclose(found.products[0], 81 * np.cov(columns, bias=True), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.means[0], columns.mean(1), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize('nobias', [False, True])
