@@ -64,7 +64,8 @@ def test_figures_of_the_readme_are_those_of_the_records():
         'squeezenet_40': 'SqueezeNet, by `configs/distilled.yaml`',
         'squeezenet_distilled': 'SqueezeNet, likewise',
         'alexnet_distilled': 'AlexNet, likewise',
-        'squeezenet_fast': 'SqueezeNet, by `configs/fast.yaml`',
+        'squeezenet_30': "SqueezeNet, by the experiment's recipe",
+        'alexnet_30': 'AlexNet, by its recipe',
         'squeezenet_v1.1_finetuned': 'SqueezeNet v1.1, from ImageNet weights',
     }.items():
         summary = runs[name].summary
