@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trainer.commands import add_overwrite, command_parser, exit_with_message
@@ -52,7 +53,19 @@ def _find_runs(paths: Sequence[Path]) -> list[Run]:
                 runs.setdefault(folder.resolve(), read_run(folder))
             except InputError as error:
                 _note(f'left out: {error}')
-    return list(runs.values())
+    return _told_apart(runs)
+
+
+def _told_apart(runs: dict[Path, Run]) -> list[Run]:
+    """The runs; those whose folders have one name get as many of the folders above as tell them apart."""
+    named = []
+    for path, run in runs.items():
+        others = [other.parts for other in runs if other.name == path.name and other != path]
+        n = 1
+        while any(other[-n:] == path.parts[-n:] for other in others):
+            n += 1
+        named.append(replace(run, name='/'.join(path.parts[-n:])))
+    return named
 
 
 def _in_order(runs: Sequence[Run], baseline: Collection[str]) -> list[Run]:

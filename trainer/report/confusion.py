@@ -37,7 +37,7 @@ def draw_confusion(run: Run, folder: Path) -> Path:
     if not summary.get('confusion'):
         raise InputError(f'{run.path} holds no confusion matrix')
     figure = _confusion_figure(run, summary['classes'], np.array(final_confusion(summary), float))
-    return save(figure, free_path(folder / f'confusion_{run.name}.png'))
+    return save(figure, free_path(folder / f'confusion_{run.name.replace("/", "_")}.png'))
 
 
 def final_confusion(summary: Mapping[str, Any]) -> Any:

@@ -76,7 +76,7 @@ class Run:
     """What a run's folder says.
 
     Attributes:
-        path, name: the folder and its name.
+        path, name: the folder and its name, in a report of several by one name with folders above it.
         config: the flags by their long names.
         log: one dict an epoch, by rising `epoch`; values may be missing or None.
         summary: of the last epoch; None before the first epoch has ended.

@@ -165,6 +165,17 @@ def test_command(tmp_path, capsys):
     assert readme.read_text() == f'<!-- results -->\n\n{out}\n<!-- /results -->\n'
 
 
+def test_runs_of_one_name_are_told_apart_by_the_folders_above(tmp_path, capsys):
+    runs = [str(make_run(tmp_path / folder / 'mine')) for folder in ('a/results', 'b/results')]
+    report.main(
+        [*runs, str(make_run(tmp_path / 'other')), '-o', str(tmp_path / 'img'), '--html', str(tmp_path / 'page.html')]
+    )
+    names = [cells(row)[0] for row in capsys.readouterr().out.splitlines()[2:5]]
+    assert names == ['a/results/mine', 'b/results/mine', 'other']
+    assert 'b/results/mine' in (tmp_path / 'page.html').read_text()
+    assert (tmp_path / 'img' / 'confusion_a_results_mine.png').exists()
+
+
 def test_command_refuses_what_holds_no_run(tmp_path):
     with pytest.raises(InputError, match='neither a run'):
         report.main([str(tmp_path)])
