@@ -157,7 +157,7 @@ def build(
     start = Start(config, ranks)
 
     # Data
-    _say_what_is_uneven(data, config)
+    _say_what_is_unusual(data, config)
     iterator = EpochIterator(len(data.train.labels), config.batch, config.seed, epoch=config.start_epoch - 1)
     pictures = _open_pictures(model, data, config, iterator, ranks)
 
@@ -228,11 +228,15 @@ def _with_validation(data: Data | Stream, config: Config) -> Data | Stream:
     return data
 
 
-def _say_what_is_uneven(data: Data | Stream, config: Config) -> None:
-    """Lines about classes without images, or of very different sizes, and about weights that make up for it."""
+def _say_what_is_unusual(data: Data | Stream, config: Config) -> None:
+    """Lines about classes without images, or of very different sizes, weights that make up for it, and Adam's rate."""
     gaps = describe_gaps(data.train.labels, data.test.labels, data.classes)
     if gaps is not None:
         print(gaps)
+    if config.optimizer == 'adam' and config.lr == type(config).lr:
+        print(
+            f'--lr {config.lr:g}, the default, is meant for the other optimizers: adam usually begins with --lr 0.001'
+        )
     skew = describe_skew(data.train.labels, data.classes)
     if config.class_weights == 'balanced':
         weights = balanced_weights(data.train.labels, data.n_class)

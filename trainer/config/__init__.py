@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from ml_dtypes import bfloat16
 
-from trainer.config.setting import check_settings, settings_of
+from trainer.config.setting import check_settings, plain, settings_of
 from trainer.config.table import GROUPS, ComputeSettings, DataSettings, RecipeSettings, RunSettings
 from trainer.data.augmentation.sizes import Sizes, read_sizes
 from trainer.data.holdout import count_held
@@ -42,6 +42,8 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
     """
 
     def __post_init__(self) -> None:
+        for name, (one, _) in settings_of(Config).items():
+            object.__setattr__(self, name, plain(name, getattr(self, name), str(one.type)))
         if self.epoch is not None and self.iterations is not None:
             raise InputError(f'--epoch {self.epoch} and --iterations {self.iterations} both say how long: give one')
         if self.iterations is None and self.epoch is None:
@@ -75,8 +77,8 @@ class Config(RunSettings, ComputeSettings, RecipeSettings, DataSettings):
                 raise InputError(f'--{name} {getattr(self, name)} cuts a batch of {self.batch} into empty parts')
         if self.grad_dtype != 'float32' and self.communicator != 'pure_nccl':
             raise InputError(f'--grad_dtype {self.grad_dtype} goes with --communicator pure_nccl alone')
-        if self.run is not None and (self.run in ('', '..') or self.run != Path(self.run).name):
-            raise InputError(f'--run is {self.run!r}; expected the name of a folder below results/')
+        if self.run == '' or self.run_name == '..' or self.run_name != Path(self.run_name).name:
+            raise InputError(f'--run is {self.run_name!r}; expected the name of a folder below results/')
 
     def _check_sizes(self) -> None:
         if self.smaller_sizes and self.cutmix:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
+
+import numpy as np
 
 from trainer.errors import InputError
 
@@ -54,6 +57,34 @@ def setting(default: Any, help: str, flags: str = '', **options: Any) -> Any:
 def settings_of(group: type) -> dict[str, tuple[Field[Any], Setting]]:
     """name -> (field, setting) of a dataclass of settings, in the order of its lines."""
     return {one.name: (one, one.metadata['setting']) for one in fields(group) if 'setting' in one.metadata}
+
+
+def plain(name: str, value: Any, kind: str) -> Any:
+    """A value as YAML and JSON hold it: of a path its text, of NumPy's numbers Python's, of lists tuples.
+
+    Args:
+        kind: the type of the field, as its annotation says it.
+    Raises:
+        InputError: of another type than the setting; names it.
+    """
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)) and kind.startswith('tuple'):
+        return tuple(plain(name, one, 'int') for one in value)
+    if value is None and kind.endswith('| None'):
+        return None
+    kind = kind.removesuffix(' | None')
+    if kind == 'str' and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if kind == 'str' and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)  # --validation 0.1
+    kinds: dict[str, tuple[type, ...]] = {'str': (str,), 'int': (int,), 'float': (int, float), 'bool': (bool,)}
+    if not isinstance(value, kinds.get(kind, ())) or (isinstance(value, bool) and kind != 'bool'):
+        raise InputError(f'--{name} is {value!r}; expected {_WORDS.get(kind, "whole numbers")}')
+    return value
+
+
+_WORDS = {'str': 'a text', 'int': 'a whole number', 'float': 'a number', 'bool': 'True or False'}
 
 
 def check_settings(values: Any) -> None:

@@ -30,6 +30,10 @@ def hold_out(labels: np.ndarray, n: int, seed: int) -> Parts:
     """
     count = np.bincount(labels)
     largest = len(labels) - int((count > 0).sum())
+    if not largest:
+        raise InputError(
+            f'{len(labels)} images of as many classes leave none to hold out: each class needs two at least'
+        )
     if not 1 <= n <= largest:
         raise InputError(f'{n} of {len(labels)} images to hold out, expected 1..{largest}, as every class keeps one')
     order = generator(seed, 0, HOLDOUT).permutation(len(labels))

@@ -130,7 +130,8 @@ def read_splits(place: Path, kind: Kind, limit: int | None = None, needs_train: 
         wanted = f'{paths["train"].name} and {paths["val"].name} or {paths["test"].name}'
         raise InputError(f'{missing} does not exist; a folder of {kind.text} holds {wanted}')
     class_list = class_list_in(place)
-    splits = {name: kind.open(path, class_list) for name, path in found.items()}
+    # `pack` leaves a list with each split; two that differ are refused below.
+    splits = {name: kind.open(path, class_list_in(path) or class_list) for name, path in found.items()}
     named = {name: split.classes for name, split in splits.items() if split.classes is not None}
     for (name, classes), (other, expected) in pairwise(named.items()):
         if classes != expected:

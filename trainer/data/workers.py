@@ -22,7 +22,7 @@ import weakref
 from collections import deque
 from mmap import mmap
 from threading import Lock
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -155,7 +155,7 @@ class Workers:
             assert self._launcher.stdin is not None
             with self._launcher.stdin as stdin:
                 pickle.dump(sys.path, stdin)
-                pickle.dump((source, cut, n_row, n, *ends), stdin)
+                _Pickler(stdin).dump((source, cut, n_row, n, *ends))
         except BaseException as error:
             self.close()
             if isinstance(error, BrokenPipeError):
@@ -187,6 +187,18 @@ class Workers:
 
     def close(self) -> None:
         self._end()
+
+
+class _Pickler(pickle.Pickler):
+    """Refuses what the launcher cannot import: it has another `__main__`."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        if getattr(thing, '__module__', None) == '__main__' and hasattr(thing, '__qualname__'):
+            raise InputError(
+                f'{thing.__qualname__} is defined in the program that was started, where the processes that decode '
+                'images cannot find it: put it into a module of its own, or use --workers 0'
+            )
+        return NotImplemented
 
 
 def _anonymous_file() -> BinaryIO:

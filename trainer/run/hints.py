@@ -112,7 +112,8 @@ def find_sign(
     at_chance = min(1.2 * commonest, commonest + 0.2 * (1 - commonest))
     is_at_chance = accuracies[-1] <= at_chance
     has_learnt = loss < SHARE_OF_CHANCE * chance_loss
-    lower = f'--lr {config.lr / 10:g}' + ('' if config.warmup else ' or --warmup 1')
+    lower, higher = _rates(config, 0.1), _rates(config, 10)
+    lower += '' if config.warmup else ' or --warmup 1'
     finetune = '' if config.load_model or n_train > FEW_PHOTOS else ', or begin with published weights by --finetune'
 
     limit = EXPLODED * max(chance_loss, loss)
@@ -130,7 +131,7 @@ def find_sign(
         elif not is_patient:
             advice = 'try more epochs, or a smaller --batch, which makes more updates'
         else:
-            advice = f'try {lower}, or a higher rate, --lr {config.lr * 10:g}'
+            advice = f'try {lower}, or a higher rate, {higher}'
         text = f'after {n_update:,} updates the training loss is {loss:.4g}, and guessing has {chance_loss:.4g}'
         return 'not learning', f'{text}: {advice}{finetune}'
     answer = _only_answer(entry['per_class_accuracy'])
@@ -144,6 +145,12 @@ def find_sign(
         text = f'the training images are learnt ({entry["train_accuracy"]:.0%}), {text}'
         return 'guessing', f'{text}: see whether the images of both lie in the folders of their classes'
     return None
+
+
+def _rates(config: Config, factor: float) -> str:
+    """The flags of the rates, multiplied; Muon has one of its own besides."""
+    names = ('muon_lr', 'lr') if config.optimizer == 'muon' else ('lr',)
+    return ' '.join(f'--{name} {getattr(config, name) * factor:g}' for name in names)
 
 
 def _only_answer(per_class_accuracy: Sequence[float | None]) -> int | None:

@@ -56,6 +56,8 @@ class Start:
             return
         if config.finetune is not None:
             print(f'fine-tuning {config.model} from {config.finetune}: {_recipe(config)}')
+        if config.reset_classifier and load_model is None:
+            raise InputError('--reset-classifier and --finetune need a program that gives trainer.train() a load_model')
         if config.load_model is not None:
             (load_model or load_npz)(config.load_model, optimizer.target)
         if config.load_optimizer is not None:

@@ -329,8 +329,9 @@ class Muon(NesterovAG):
         chosen = []
         parameter: Any
         for path, parameter in self.target.namedparams():
-            gives_logits = parameter.shape[0] == n_class and (last is None or path.startswith(f'/{last}/'))
-            if parameter.ndim < 2 or parameter.shape[1] == COLOURS or gives_logits:
+            if parameter.ndim < 2 or parameter.shape[1] == COLOURS:
+                continue
+            if parameter.shape[0] == n_class and (last is None or path.startswith(f'/{last}/')):  # gives the logits
                 continue
             if min(parameter.shape[0], parameter.size // parameter.shape[0]) <= LARGEST:
                 parameter.update_rule = MuonRule(self.hyperparam, self._ratio)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import zlib
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -73,7 +74,7 @@ def freeze(model: chainer.Link, text: str | None) -> list[str]:
     """Keep what matches as it is: parameters are not updated, and batch normalisation runs in test mode.
 
     A batch normalisation is meant if it matches itself, or if all of its parameters do. Nothing is computed backward
-    below the lowest parameter that learns.
+    below the lowest parameter that learns. What an earlier run froze and this one does not learns again.
 
     Args:
         model: set up with its optimizer; its parameters have their shapes.
@@ -86,6 +87,7 @@ def freeze(model: chainer.Link, text: str | None) -> list[str]:
     patterns = read_patterns(text)
     parameters = {path.strip('/'): parameter for path, parameter in model.namedparams()}
     links = {path.strip('/'): link for path, link in model.namedlinks(skipself=True)}
+    _thaw(parameters.values(), links.values())
     for pattern in patterns:
         _check_matches('--freeze', pattern, [*links, *parameters])
     frozen = [path for path in parameters if any(is_match(path, pattern) for pattern in patterns)]
@@ -102,6 +104,16 @@ def freeze(model: chainer.Link, text: str | None) -> list[str]:
     if frozen:
         print(f'frozen: {len(frozen)} of {len(parameters)} parameters')
     return frozen
+
+
+def _thaw(parameters: Iterable[Any], links: Iterable[chainer.Link]) -> None:
+    for parameter in parameters:
+        parameter._requires_grad = parameter.node._requires_grad = True
+    for link in links:
+        if isinstance(link, BatchNormalization):
+            link.is_fixed = False
+        elif InTestMode.name in link.local_link_hooks:
+            link.delete_hook(InTestMode.name)
 
 
 def _freeze_parameter(parameter: Any) -> None:

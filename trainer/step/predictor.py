@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import chainer
+import numpy as np
 
 from trainer import engine
 from trainer.engine.errors import EngineError
@@ -26,7 +27,8 @@ class Predictor:
     batch normalisation and rectifiers are folded into the convolutions before them, weights are brought into the
     layout of the primitives, all memory is laid out, and from then on that plan is replayed. A network whose
     Python code decides by the values of its maps must not be planned: it has to have `can_plan = False`. A network
-    that computes with something the engine does not know is not planned, and just called.
+    that computes with something the engine does not know, or changes the images in place, is not planned, and just
+    called.
 
     The weights are those at the time of the first call; make a new predictor when they have changed. On a CPU, threads
     may share it: a plan computes for one of them at a time.
@@ -45,11 +47,15 @@ class Predictor:
         key = x.shape, x.dtype, type(x), settings
         if (replay := self._plans.get(key)) is not None:
             return replay(x)
+        is_on_cpu = engine.of(x) is engine.onednn and engine.serves(x)
+        may_plan = self._may_plan and isinstance(self.model, chainer.Link) and is_on_cpu
+        given = x.copy() if may_plan else x
         with tracing() as calls, chainer.using_config('train', False), chainer.no_backprop_mode():
             y = array_of(self.model(x))
-        is_on_cpu = engine.of(x) is engine.onednn and engine.serves(x)
-        if self._may_plan and isinstance(self.model, chainer.Link) and is_on_cpu:
+        if may_plan:
             try:
+                if not np.array_equal(x, given, equal_nan=True):
+                    raise CannotPlan
                 plan = Plan(self.model, calls, x, y)
                 with _KEEPING:
                     if len(self._plans) == N_PLAN:

@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+import yaml
 
 from trainer import Config, InputError
 
@@ -31,11 +33,25 @@ from trainer import Config, InputError
         ),
         ({'run': '../elsewhere'}, r'--run'),
         ({'run': '..'}, r'--run'),
+        ({'model': 'timm/net'}, r"--run is 'timm/net_cifar10_122px'; expected the name of a folder"),
+        ({'lr': 'fast'}, r"--lr is 'fast'; expected a number"),
+        ({'epoch': 1.5}, r'--epoch is 1.5; expected a whole number'),
+        ({'model': None}, r'--model is None; expected a text'),
+        ({'milestones': (1, 'x')}, r"--milestones is 'x'; expected a whole number"),
     ],
 )
 def test_bad_values_are_named(flags, message):
     with pytest.raises(InputError, match=message):
         Config(**flags)
+
+
+def test_values_of_other_libraries_are_written_as_plain_ones(tmp_path):
+    rates = np.logspace(-3, -1, 3)
+    config = Config(save_path=tmp_path, lr=rates[1], batch=np.int64(8), milestones=np.array([3, 5]), validation=5)
+    assert (config.save_path, config.batch, config.milestones) == (str(tmp_path), 8, (3, 5))
+    config.write(tmp_path / 'config.yaml')
+    read = yaml.safe_load((tmp_path / 'config.yaml').read_text())
+    assert (read['lr'], read['milestones'], read['validation']) == (rates[1], [3, 5], '5')
 
 
 def test_default_recipe_is_the_experiments():

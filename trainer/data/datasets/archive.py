@@ -34,7 +34,7 @@ _ZIP_FAULTS = (*_FAULTS, zipfile.BadZipFile, struct.error, RuntimeError, LookupE
 
 def is_archive(path: Path) -> bool:
     """Whether `path` is a file with the suffix of an archive that `read_members` reads."""
-    return path.is_file() and path.name.endswith(SUFFIXES)
+    return path.is_file() and path.name.lower().endswith(SUFFIXES)
 
 
 def impostor(path: Path) -> str | None:

@@ -187,7 +187,9 @@ def _read(
     images, faults = _decoded(place, sources, max_side, preprocess, unreadable)
     if len({image.shape for image in images.values()}) > 1:
         if max_side is None:
-            raise InputError(f'{place} holds images of several sizes; expected one')
+            raise InputError(
+                f'{place} holds images of several sizes; expected one, or max_side=N to squash them to N px'
+            )
         images = {path: squash(image, max_side, max_side) for path, image in images.items()}
 
     def stack(source: Source) -> Split:

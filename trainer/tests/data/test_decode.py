@@ -190,6 +190,17 @@ def in_session(leader):
     return found
 
 
+def test_a_source_of_the_program_itself_is_refused(tmp_path, monkeypatch):
+    class Mine(ImageList):
+        pass
+
+    Mine.__module__ = '__main__'
+    write_images(tmp_path)
+    with pytest.raises(InputError, match=r'Mine is defined in the program .*: put it into a module of its own'):
+        list(batches(Mine(tmp_path / 'list.txt'), CAFFE, 4, 1))
+    assert len(list(batches(Mine(tmp_path / 'list.txt'), CAFFE, 4, 0))) == 3
+
+
 @pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='needs /proc')
 @pytest.mark.parametrize(
     ('how', 'code', 'last_line'),

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer import InputError
+from trainer import InputError, datasets
 from trainer.data.datasets import pack
 from trainer.data.sources import ClassFolders, ImageList, RecordIO, Shards, Subset, open_source, read_class_list
 from trainer.data.sources.record_io import write_record
@@ -336,6 +336,17 @@ def test_list_to_shards_to_rec_keeps_bytes_labels_and_names(tmp_path):
     (tmp_path / 'x.idx').unlink()
     assert contents(RecordIO(tmp_path / 'x.rec')) == contents(rec)
     assert not list(tmp_path.glob('.*'))
+
+
+def test_packed_splits_of_other_classes_are_refused(tmp_path):
+    for split, classes in (('train', ('ant', 'bee', 'cat')), ('val', ('ant', 'cat'))):
+        for name in classes:
+            (tmp_path / 'photos' / split / name).mkdir(parents=True)
+            Image.new('RGB', (8, 8)).save(tmp_path / 'photos' / split / name / 'a.jpg')
+        (tmp_path / 'packed').mkdir(exist_ok=True)
+        pack.pack(open_source(tmp_path / 'photos' / split), tmp_path / 'packed' / split)
+    with pytest.raises(InputError, match=r"the class 'bee' is in only one of train and val"):
+        datasets.load('shards', tmp_path / 'packed')
 
 
 def test_shards_end_when_full_and_shuffling_is_a_permutation(tmp_path):

@@ -36,6 +36,7 @@ def sign(*entries, table=EVEN, is_last=False, n_train=50_000, **flags):
     ('flags', 'train_loss', 'advice'),
     [
         ({'lr': 0.1}, 2.31, r'try --lr 0\.01 or --warmup 1, or a higher rate, --lr 1$'),
+        ({'lr': 0.1, 'optimizer': 'muon'}, 2.31, r'try --muon_lr 0\.002 --lr 0\.01 or --warmup 1, or .* --lr 1$'),
         ({'lr': 0.1, 'warmup': 1}, 2.29, r'try --lr 0\.01, or a higher rate'),
         ({'lr': 0.1}, CHANCE, r'the rate may be too high; try --lr 0\.01 or --warmup 1$'),  # all logits are equal
         ({'lr': 0.1}, 7.5, r'the rate may be too high; try --lr 0\.01'),

@@ -101,6 +101,11 @@ def test_a_multiplier_is_of_the_orthogonalised_rate_and_follows_the_schedule(mul
         assert rates == pytest.approx([3 * lr, multiplier * lr / 5, lr])
 
 
+def test_a_parameter_without_dimensions_is_nesterovs():
+    model = chainer.Sequential(L.Linear(20, 6), chainer.links.PReLU(), L.Linear(6, 6), L.Linear(6, 4))
+    assert Muon(lr=0.1, momentum=0.9, muon_lr=0.02).setup(model).choose(4) == ['/0/W', '/2/W']
+
+
 def test_only_the_weight_that_gives_the_logits_is_left_out_of_those_with_as_many_rows():
     model = chainer.Sequential(L.Linear(20, 4), L.Linear(4, 4), L.Linear(4, 4))
     for last, chosen in (None, []), ('2', ['/0/W', '/1/W']):

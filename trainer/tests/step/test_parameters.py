@@ -196,6 +196,19 @@ def test_frozen_batch_normalisation_runs_in_test_mode(pattern):
     np.testing.assert_array_equal(model.theirs.avg_mean, 0)
 
 
+def test_what_an_earlier_run_froze_learns_in_the_next_one():
+    model, _ = set_up()
+    freeze(model, 'conv1,fire2,theirs')
+    before = state(model)
+    optimizer = MomentumSGD(lr=0.05, momentum=0.9).setup(model)
+    freeze(model, 'fire3/conv')
+    train(model, optimizer)
+    after = state(model)
+    for name in before:
+        if not name.endswith(('/N', 'conv/b', 'conv1/b')):  # normalisation takes these biases out
+            assert np.array_equal(after[name], before[name]) == (name == 'fire3/conv/W'), name
+
+
 def test_patterns_that_match_nothing_are_refused_with_close_names():
     model, optimizer = set_up()
     with pytest.raises(InputError, match=r"--freeze: 'fire22' matches no link or parameter; close are .*fire2"):

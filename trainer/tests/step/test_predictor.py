@@ -156,6 +156,19 @@ def test_what_cannot_be_planned_is_called(how):
             assert model.n_call == before + n
 
 
+def test_a_network_that_changes_its_images_in_place_is_called():
+    class InPlace(Net):
+        def forward(self, x):
+            x -= x.mean((2, 3), keepdims=True)
+            return super().forward(x)
+
+    model = InPlace()
+    predict = Predictor(model)
+    for n in range(3):
+        np.testing.assert_array_equal(predict(make_images(n + 1)), call(model, make_images(n + 1)))
+    assert model.n_call == 6
+
+
 def test_a_plan_keeps_the_weights_of_its_first_call():
     model = Net()
     predict = Predictor(model)
