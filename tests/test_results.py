@@ -62,8 +62,8 @@ def test_figures_of_the_readme_are_those_of_the_records():
     runs = {run.name: run for run in RUNS}
     for name, title in {
         'squeezenet_60': 'SqueezeNet, by `configs/distilled.yaml`',
-        'squeezenet_distilled': 'SqueezeNet, likewise',
-        'alexnet_distilled': 'AlexNet, likewise',
+        'squeezenet_distilled': 'SqueezeNet, the same in fewer epochs',
+        'alexnet_distilled': 'AlexNet, with the same teacher',
         'squeezenet_30': "SqueezeNet, by the experiment's recipe",
         'alexnet_30': 'AlexNet, by its recipe',
         'squeezenet_v1.1_finetuned': 'SqueezeNet v1.1, from ImageNet weights',
