@@ -315,7 +315,8 @@ def test_a_reader_that_leaves_and_ctrl_c_end_it_quietly(home, tmp_path):
         assert process.stdout.readline() == 'photos/train/cat/0.jpg\n'
         process.stdout.close()
         assert process.wait(60) == 141 and process.stderr.read() == left_out
-    with subprocess.Popen(words, **pipes) as process:
+    # What a shell starts in the background ignores SIGINT, and so would this process, if the tests run there.
+    with subprocess.Popen(words, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
         assert process.stdout.readline() == 'photos/train/cat/0.jpg\n'
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
