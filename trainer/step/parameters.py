@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
+from weakref import WeakSet
 
 import chainer
 import numpy as np
@@ -106,12 +107,16 @@ def freeze(model: chainer.Link, text: str | None) -> list[str]:
     return frozen
 
 
+_FIXED: WeakSet[Any] = WeakSet()  # batch normalisations whose statistics `freeze` has fixed
+
+
 def _thaw(parameters: Iterable[Any], links: Iterable[chainer.Link]) -> None:
     for parameter in parameters:
         parameter._requires_grad = parameter.node._requires_grad = True
     for link in links:
-        if isinstance(link, BatchNormalization):
+        if link in _FIXED:
             link.is_fixed = False
+            _FIXED.remove(link)
         elif InTestMode.name in link.local_link_hooks:
             link.delete_hook(InTestMode.name)
 
@@ -125,7 +130,9 @@ def _freeze_parameter(parameter: Any) -> None:
 
 def _freeze_statistics(link: chainer.Link) -> None:
     if isinstance(link, BatchNormalization):
-        link.is_fixed = True
+        if not link.is_fixed:  # else it is the network's own wish, and stays
+            link.is_fixed = True
+            _FIXED.add(link)
     elif InTestMode.name not in link.local_link_hooks:
         link.add_hook(InTestMode())
 

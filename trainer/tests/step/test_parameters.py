@@ -198,14 +198,17 @@ def test_frozen_batch_normalisation_runs_in_test_mode(pattern):
 
 def test_what_an_earlier_run_froze_learns_in_the_next_one():
     model, _ = set_up()
-    freeze(model, 'conv1,fire2,theirs')
+    model.fire3.bn.is_fixed = True  # by the network itself
+    freeze(model, 'conv1,fire2,fire3/bn,theirs')
     before = state(model)
     optimizer = MomentumSGD(lr=0.05, momentum=0.9).setup(model)
     freeze(model, 'fire3/conv')
+    assert model.fire3.bn.is_fixed and not model.fire2.bn.is_fixed
     train(model, optimizer)
     after = state(model)
     for name in before:
-        if not name.endswith(('/N', 'conv/b', 'conv1/b')):  # normalisation takes these biases out
+        # Statistics that are fixed stay, and normalisation takes the biases before it out.
+        if not name.startswith('fire3/bn/avg') and not name.endswith(('/N', 'conv/b', 'conv1/b')):
             assert np.array_equal(after[name], before[name]) == (name == 'fire3/conv/W'), name
 
 
