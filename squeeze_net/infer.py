@@ -30,6 +30,7 @@ from trainer.data.images import files_below, image_suffixes, is_image_name
 from trainer.data.sources.files import named_line
 from trainer.data.sources.source import read_file, read_text
 from trainer.files import atomic_write, free_path, is_picture_of
+from trainer.fonts import font_for, shortened
 from trainer.run.records import strict_json
 
 if TYPE_CHECKING:
@@ -195,25 +196,23 @@ CSV_HEADER = 'image,rank,class,name,probability'
 def draw(image: Image, answer: Answer) -> Image:
     """The image, at most 480 px wide and high, and below it a bar for each of its classes."""
     from PIL import Image as PILImage
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     side, row, margin = 480, 30, 12
     scale = side / max(image.size)
     picture = image.convert('RGB').resize([max(1, round(length * scale)) for length in image.size])
     sheet = PILImage.new('RGB', (side, picture.height + row * len(answer.names) + 2 * margin), 'white')
     sheet.paste(picture, ((side - picture.width) // 2, 0))
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    pen = ImageDraw.Draw(sheet)
     for i, (_, name, probability) in enumerate(answer.top):
         top = picture.height + margin + i * row
         length = round((side - 2 * margin) * probability)
         pen.rectangle((margin, top + 2, margin + length, top + row - 3), fill='#9ecae1' if i == 0 else '#deebf7')
-        pen.text((margin + 6, top + row / 2), _shortened(name, 44), fill='black', font=font, anchor='lm')
-        pen.text((side - margin, top + row / 2), f'{probability:.1%}', fill='black', font=font, anchor='rm')
+        font, share = font_for(name, 15), f'{probability:.1%}'
+        name = shortened(name, font, side - 2 * margin - 80)
+        pen.text((margin + 6, top + row / 2), name, 'black', font, 'lm')
+        pen.text((side - margin, top + row / 2), share, 'black', font_for(share, 15), 'rm')
     return sheet
-
-
-def _shortened(name: str, n: int) -> str:
-    return name if len(name) <= n else name[: n - 1].rstrip() + '…'
 
 
 class Drawer:

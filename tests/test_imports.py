@@ -25,7 +25,7 @@ TRAINER = [
     {'device'},
     {'engine'},
     {'commands'},
-    {'files', 'compat', 'moved'},
+    {'files', 'fonts', 'compat', 'moved'},
     {'errors'},
 ]
 SQUEEZE_NET = [

@@ -17,6 +17,7 @@ import numpy as np
 
 from trainer.errors import InputError
 from trainer.files import SOFTWARE, atomic_write, free_path
+from trainer.fonts import substitutes
 from trainer.run.records import WATCHED, Run
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ def verbatim(text: str) -> str:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG whose bytes depend on the picture alone; returns its path."""
+    _use_substitutes(figure)
     with atomic_write(path) as file, warnings.catch_warnings(record=True) as caught:
         figure.savefig(file, format='png', metadata={'Software': SOFTWARE})
     lacks = [one for one in caught if str(one.message).startswith('Glyph ')]
@@ -238,7 +240,22 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
+def _use_substitutes(figure: Figure) -> None:
+    """Let installed fonts draw the characters that the font of the plots lacks."""
+    from matplotlib.font_manager import FontProperties, fontManager
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        for path in substitutes(text.get_text()):
+            fontManager.addfont(path)
+            text.set_fontfamily([*text.get_fontfamily(), FontProperties(fname=path).get_name()])
+
+
 @functools.cache  # once
 def _say_what_lacks() -> None:
-    text = 'the font of the plots lacks some characters of the names, which are drawn as boxes'
+    text = (
+        'the font of the plots lacks some characters of the names, '
+        'which are drawn as boxes until a font that has them is installed'
+    )
     print(text, file=sys.stderr)

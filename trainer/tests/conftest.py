@@ -6,6 +6,7 @@ exercise the GPU's code paths without a GPU: its arrays do not mix with NumPy's,
 
 import os
 import sys
+from pathlib import Path
 
 if n_worker := int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '0')):  # they share the cores; NumPy is not loaded yet
     n_core = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -44,3 +45,21 @@ def pytest_runtest_setup(item):
 def no_rendering(monkeypatch):
     """For tests of many short runs, whose time is mostly that of drawing: figures are made, their files stay empty."""
     monkeypatch.setattr('matplotlib.figure.Figure.savefig', lambda *_, **__: None)
+
+
+@pytest.fixture
+def installed_fonts(monkeypatch, tmp_path):
+    """Says which fonts there are besides the plots' own: files of matplotlib, or one that is none."""
+    import matplotlib
+
+    from trainer import fonts
+
+    def install(*names):
+        (tmp_path / 'broken.ttf').write_bytes(b'no font')
+        folder = Path(matplotlib.get_data_path(), 'fonts', 'ttf')
+        found = [str(tmp_path / name if name == 'broken.ttf' else folder / name) for name in names]
+        monkeypatch.setattr('matplotlib.font_manager.findSystemFonts', lambda: found)
+        fonts._substitutes.cache_clear()
+
+    yield install
+    fonts._substitutes.cache_clear()

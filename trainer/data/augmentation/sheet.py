@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from trainer.fonts import font_for, shortened
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -65,17 +65,17 @@ def draw_sheet(
     zoom = max(1, round(CELL_PX / view_px))
     box = view_px * zoom
     width = max(box, MIN_COLUMN_PX)
-    regular, bold, large = _font(FONT_PX), _font(FONT_PX, '-Bold'), _font(TITLE_PX)
+    bold, large = font_for('', FONT_PX, '-Bold'), font_for(title, TITLE_PX)
     starts = [column for column, _ in headings]
     steps = (width + (GROUP_GAP_PX if column in starts else GAP_PX) for column in range(1, len(rows[0])))
     lefts = list(accumulate(steps, initial=MARGIN_PX))
     row_height = box + 8 + 2 * LINE_PX + GAP_PX
     top = MARGIN_PX + TITLE_PX + 22 + LINE_PX + 8
     sheet_width = lefts[-1] + width + MARGIN_PX
-    notes = [line for note in notes for line in _wrap(note, regular, sheet_width - 2 * MARGIN_PX)]
+    notes = [line for note in notes for line in _wrap(note, font_for(note, FONT_PX), sheet_width - 2 * MARGIN_PX)]
     sheet = Image.new('RGB', (sheet_width, top + len(rows) * row_height + len(notes) * LINE_PX + MARGIN_PX), WHITE)
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN_PX, MARGIN_PX), _cut(title, large, sheet_width - 2 * MARGIN_PX), INK, large)
+    pen.text((MARGIN_PX, MARGIN_PX), shortened(title, large, sheet_width - 2 * MARGIN_PX), INK, large)
     for column, heading in headings:
         pen.text((lefts[column], top - LINE_PX - 8), heading, INK, bold)
     for y, row in zip(range(top, sheet.height, row_height), rows, strict=False):
@@ -84,14 +84,14 @@ def draw_sheet(
                 sheet.paste(_magnify(cell.picture, box, None if cell.fills else zoom), (x, y))
                 _caption(pen, x, y + box + 6, cell.caption, width)
     for line, note in enumerate(notes):
-        pen.text((MARGIN_PX, top + len(rows) * row_height + line * LINE_PX), note, GREY, regular)
+        pen.text((MARGIN_PX, top + len(rows) * row_height + line * LINE_PX), note, GREY, font_for(note, FONT_PX))
     return sheet
 
 
 def _caption(pen: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[str], width_px: int) -> None:
-    font = _font(FONT_PX)
     for line, (text, colour) in enumerate(zip(lines, (INK, GREY), strict=True)):
-        pen.text((x, y + line * LINE_PX), _cut(text, font, width_px), colour, font)
+        font = font_for(text, FONT_PX)
+        pen.text((x, y + line * LINE_PX), shortened(text, font, width_px), colour, font)
 
 
 def _magnify(picture: np.ndarray, box: int, zoom: int | None) -> Image.Image:
@@ -104,25 +104,6 @@ def _magnify(picture: np.ndarray, box: int, zoom: int | None) -> Image.Image:
         image.thumbnail((box, box), Image.Resampling.LANCZOS)
         return image
     return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
-
-
-@cache
-def _font(size_px: int, weight: str = '') -> ImageFont.FreeTypeFont:
-    """The font of the plots, which comes with matplotlib and, unlike Pillow's own, holds × and accents."""
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), 'fonts', 'ttf', f'DejaVuSans{weight}.ttf'), size_px)
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
-    """The text, its end replaced by '…' where it is too long."""
-    text = ''.join(c if c.isprintable() else '?' for c in text)
-    if font.getlength(text) <= width_px:
-        return text
-    while text and font.getlength(text + '…') > width_px:
-        text = text[:-1]
-    return text + '…'
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:

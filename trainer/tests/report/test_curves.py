@@ -64,13 +64,24 @@ def test_pictures_are_reproducible(tmp_path, n_epoch):
     assert sorted(path.name for path in (tmp_path / 'a').iterdir()) == ['accuracy.png', 'confusion_net.png', 'loss.png']
 
 
-def test_names_that_the_font_lacks_are_told_once(tmp_path, capsys, recwarn):
+def test_names_that_no_font_has_are_told_once(tmp_path, capsys, recwarn, installed_fonts):
+    installed_fonts()
     curves._say_what_lacks.cache_clear()
     run = fake_run(tmp_path, 'net', fake_log(2))
     run.summary['classes'] = ['猫', *run.summary['classes'][1:]]
     for _ in range(2):
         confusion.draw_confusion(run, tmp_path)
     assert capsys.readouterr().err.count('the font of the plots lacks some characters') == 1 and not recwarn.list
+
+
+def test_names_that_the_font_lacks_are_drawn_by_an_installed_one(tmp_path, capfd, recwarn, installed_fonts):
+    installed_fonts('STIXGeneral.ttf')
+    run = fake_run(tmp_path, 'net', fake_log(2))
+    pictures = []
+    for name in ('⤀', '⤁'):
+        run.summary['classes'] = [name, *run.summary['classes'][1:]]
+        pictures.append(confusion.draw_confusion(run, tmp_path).read_bytes())
+    assert pictures[0] != pictures[1] and capfd.readouterr().err == '' and not recwarn.list
 
 
 def test_names_that_are_not_text_are_drawn(tmp_path):
