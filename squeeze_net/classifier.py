@@ -133,7 +133,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def from_flags(source: str, args: argparse.Namespace) -> Classifier:
     """The classifier that the flags ask for, with the weights in `source`."""
-    config = cli.config_of(args, *COMPUTE, 'batch')
+    config = cli.config_of(args, *COMPUTE, 'batch', 'workers')
     return Classifier.open(source, args.network, args.preprocess, args.classes, config, args.batch)
 
 

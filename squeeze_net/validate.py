@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.refuse_settings(args, 'goes with --dataset, not with --list', 'data', 'limit', 'seed')
     elif args.root is not None:
         raise trainer.InputError(f'--root {args.root} goes with --list, not with --dataset')
+    cli.config_of(args, 'limit', 'seed')  # refuses what is out of bounds before the weights are read
     model = classifier.from_flags(args.weights, args)
     images = open_images(args, model)
     source = images.source

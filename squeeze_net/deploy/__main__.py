@@ -43,6 +43,8 @@ FORMS = {
     'page': Form(page_files.write, (page_files.FILE, page_files.PROGRAM, c_files.ARCHIVE)),
 }
 README = 'README.md'
+MAX_BATCH = 1 << 16
+OF_IMAGES = 'limit', 'seed', 'workers'  # settings shared with main.py
 EXAMPLES = """\
 python -m squeeze_net.deploy weights.npz -o deployed
 python -m squeeze_net.deploy squeezenet_v1.1 -o deployed --only onnx --batch 1
@@ -69,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             partial(load_images, args) if has_images(args) else None,
         )
         left_out = write_forms(job, forms, args.only is not None)
+        for part in folder.iterdir():
+            if (place := args.output / part.name).is_dir():
+                raise trainer.InputError(f'{place} is a folder, where a file is to be written: remove it')
         written = [part.replace(args.output / part.name) for part in sorted(folder.iterdir())]
     for place in written:
         print(f'wrote {place}: {place.stat().st_size:,} bytes')
@@ -86,14 +91,15 @@ def read_forms(args: argparse.Namespace) -> list[str]:
     Raises:
         InputError: an unknown one, or a flag for others than these.
     """
-    if args.batch is not None and args.batch < 1:
-        raise trainer.InputError(f'--batch is {args.batch}, but must be 1 or more')
+    if args.batch is not None and not 1 <= args.batch <= MAX_BATCH:
+        raise trainer.InputError(f'--batch is {args.batch}, but must be 1 .. {MAX_BATCH:,}')
     forms = list(FORMS) if args.only is None else list(dict.fromkeys(map(str.strip, args.only.split(','))))
     for name in forms:
         if name not in FORMS:
             raise trainer.InputError(f'--only {args.only}: {name!r} is not a form; expected some of {",".join(FORMS)}')
     if not has_images(args):
-        cli.refuse_settings(args, 'goes with --data or --dataset, which are missing', 'limit', 'seed', 'workers')
+        cli.refuse_settings(args, 'goes with --data or --dataset, which are missing', *OF_IMAGES)
+    cli.config_of(args, *OF_IMAGES)  # refuses what is out of bounds
     of_onnx = ('onnx', 'int8')
     given = (
         ('--batch', args.batch, of_onnx),
@@ -128,16 +134,16 @@ def refuse_folder(folder: Path, overwrite: bool) -> None:
 
 @contextmanager
 def part_of(folder: Path) -> Iterator[Path]:
-    """A new folder inside `folder`, for what is not complete yet; removed at the end, as `folder` is if it is new."""
-    is_new = not folder.exists()
+    """A new folder inside `folder`, for what is not complete yet; removed at the end, as all that stay empty."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix='.', suffix='.part', dir=folder) as part:
             yield Path(part)
     finally:
-        if is_new:
-            with suppress(OSError):  # not empty: all went well
-                folder.rmdir()
+        with suppress(OSError):  # not empty: all went well
+            for one in made:
+                one.rmdir()
 
 
 def write_forms(job: Job, forms: Sequence[str], is_asked_for: bool) -> list[str]:
@@ -175,7 +181,7 @@ def make_parser() -> argparse.ArgumentParser:
     classifier.add_network_flags(parser)
     images = parser.add_argument_group('the images for int8')
     images.add_argument('--dataset', choices=list(datasets.DATASETS), help='default: cifar10, if --data is given')
-    cli.add_settings(images, 'data', 'limit', 'seed', 'workers', helps=classifier.HELPS, unreadable='skip')
+    cli.add_settings(images, 'data', *OF_IMAGES, helps=classifier.HELPS, unreadable='skip')
     return parser
 
 

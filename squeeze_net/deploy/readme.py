@@ -15,7 +15,7 @@ def picture_words(view: Preprocessing) -> str:
     how = {'bilinear': 'bilinear, averaging where it shrinks, as Pillow does', 'linear': 'bilinear, as OpenCV does'}
     shape = {'squash': f'squashed to {side} x {side} px', 'short': f'resized until its shorter side has {side} px'}
     cut = '' if crop == side else f', then cut to its central {crop} x {crop} px'
-    return f'turned upright, {shape[view.resize]} ({how[view.filter]}){cut}'
+    return f'turned upright, laid on white, {shape[view.resize]} ({how[view.filter]}){cut}'
 
 
 def colour_words(view: Preprocessing) -> str:
@@ -36,7 +36,10 @@ def _numbers(values: tuple[float, ...]) -> str:
 def picture_lines(view: Preprocessing) -> list[str]:
     """Python that makes `picture`, (crop, crop, 3) uint8 RGB, of cat.jpg."""
     side, crop, inner = view.side, view.crop, (view.side - view.crop) // 2
-    lines = ["image = ImageOps.exif_transpose(Image.open('cat.jpg')).convert('RGB')"]
+    lines = [
+        "image = ImageOps.exif_transpose(Image.open('cat.jpg')).convert('RGBA')  # of 8 bits a channel",
+        "image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')",
+    ]
     size, cut = f'({side}, {side})', '' if crop == side else '[{0}:{1}, {0}:{1}]'.format(inner, inner + crop)
     if view.resize == 'short':
         lines += [
@@ -65,15 +68,16 @@ def code(*lines: str, language: str = 'python') -> str:
 
 
 def page(job: Job, sections: list[str], left_out: list[str]) -> str:
-    """The README of a folder: the picture, then a section a form."""
+    """The README of a folder: what the network sees, then a section a form."""
     network, view = job.weights.metadata.network, job.view
     names = ', '.join(job.classes[:SHOWN]) + (', ...' if len(job.classes) > SHOWN else '')
     head = (
         f'# {network}, {len(job.classes):,} classes\n\n'
         f'From `{job.source.name}`. Classes, from 0 on: {names}.\n\n'
         f'## The picture\n\n'
-        f'All forms take a picture of {view.crop} x {view.crop} px, RGB, 0..255: an image {picture_words(view)}.\n'
-        f'What the network computes with: {colour_words(view)}.\n\n'
-        f'{code(*picture_lines(view))}'
+        f'The network sees {view.crop} x {view.crop} px, RGB, 0..255: an image {picture_words(view)}.\n'
+        f'What it computes with: {colour_words(view)}.'
     )
+    if any(file.suffix == '.onnx' for file in job.folder.iterdir()):
+        head += f' For ONNX, make this picture first:\n\n{code(*picture_lines(view))}'
     return '\n\n'.join([head, *sections, *left_out]) + '\n'

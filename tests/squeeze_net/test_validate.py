@@ -58,6 +58,8 @@ def test_class_names():
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
+        (['--dataset', 'shapes', '--limit', '0'], '--limit is 0; expected a number of at least 1'),
+        (['--dataset', 'shapes', '--workers', '-1'], '--workers is -1'),
         (['--list', 'x', '--limit', '1'], '--limit 1 goes with --dataset, not with --list'),
         (['--list', 'x', '--data', 'x'], '--data x goes with --dataset, not with --list'),
         (['--dataset', 'shapes', '--root', 'x'], '--root x goes with --list, not with --dataset'),

@@ -2024,6 +2024,13 @@ static long ppm_number(const uint8_t *data, size_t n, size_t *at) {
     return value;
 }
 
+/* A side in px, as typed; -1 if it is not a number. */
+static long side_of(const char *text) {
+    char *end;
+    long side = strtol(text, &end, 10);
+    return *text && !*end ? side : -1;
+}
+
 int main(int argc, char **argv) {
     size_t n_archive, n_picture, need, begin = 0;
     sqz_network *net;
@@ -2035,7 +2042,7 @@ int main(int argc, char **argv) {
     uint8_t *archive = read_file(argv[1], &n_archive), *picture = read_file(argv[2], &n_picture);
     if (!archive || !picture)
         return stop(argv[archive ? 2 : 1], "The file cannot be read: check its name.");
-    long width = argc == 5 ? atol(argv[3]) : -1, height = argc == 5 ? atol(argv[4]) : -1;
+    long width = argc == 5 ? side_of(argv[3]) : -1, height = argc == 5 ? side_of(argv[4]) : -1;
     if (argc == 3) {
         begin = 2;
         if (n_picture > 2 && picture[0] == 'P' && picture[1] == '6') {
@@ -2048,6 +2055,8 @@ int main(int argc, char **argv) {
     }
     if (width < 1 || height < 1 || width > SQZ_MAX_SIDE || height > SQZ_MAX_SIDE)
         return stop(argv[2], sqz_message(SQZ_PICTURE));
+    if (argc == 5 && n_picture != (size_t)3 * (size_t)width * (size_t)height)
+        return stop(argv[2], "The size of the file does not fit: expected RGB, three bytes for each pixel.");
     if (n_picture < begin || (n_picture - begin) / 3 / (size_t)width < (size_t)height)
         return stop(argv[2], "The picture is cut short: expected three bytes for each pixel.");
     if ((code = sqz_memory(archive, n_archive, &need)) != SQZ_OK)

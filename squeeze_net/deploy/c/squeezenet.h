@@ -1,7 +1,8 @@
 /* Classify pictures with a compressed network, an archive `.sqz`, in C99 without dependencies.
 
-   One block of memory, whose size sqz_memory tells, holds all that is needed; there is no global state, so that
-   several networks may be open at once, each used by one thread at a time.
+   One block of memory, whose size sqz_memory tells, holds all that is needed, besides about 50 KB of stack while an
+   archive is opened; there is no global state, so that several networks may be open at once, each used by one thread
+   at a time.
 
        size_t need;
        sqz_network *net;

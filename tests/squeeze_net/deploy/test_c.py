@@ -328,3 +328,10 @@ def test_command(tmp_path):
     bad = subprocess.run([program, tmp_path / 'a.ppm', tmp_path / 'a.ppm'], capture_output=True, text=True)
     assert bad.returncode == 2
     assert 'does not begin as an archive' in bad.stderr
+    for name, width, height, sentence in (
+        ('a.rgb', '32', '23', 'The size of the file does not fit: expected RGB, three bytes for each pixel.'),
+        ('a.ppm', '32', '24', 'The size of the file does not fit'),
+        ('a.rgb', '32px', '24', 'The picture has no pixels'),
+    ):
+        bad = subprocess.run([program, SMALL, tmp_path / name, width, height], capture_output=True, text=True)
+        assert bad.returncode == 2 and sentence in bad.stderr and bad.stdout == ''

@@ -1,5 +1,6 @@
 """The command: what it writes and leaves out, what it refuses, and that nothing of the user's is lost."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -42,7 +43,9 @@ def test_forms_that_are_asked_for(path, folder, capsys):
     assert f'wrote {folder / "model.onnx"}: {(folder / "model.onnx").stat().st_size:,} bytes' in out
     text = (folder / 'README.md').read_text()
     assert '# squeezenet, 7 classes' in text and 'Classes, from 0 on: a, b, c, d, e, f, g.' in text
-    assert 'an image turned upright, squashed to 32 x 32 px (bilinear, averaging where it shrinks' in text
+    assert (
+        'an image turned upright, laid on white, squashed to 32 x 32 px (bilinear, averaging where it shrinks' in text
+    )
     assert 'divided by their standard deviation (at least 1 / sqrt(3 x 32 x 32))' in text
 
 
@@ -98,14 +101,17 @@ def test_a_folder_with_files_is_refused_or_keeps_them(path, folder, capsys, monk
         (['--only', 'c', '--batch', '1'], '--batch is for onnx and int8, which --only c leaves out'),
         (['--only', 'onnx', '--single_file'], '--single_file is for page, which --only onnx leaves out'),
         (['--only', 'onnx', '--dataset', 'shapes'], '--data is for int8, which --only onnx leaves out'),
-        (['--batch', '0'], '--batch is 0, but must be 1 or more'),
+        (['--batch', '0'], '--batch is 0, but must be 1 .. 65,536'),
+        (['--batch', '9' * 20], 'but must be 1 .. 65,536'),
+        (['--only', 'int8', '--dataset', 'shapes', '--limit', '0'], '--limit is 0'),
+        (['--only', 'int8', '--dataset', 'shapes', '--seed', '-1'], '--seed is -1'),
         (['--only', 'onnx', '--limit', '3'], '--limit 3 goes with --data or --dataset, which are missing'),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(flags, message, path, folder):
     with pytest.raises(trainer.InputError) as caught:
         deploy(path, folder, *flags)
-    assert message in str(caught.value) and not folder.exists()
+    assert message in str(caught.value) and not folder.parent.exists()
 
 
 def test_other_weights_and_places_are_refused(path, folder, tmp_path):
@@ -113,6 +119,12 @@ def test_other_weights_and_places_are_refused(path, folder, tmp_path):
         deploy(tmp_path / 'none.npz', folder)
     with pytest.raises(trainer.InputError, match=r'weights\.npz is not a folder: choose another name'):
         deploy(path, path)
+    (folder / 'model.onnx').mkdir(parents=True)
+    (folder / 'README.md').write_text('mine')
+    with pytest.raises(trainer.InputError, match=r'model\.onnx is a folder, where a file is to be written'):
+        deploy(path, folder, '--overwrite')
+    assert (folder / 'README.md').read_text() == 'mine'
+    shutil.rmtree(folder)
     weights.write(random_weights().with_metadata(preprocessing=None), path)
     with pytest.raises(trainer.InputError, match='does not say what images it expects: give --preprocess'):
         deploy(path, folder)

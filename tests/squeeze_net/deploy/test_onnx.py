@@ -12,6 +12,7 @@ from squeeze_net.classifier import Classifier, open_weights, softmax
 from squeeze_net.deploy import onnx as deploy_onnx
 from squeeze_net.deploy import readme
 from squeeze_net.deploy.job import Job
+from trainer.data.images import to_rgb
 from trainer.data.metadata import KEY
 from trainer.data.preprocessing import PREPROCESSINGS
 
@@ -100,7 +101,9 @@ def test_metadata_say_what_is_expected_and_known(tmp_path):
     texts = session.get_modelmeta().custom_metadata_map
     facts = json.loads(texts[KEY])
     assert facts['classes'] == list('abcdefg') and facts['preprocessing']['name'] == 'experiment'
-    assert texts['input'].startswith('uint8 (N, 32, 32, 3), RGB: images turned upright, squashed to 32 x 32 px')
+    assert texts['input'].startswith(
+        'uint8 (N, 32, 32, 3), RGB: images turned upright, laid on white, squashed to 32 x 32 px'
+    )
     assert texts['output'] == 'probabilities'
     plain = session_of(deploy_onnx.build(found, is_plain=True)).get_modelmeta().custom_metadata_map
     assert plain['input'].startswith('float32 (N, 3, 32, 32), minus the mean of all values')
@@ -142,11 +145,13 @@ def test_lines_make_the_pictures_of_python(name, tmp_path, monkeypatch):
     if view.filter == 'linear':
         pytest.importorskip('cv2', reason='OpenCV is not installed')
     (photo,) = photos(1)
-    (tmp_path / 'cat.jpg').write_bytes(photo.read_bytes())
+    image = Image.open(photo).convert('RGBA')
+    image.putalpha(Image.radial_gradient('L').resize(image.size))
+    image.save(tmp_path / 'cat.jpg', 'PNG')
     monkeypatch.chdir(tmp_path)
     found = {}
     exec('\n'.join([*readme.picture_lines(view), *readme.colour_lines(view)]), found)
-    expected = view.cut(Image.open(photo).convert('RGB'))
+    expected = view.cut(to_rgb(image))
     assert np.abs(found['picture'].astype(int) - expected).max() <= (view.filter == 'linear')  # rounded otherwise
     x = view.colours(found['picture'].transpose(2, 0, 1)[None])
     np.testing.assert_allclose(found['x'], x, atol=1e-4)
@@ -154,12 +159,12 @@ def test_lines_make_the_pictures_of_python(name, tmp_path, monkeypatch):
 
 def test_words_have_all_numbers():
     assert readme.picture_words(PREPROCESSINGS['caffe']) == (
-        'turned upright, squashed to 256 x 256 px (bilinear, averaging where it shrinks, as Pillow does), '
-        'then cut to its central 227 x 227 px'
+        'turned upright, laid on white, squashed to 256 x 256 px '
+        '(bilinear, averaging where it shrinks, as Pillow does), then cut to its central 227 x 227 px'
     )
     assert readme.colour_words(PREPROCESSINGS['caffe']) == 'channels in the order BGR, minus (104, 117, 123)'
     assert readme.picture_words(PREPROCESSINGS['torchvision']).startswith(
-        'turned upright, resized until its shorter side has 256 px'
+        'turned upright, laid on white, resized until its shorter side has 256 px'
     )
     assert readme.colour_words(PREPROCESSINGS['torchvision']) == (
         'channels in the order RGB, minus (123.675, 116.28, 103.53), divided by (58.395, 57.12, 57.375)'

@@ -162,6 +162,7 @@ def test_faults_of_archives_in_node(tmp_path):
 IS_LOADED = "!document.getElementById('choose').disabled"
 NAMES = "[...document.querySelectorAll('#best li span:first-child')].map((name) => name.textContent)"
 FAULT = "document.getElementById('fault').textContent"
+NO_PICTURE = '{} cannot be read as a picture, or is too large for this browser: give a JPEG, PNG, WebP or GIF.'
 CUT = """(() => {
     const canvas = document.getElementById('cut');
     return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data];
@@ -259,8 +260,14 @@ def test_a_picture_of_the_address(browser, sites, cat):
         assert len(page.wait(f'{NAMES}.length && {NAMES}')) == 5
         page.evaluate("location.hash = 'picture=none.jpg'")
         assert page.wait(FAULT) == 'none.jpg is missing (status 404): put it beside this page.'
-        page.evaluate("location.hash = 'picture=' + encodeURIComponent('//example.com/a.jpg')")
+        page.evaluate("location.hash = 'picture=//example.com/a.jpg'")
         page.wait(f"{FAULT}.includes('//example.com/a.jpg is of another site')")
+        page.evaluate("location.hash = 'picture=//'")
+        page.wait(f"{FAULT} == '// is not an address: give the name of a file.'")
+        for name in ('a+b 100%.jpg', 'cat#1.jpg'):
+            shutil.copy(cat, sites / 'three' / name)
+            page.evaluate(f"location.hash = 'picture=' + encodeURIComponent('{name}')")
+            assert len(page.wait(f"{FAULT} == '' && !document.querySelector('[aria-busy]') && {NAMES}")) == 5
         assert all(address.startswith(url) for address in page.requests())
 
 
@@ -337,10 +344,20 @@ def test_faults_of_archives(browser, sites, tmp_path, fault):
 
 
 @needs_chromium
+def test_connections_that_end_early(browser, sites):
+    broken = "fetch = async () => new Response(new ReadableStream({ pull: (to) => to.error(new TypeError('lost')) }))"
+    with served(sites / 'three') as url:
+        page = browser.open(url, script=broken)
+        assert page.wait(FAULT) == 'squeezenet.wasm cannot be fetched: check the connection, and load this page again.'
+
+
+@needs_chromium
 def test_other_faults_of_loading(browser, sites):
     page = browser.open((sites / 'three/index.html').as_uri())
     assert 'serve this folder as its README.md says, or write the page with --single_file' in page.wait(FAULT)
     single = (sites / 'one/index.html').as_uri()
+    page = browser.open(f'{single}#picture=cat.jpg')
+    assert page.wait(FAULT).startswith('Browsers do not let a page read other files from the disk: choose the picture')
     page = browser.open(single, script='WebAssembly.validate = () => false')
     assert page.wait(FAULT).startswith('This browser has no WebAssembly with SIMD: use a newer one')
     page = opened(browser, single, script="navigator.mediaDevices.getUserMedia = async () => { throw new Error('no') }")
@@ -355,7 +372,7 @@ def test_faults_of_pictures(browser, sites, cat, tmp_path):
     (tmp_path / 'text.png').write_text('no picture')
     (tmp_path / 'none.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg" width="0" height="0"/>')
     for name in ('empty.jpg', 'text.png', 'none.svg'):
-        assert answer(page, tmp_path / name) == [f'{name} cannot be read as a picture: give a JPEG, PNG, WebP or GIF.']
+        assert answer(page, tmp_path / name) == [NO_PICTURE.format(name)]
     drawn(40000, 2).save(tmp_path / 'long.png')
     assert answer(page, tmp_path / 'long.png') == [
         'The picture has no pixels, or a side of more than 32,768: give another one.'
