@@ -333,9 +333,10 @@ class Compression:
             schedule='cosine',
             run=name,
             save_path=str(self.folder),
-            resume='auto',
             **settings,
         )
+        if config.run_folder.exists():
+            config = replace(config, resume='auto')
         summary = config.run_folder / SUMMARY
         if not (summary.exists() and read_json(summary).get('finished')):
             teacher = trainer.Teacher(self._model(self.teacher), self.plan.distill) if self.plan.distill else None

@@ -230,7 +230,10 @@ GIVEN = {
             'muon_40_further': 'squeezenet_40/weights_last.npz',
         }.items()
     },
-    'runs/again/results/teacher/weights_last.npz': link(RESULTS / 'teacher_24/weights_last.npz'),
+    **{
+        f'runs/again/results/{run}/weights_last.npz': link(RESULTS / 'teacher_24/weights_last.npz')
+        for run in ('teacher', 'teacher_jpeg')
+    },
     'small.sqz': link(RESULTS / 'compression/small.sqz'),
     'RUN': link(RESULTS / 'squeezenet_jpeg'),
     'results/mine': link(RESULTS / 'squeezenet_jpeg'),
