@@ -160,7 +160,8 @@ class Compression:
         """What results depend on besides the plan."""
         flags = {name: getattr(self.config, name) for name in SHAPING}
         teacher = None if self.teacher is self.source else _digest(self.teacher)
-        return flags | {'the data': self.data.source, 'the weights': _digest(self.source), 'the teacher': teacher}
+        data = [self.data.source, *self.data.checksums().values()]
+        return flags | {'the data': data, 'the weights': _digest(self.source), 'the teacher': teacher}
 
     # ---- stages ----
 

@@ -67,7 +67,7 @@ class ImageList(Files):
         words: dict[str, int] = {}  # labels as written, numbered as they come
         rows = ((image, words.setdefault(word, len(words))) for image, word in _read_list(path))
         super().__init__(root or path.parent, rows, None, path)
-        if all(map(str.isdigit, words)):
+        if all(word.isascii() and word.isdigit() for word in words):
             self.classes, meaning = read_class_names(class_list), np.array([int(word) for word in words])
         else:
             self.classes, meaning = _named(words, class_list, path)

@@ -116,6 +116,9 @@ def test_lists_with_names_for_labels(tmp_path):
     source = ImageList(path)
     assert source.classes == ('cat', 'white shark') and source.labels.tolist() == [1, 0, 0]
     assert source.name(0) == str(tmp_path / 'b 1.jpg')
+    path.write_text('a.jpg ²\nb.jpg ①\n')
+    assert ImageList(path).classes == tuple(sorted('²①'))
+    path.write_text('b 1.jpg white shark\na.PNG\tcat\nc.jpg cat\n')
     classes.write_text('n02 tench\nn01 white shark\nn03 cat\n')
     assert ImageList(path, classes).labels.tolist() == [1, 2, 2]
     path.write_text('a.jpg n01\nb.jpg n03\n')
