@@ -227,7 +227,7 @@ def verbatim(text: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG whose bytes depend on the picture alone; returns its path."""
+    """Write a PNG whose bytes depend on the picture and its fonts alone; returns its path."""
     _use_substitutes(figure)
     with atomic_write(path) as file, warnings.catch_warnings(record=True) as caught:
         figure.savefig(file, format='png', metadata={'Software': SOFTWARE})
