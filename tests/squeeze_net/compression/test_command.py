@@ -93,6 +93,12 @@ def test_what_is_there_already_is_not_made_again(compressed, capsys):
     with pytest.raises(trainer.InputError, match='results/pruned was made with another --seed, 0'):
         main([*argv, '--seed', '1'])
     stages = target.with_name('small.sqz.stages')
+    kept = (stages / 'pruned.json').read_text()
+    _, *checksums = json.loads(kept)['the data']
+    (stages / 'pruned.json').write_text(kept.replace(checksums[0], 'of other images'))  # of the same name
+    with pytest.raises(trainer.InputError, match='results/pruned was made with another data: remove it'):
+        main(argv)
+    (stages / 'pruned.json').write_text(kept)
     shutil.rmtree(stages / 'results/quantised')
     capsys.readouterr()
     assert main([*argv, '--bits', '5']) == 0 and capsys.readouterr().out.count('epoch 1/1') == 1
